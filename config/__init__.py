@@ -1,0 +1,8 @@
+"""Settings of every program here: one frozen, typed tree, and the clock that it chooses.
+
+The only package that reads the environment. It imports marketdata alone.
+"""
+
+from config.settings import Settings, load_settings
+
+__all__ = ["Settings", "load_settings"]

@@ -1,0 +1,56 @@
+"""A market: a coin against a quote currency, and what each exchange calls it."""
+
+import re
+from dataclasses import dataclass
+
+from marketdata.errors import InvalidValueError
+
+COINGECKO_IDS = {"BTC": "bitcoin", "ETH": "ethereum", "XRP": "ripple"}
+BINANCE_QUOTES = {"USD": "USDT", "EUR": "EUR"}  # Binance lists no dollar book: its dollar price is that of USDT
+
+_SYMBOL = re.compile(r"([A-Z0-9]{2,10})-([A-Z]{3})")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Market:
+    """A coin (`base`) priced in a currency (`quote`), both in upper case."""
+
+    base: str
+    quote: str
+
+    @classmethod
+    def parse(cls, symbol: str) -> "Market":
+        """Read a symbol such as `BTC-USD`.
+
+        Raises:
+            InvalidValueError: it is not BASE-QUOTE, or no exchange name is known for it.
+        """
+        match = _SYMBOL.fullmatch(symbol)
+        if match is None:
+            raise InvalidValueError("symbol", symbol, "BASE-QUOTE in upper case, such as BTC-USD")
+        base, quote = match.groups()
+        if base not in COINGECKO_IDS:
+            raise InvalidValueError("symbol", symbol, f"a coin out of {', '.join(sorted(COINGECKO_IDS))}")
+        if quote not in BINANCE_QUOTES:
+            raise InvalidValueError("symbol", symbol, f"a currency out of {', '.join(sorted(BINANCE_QUOTES))}")
+        return cls(base, quote)
+
+    @property
+    def symbol(self) -> str:
+        """The project's own name and every Kafka key, `BTC-USD`."""
+        return f"{self.base}-{self.quote}"
+
+    @property
+    def binance(self) -> str:
+        """Binance spot's symbol, `BTCUSDT`."""
+        return self.base + BINANCE_QUOTES[self.quote]
+
+    @property
+    def coingecko_id(self) -> str:
+        """CoinGecko's coin id, `bitcoin`."""
+        return COINGECKO_IDS[self.base]
+
+    @property
+    def coingecko_currency(self) -> str:
+        """CoinGecko's vs_currency, `usd`."""
+        return self.quote.lower()

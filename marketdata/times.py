@@ -1,0 +1,51 @@
+"""Event time: integers of milliseconds since the epoch, UTC, inside; RFC 3339 with milliseconds and Z on the wire."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from marketdata.errors import InvalidValueError
+
+SECOND_MS = 1_000
+MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})")
+
+
+def to_datetime(ms: int) -> datetime:
+    """The aware UTC datetime of a time in ms."""
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def to_rfc3339(ms: int) -> str:
+    """`2024-08-05T00:00:00.000Z` of a time in ms.
+
+    Raises:
+        InvalidValueError: the time lies outside the years 1 to 9999.
+    """
+    try:
+        return to_datetime(ms).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
+    except OverflowError as error:
+        raise InvalidValueError("timestamp", ms, "ms since the epoch within the years 1 to 9999") from error
+
+
+def from_rfc3339(text: str, field: str = "timestamp") -> int:
+    """The time in ms of an RFC 3339 text with an offset; below a millisecond it is cut off.
+
+    Raises:
+        InvalidValueError: it is not one, or names no offset (naive times are refused).
+    """
+    if not isinstance(text, str) or _RFC3339.fullmatch(text) is None:
+        raise InvalidValueError(field, text, "RFC 3339 with an offset, such as 2024-08-05T00:00:00.000Z")
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidValueError(field, text, "a real date and time") from error
+    return (parsed - _EPOCH) // timedelta(milliseconds=1)
+
+
+def floor_to(ms: int, step_ms: int) -> int:
+    """The start of the [start, start + step) slot of the epoch's grid that holds a time."""
+    return ms - ms % step_ms

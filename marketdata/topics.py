@@ -1,0 +1,68 @@
+"""The topics: the only place where a topic's name and policy stand.
+
+Every topic uses LogAppendTime: a broker deletes by a record's timestamp, so replayed history stamped with its own time
+would be gone within minutes. Event time stands in the record.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
+
+
+class TopicRole(StrEnum):
+    """What a topic is for; settings may give it another name."""
+
+    TICKS = "ticks"
+    TICKS_CLEAN = "ticks_clean"
+    CANDLES = "candles"
+    DEAD_LETTERS = "dead_letters"
+    FEATURES = "features"
+    PREDICTIONS = "predictions"
+    PREDICTION_SCORES = "prediction_scores"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as it is created. `retention_ms` is counted from arrival; -1 keeps for ever."""
+
+    role: TopicRole
+    name: str
+    record: str
+    retention_ms: int
+    partitions: int = 4
+    replication_factor: int = 1
+
+    def deployed(self, *, name: str, partitions: int, replication_factor: int, retention_ms: int) -> "Topic":
+        """The same topic as one deployment names and sizes it."""
+        return replace(
+            self, name=name, partitions=partitions, replication_factor=replication_factor, retention_ms=retention_ms
+        )
+
+    @property
+    def config(self) -> dict[str, str]:
+        """The broker's topic configuration."""
+        return {
+            "cleanup.policy": "delete",
+            "retention.ms": str(self.retention_ms),
+            "message.timestamp.type": "LogAppendTime",
+        }
+
+
+def _topic(role: TopicRole, name: str, record: str, days: int) -> Topic:
+    return Topic(role, name, record, days * _DAY_MS if days >= 0 else -1)
+
+
+TOPICS: dict[TopicRole, Topic] = {
+    topic.role: topic
+    for topic in (
+        _topic(TopicRole.TICKS, "cryptoTopic", "Tick", 14),
+        _topic(TopicRole.TICKS_CLEAN, "ticks-clean", "Tick", 14),
+        _topic(TopicRole.CANDLES, "candles", "Candle", 14),
+        _topic(TopicRole.DEAD_LETTERS, "dead-letters", "DeadLetter", 90),
+        _topic(TopicRole.FEATURES, "features", "FeatureRow", 7),
+        _topic(TopicRole.PREDICTIONS, "predictions", "Prediction", -1),
+        _topic(TopicRole.PREDICTION_SCORES, "prediction-scores", "Score", -1),
+    )
+}
