@@ -98,7 +98,7 @@ def build_clock(settings: Settings) -> Clock:
             response = httpx.get(url, timeout=settings.binance.timeout_s, trust_env=False)
             return int(response.raise_for_status().json()["serverTime"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            msg = f"{url}: no exchange time: {error!r}; expected {{\"serverTime\": ms}}"
+            msg = f'{url}: no exchange time: {error!r}; expected {{"serverTime": ms}}'
             raise RetryableSourceError(msg, "clock") from error
 
     return ExchangeClock(fetch_ms, settings.clock.speed)

@@ -1,8 +1,8 @@
 """One frozen, typed tree of settings: defaults < profile < TOML file < environment.
 
 `BDI_PROFILE` names a file of config/profiles (default `local`), `BDI_CONFIG` a TOML file of the user's, and
-`BDI_SECTION__FIELD` overrides one field (`BDI_KAFKA__BROKERS=broker:9092`). Unknown keys are refused wherever they stand;
-secrets are never printed. This module alone reads the environment.
+`BDI_SECTION__FIELD` overrides one field (`BDI_KAFKA__BROKERS=broker:9092`). Unknown keys are refused wherever they
+stand; secrets are never printed. This module alone reads the environment.
 """
 
 import os
@@ -80,7 +80,7 @@ class HdfsSettings(_Section):
 
 
 class ClockSettings(_Section):
-    """`system`: this machine's UTC clock. `exchange`: Binance's /time, running `speed` times as fast as ours (replays)."""
+    """`system`: this machine's UTC clock. `exchange`: Binance's /time, which a replay runs `speed` times as fast."""
 
     source: Literal["system", "exchange"] = "system"
     speed: float = Field(1.0, gt=0)
@@ -184,7 +184,12 @@ class Settings(BaseSettings):
 
     profile: str = "local"
     markets: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = (
-        "BTC-USD", "ETH-USD", "XRP-USD", "BTC-EUR", "ETH-EUR", "XRP-EUR",
+        "BTC-USD",
+        "ETH-USD",
+        "XRP-USD",
+        "BTC-EUR",
+        "ETH-EUR",
+        "XRP-EUR",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     kafka: KafkaSettings = KafkaSettings()
@@ -262,7 +267,9 @@ def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe(error: ValidationError) -> str:
     # The input is left out on purpose: it may be a secret.
-    lines = [f"{'.'.join(str(p) for p in e['loc']) or 'settings'}: {e['msg']}" for e in error.errors(include_input=False)]
+    lines = [
+        f"{'.'.join(str(p) for p in e['loc']) or 'settings'}: {e['msg']}" for e in error.errors(include_input=False)
+    ]
     return "settings refused:\n  " + "\n  ".join(lines)
 
 

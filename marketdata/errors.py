@@ -1,15 +1,15 @@
 """Every error of the project.
 
-    BitcoinDataError
-    ├── ConfigurationError          settings that cannot be used; the program stops with one clear line
-    ├── InvalidValueError           a field's value is not what was expected (names field, value, expected)
-    │   └── DecodeError             bytes that are not a valid record (has a reason code for the dead-letter topic)
-    ├── SourceError                 an exchange did not give what was asked
-    │   ├── RetryableSourceError    may go well later (429, 5xx, time-outs, garbage); may carry Retry-After
-    │   └── FatalSourceError        will not go well (401, 403, 418, 451): the source stops and says so
-    ├── StorageError                HDFS or a file on it is not as it must be
-    ├── StackError                  the local stack cannot be set up or started
-    └── ForecastError               a model cannot be trained, loaded or trusted
+BitcoinDataError
+├── ConfigurationError          settings that cannot be used; the program stops with one clear line
+├── InvalidValueError           a field's value is not what was expected (names field, value, expected)
+│   └── DecodeError             bytes that are not a valid record (has a reason code for the dead-letter topic)
+├── SourceError                 an exchange did not give what was asked
+│   ├── RetryableSourceError    may go well later (429, 5xx, time-outs, garbage); may carry Retry-After
+│   └── FatalSourceError        will not go well (401, 403, 418, 451): the source stops and says so
+├── StorageError                HDFS or a file on it is not as it must be
+├── StackError                  the local stack cannot be set up or started
+└── ForecastError               a model cannot be trained, loaded or trusted
 """
 
 

@@ -1,0 +1,1 @@
+"""Spark jobs: raw ticks, candles and hourly rows on HDFS, backfill, verify."""

@@ -1,0 +1,1 @@
+"""Forecasts: dataset, models, evaluation, registry, trainer, predictor, scoring."""

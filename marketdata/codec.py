@@ -1,0 +1,120 @@
+"""Bytes to record and back, strictly: what is wrong with a record is named (field, value, expected).
+
+JSON in UTF-8, one object a message. Unknown fields, other schema versions, texts where numbers belong, naive times and
+non-finite numbers are refused; nothing is coerced or filled in.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from marketdata.errors import DecodeError, InvalidValueError
+from marketdata.records import SCHEMA_VERSION, Record, SourceState, Tick
+from marketdata.times import from_rfc3339
+
+R = TypeVar("R", bound=Record)
+
+_encoder = msgspec.json.Encoder()
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `([^`]+)`")
+_UNKNOWN = re.compile(r"unknown field `([^`]+)`")
+
+
+@lru_cache
+def _decoder(cls: type[R]) -> msgspec.json.Decoder[R]:
+    return msgspec.json.Decoder(cls)
+
+
+def encode(record: Record) -> bytes:
+    """A record as the bytes of a message.
+
+    Raises:
+        InvalidValueError: a number is not finite or a time is not RFC 3339; such a record must not leave the process.
+    """
+    _check(record)
+    return _encoder.encode(record)
+
+
+def decode(cls: type[R], payload: bytes | None) -> R:
+    """The record that a message's bytes hold.
+
+    Raises:
+        DecodeError: with reason `empty`, `json`, `schema_version`, `missing_field`, `unknown_field`, `type` or `value`.
+    """
+    if not payload:
+        raise DecodeError("empty", "payload", payload, f"a {cls.__name__} as a JSON object")
+    try:
+        record: R = _decoder(cls).decode(payload)
+    except msgspec.ValidationError as error:
+        raise _name(cls, payload, str(error)) from error
+    except msgspec.DecodeError as error:
+        raise DecodeError("json", "payload", payload, f"JSON ({error})") from error
+    except UnicodeDecodeError as error:
+        raise DecodeError("json", "payload", payload, "UTF-8") from error
+    if record.schema_version != SCHEMA_VERSION:
+        raise DecodeError("schema_version", "schema_version", record.schema_version, str(SCHEMA_VERSION))
+    try:
+        _check(record)
+    except DecodeError:
+        raise
+    except InvalidValueError as error:
+        raise DecodeError("value", error.field, _lookup(payload, error.field), error.expected) from error
+    return record
+
+
+def _check(record: Record) -> None:
+    for name in record.TIMES:
+        value = getattr(record, name)
+        if value is not None:
+            from_rfc3339(value, name)
+    for name, value in _floats(record):
+        if not math.isfinite(value):
+            raise InvalidValueError(name, value, "a finite number or null")
+    if isinstance(record, Tick):
+        for source, state in record.sources.items():
+            for name in ("observed_at", "received_at"):
+                if getattr(state, name) is not None:
+                    from_rfc3339(getattr(state, name), f"sources.{source}.{name}")
+
+
+def _floats(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, float):
+        yield path, value
+    elif isinstance(value, SourceState):
+        return  # it holds no floats
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from _floats(getattr(value, name), f"{path}.{name}" if path else name)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _floats(item, f"{path}.{name}")
+
+
+def _lookup(payload: bytes, field: str) -> object:
+    try:
+        value = msgspec.json.decode(payload)
+        for part in field.split("."):
+            value = value[part]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return payload
+    return value
+
+
+def _name(cls: type[Record], payload: bytes, text: str) -> DecodeError:
+    """Turn msgspec's message (`Expected `float`, got `str` - at `$.price``) into field, value and expected."""
+    at = _PATH.search(text)
+    path = at.group(1) if at else ""
+    said = _PATH.sub("", text)
+    if match := _MISSING.search(said):
+        return DecodeError("missing_field", match.group(1), None, "the field to be present (null where unknown)")
+    if match := _UNKNOWN.search(said):
+        field = f"{path}.{match.group(1)}" if path else match.group(1)
+        return DecodeError("unknown_field", field, _lookup(payload, field), f"only fields of {cls.__name__}")
+    expected = said.removeprefix("Expected ").split(", got ")[0].replace("`", "")
+    if not path:
+        return DecodeError("type", "payload", payload, f"a {cls.__name__} as a JSON object")
+    return DecodeError("type", path, _lookup(payload, path), expected)

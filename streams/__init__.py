@@ -1,0 +1,1 @@
+"""The Faust stream processor: collects, cleans, keeps rolling features, serves views."""
