@@ -26,7 +26,7 @@ def to_rfc3339(ms: int) -> str:
         InvalidValueError: the time lies outside the years 1 to 9999.
     """
     try:
-        return to_datetime(ms).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
+        return to_datetime(ms).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
     except OverflowError as error:
         raise InvalidValueError("timestamp", ms, "ms since the epoch within the years 1 to 9999") from error
 

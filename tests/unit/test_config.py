@@ -1,0 +1,111 @@
+"""The settings tree: precedence, refusal of what is unknown, secrets."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from config.settings import PROFILES, load_settings
+from marketdata.errors import ConfigurationError
+from marketdata.topics import TopicRole
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("BDI_PROFILE", "BDI_CONFIG"):
+        monkeypatch.delenv(key, raising=False)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.toml")))
+def test_every_shipped_profile_loads(name: str) -> None:
+    assert load_settings(name).profile == name
+
+
+def test_the_five_profiles_ship() -> None:
+    assert {path.stem for path in PROFILES.glob("*.toml")} == {"demo", "local", "live", "compose", "cluster"}
+
+
+def test_environment_over_file_over_profile_over_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[streams]\nweb_port = 7001\npoll_interval_s = 30.0\n")
+    monkeypatch.setenv("BDI_CONFIG", str(mine))
+    monkeypatch.setenv("BDI_STREAMS__WEB_PORT", "7002")
+    settings = load_settings("demo")
+    assert settings.streams.web_port == 7002  # environment
+    assert settings.streams.poll_interval_s == 30.0  # file
+    assert settings.clock.speed == 60.0  # profile
+    assert settings.streams.lateness_s == 120.0  # default
+
+
+@pytest.mark.parametrize("key", ["BDI_KAFKA__BROKRS", "BDI_KAFKAA__BROKERS", "BDI_FOO"])
+def test_an_unknown_environment_key_is_refused_by_name(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(key, "x")
+    with pytest.raises(ConfigurationError, match="(?i)" + key.rsplit("__", maxsplit=1)[-1].removeprefix("BDI_")):
+        load_settings("local")
+
+
+def test_an_unknown_key_in_a_file_is_refused_by_name(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[kafka]\nbrokrs = 'x:1'\n")
+    with pytest.raises(ConfigurationError, match=r"kafka\.brokrs"):
+        load_settings("local", mine)
+
+
+def test_a_wrong_value_names_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDI_STREAMS__WEB_PORT", "http")
+    with pytest.raises(ConfigurationError, match=r"streams\.web_port: .*integer"):
+        load_settings("local")
+
+
+def test_an_unknown_profile_names_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match="cluster, compose, demo, live, local"):
+        load_settings("prod")
+
+
+def test_a_malformed_file_is_one_clear_error(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[kafka\n")
+    with pytest.raises(ConfigurationError, match=r"mine\.toml cannot be read"):
+        load_settings("local", mine)
+
+
+def test_markets_may_be_a_comma_list_and_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDI_MARKETS", "BTC-USD, ETH-EUR")
+    assert [market.binance for market in load_settings("local").parsed_markets] == ["BTCUSDT", "ETHEUR"]
+    monkeypatch.setenv("BDI_MARKETS", "BTC-USD,DOGE-USD")
+    with pytest.raises(ConfigurationError, match="DOGE-USD"):
+        load_settings("local")
+
+
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDI_KAFKA__SASL_PASSWORD", "hunter2")
+    monkeypatch.setenv("BDI_COINGECKO__API_KEY", "CG-secret")
+    settings = load_settings("local")
+    shown = repr(settings) + str(settings) + settings.model_dump_json()
+    assert "hunter2" not in shown
+    assert "CG-secret" not in shown
+    assert settings.kafka.sasl_password is not None
+    assert settings.kafka.sasl_password.get_secret_value() == "hunter2"
+
+
+def test_a_refused_secret_is_not_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDI_COINGECKO__API_KEY", '{"a": "CG-secret"}')
+    monkeypatch.setenv("BDI_COINGECKO__PLAN", "CG-secret-plan")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings("local")
+    assert "CG-secret" not in str(caught.value)
+
+
+def test_the_tree_is_frozen() -> None:
+    settings = load_settings("local")
+    with pytest.raises(ValidationError):
+        settings.kafka.brokers = "other:1"
+
+
+def test_topics_take_prefix_name_and_retention_from_settings(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[topics]\nprefix='a.'\nnames={ticks='t'}\nretention_hours={ticks=2}\n[kafka]\npartitions=7\n")
+    settings = load_settings("local", mine)
+    topic = settings.topic(TopicRole.TICKS)
+    assert (topic.name, topic.partitions, topic.config["retention.ms"]) == ("a.t", 7, "7200000")
+    assert settings.topic(TopicRole.FEATURES).name == "a.features"

@@ -1,0 +1,66 @@
+"""Symbols and event times: what is read, and what is refused by name."""
+
+import pytest
+
+from marketdata.errors import InvalidValueError
+from marketdata.markets import Market
+from marketdata.times import floor_to, from_rfc3339, to_rfc3339
+from marketdata.topics import TOPICS, TopicRole
+
+
+def test_a_market_knows_its_names() -> None:
+    market = Market.parse("XRP-EUR")
+    assert (market.symbol, market.binance, market.coingecko_id, market.coingecko_currency) == (
+        "XRP-EUR",
+        "XRPEUR",
+        "ripple",
+        "eur",
+    )
+    assert Market.parse("BTC-USD").binance == "BTCUSDT"
+
+
+@pytest.mark.parametrize("text", ["BTCUSD", "btc-usd", "BTC-USD ", "BTC-GBP", "DOGE-USD", ""])
+def test_another_symbol_is_refused(text: str) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        Market.parse(text)
+    assert caught.value.field == "symbol"
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1970-01-01T00:00:00.000Z", 0),
+        ("2024-08-05T00:00:00.123Z", 1722816000123),
+        ("2024-08-05T02:00:00+02:00", 1722816000000),
+        ("2024-08-05T00:00:00.123999Z", 1722816000123),
+        ("1969-12-31T23:59:59.999Z", -1),
+    ],
+)
+def test_rfc3339_is_read_to_the_millisecond(text: str, ms: int) -> None:
+    assert from_rfc3339(text) == ms
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-08-05", "2024-08-05T00:00:00", "2024-08-05 00:00:00Z", "2024-13-05T00:00:00Z", "1722816000", ""]
+)
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(InvalidValueError, match="when"):
+        from_rfc3339(text, "when")
+
+
+def test_written_times_have_milliseconds_and_z() -> None:
+    assert to_rfc3339(1722816000007) == "2024-08-05T00:00:00.007Z"
+    with pytest.raises(InvalidValueError):
+        to_rfc3339(10**18)
+
+
+def test_slots_are_half_open_on_the_epochs_grid() -> None:
+    assert [floor_to(ms, 60_000) for ms in (0, 59_999, 60_000, -1)] == [0, 0, 60_000, -60_000]
+
+
+def test_every_role_has_one_topic_with_its_own_name() -> None:
+    assert set(TOPICS) == set(TopicRole)
+    assert len({topic.name for topic in TOPICS.values()}) == len(TopicRole)
+    assert TOPICS[TopicRole.TICKS].name == "cryptoTopic"
+    assert all(topic.config["message.timestamp.type"] == "LogAppendTime" for topic in TOPICS.values())
