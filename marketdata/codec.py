@@ -6,14 +6,13 @@ non-finite numbers are refused; nothing is coerced or filled in.
 
 import math
 import re
-from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from marketdata.errors import DecodeError, InvalidValueError
-from marketdata.records import SCHEMA_VERSION, Record, SourceState, Tick
+from marketdata.records import SCHEMA_VERSION, Record, Tick
 from marketdata.times import from_rfc3339
 
 R = TypeVar("R", bound=Record)
@@ -58,40 +57,54 @@ def decode(cls: type[R], payload: bytes | None) -> R:
     if record.schema_version != SCHEMA_VERSION:
         raise DecodeError("schema_version", "schema_version", record.schema_version, str(SCHEMA_VERSION))
     try:
-        _check(record)
-    except DecodeError:
-        raise
+        _check_times(record)  # JSON has no number that is not finite
     except InvalidValueError as error:
         raise DecodeError("value", error.field, _lookup(payload, error.field), error.expected) from error
     return record
 
 
 def _check(record: Record) -> None:
+    _check_times(record)
+    flat, nested = _float_fields(type(record))
+    for name in flat:
+        value = getattr(record, name)
+        if value is not None and not math.isfinite(value):
+            raise InvalidValueError(name, value, "a finite number or null")
+    for name in nested:
+        _check_finite(getattr(record, name), name)
+
+
+def _check_times(record: Record) -> None:
     for name in record.TIMES:
         value = getattr(record, name)
         if value is not None:
             from_rfc3339(value, name)
-    for name, value in _floats(record):
-        if not math.isfinite(value):
-            raise InvalidValueError(name, value, "a finite number or null")
     if isinstance(record, Tick):
         for source, state in record.sources.items():
-            for name in ("observed_at", "received_at"):
-                if getattr(state, name) is not None:
-                    from_rfc3339(getattr(state, name), f"sources.{source}.{name}")
+            if state.observed_at is not None:
+                from_rfc3339(state.observed_at, f"sources.{source}.observed_at")
+            if state.received_at is not None:
+                from_rfc3339(state.received_at, f"sources.{source}.received_at")
 
 
-def _floats(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(value, float):
-        yield path, value
-    elif isinstance(value, SourceState):
-        return  # it holds no floats
-    elif isinstance(value, msgspec.Struct):
+@lru_cache
+def _float_fields(cls: type[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The fields that hold a float themselves, and those whose values may hold some deeper."""
+    hints = get_type_hints(cls)
+    flat = tuple(name for name in cls.__struct_fields__ if hints[name] is float or float in get_args(hints[name]))
+    nested = tuple(name for name in cls.__struct_fields__ if get_origin(hints[name]) is dict and name != "sources")
+    return tuple(name for name in flat if name not in nested), nested
+
+
+def _check_finite(value: object, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidValueError(path, value, "a finite number or null")
+    if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
-            yield from _floats(getattr(value, name), f"{path}.{name}" if path else name)
+            _check_finite(getattr(value, name), f"{path}.{name}")
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _floats(item, f"{path}.{name}")
+            _check_finite(item, f"{path}.{name}")
 
 
 def _lookup(payload: bytes, field: str) -> object:
@@ -115,6 +128,8 @@ def _name(cls: type[Record], payload: bytes, text: str) -> DecodeError:
         field = f"{path}.{match.group(1)}" if path else match.group(1)
         return DecodeError("unknown_field", field, _lookup(payload, field), f"only fields of {cls.__name__}")
     expected = said.removeprefix("Expected ").split(", got ")[0].replace("`", "")
+    if "out of range" in said:
+        expected = "a finite number"
     if not path:
         return DecodeError("type", "payload", payload, f"a {cls.__name__} as a JSON object")
     return DecodeError("type", path, _lookup(payload, path), expected)

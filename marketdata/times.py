@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from marketdata.errors import InvalidValueError
 
@@ -11,6 +12,7 @@ HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})")
 
 
@@ -40,10 +42,14 @@ def from_rfc3339(text: str, field: str = "timestamp") -> int:
     if not isinstance(text, str) or _RFC3339.fullmatch(text) is None:
         raise InvalidValueError(field, text, "RFC 3339 with an offset, such as 2024-08-05T00:00:00.000Z")
     try:
-        parsed = datetime.fromisoformat(text)
+        return _parse(text)
     except ValueError as error:
         raise InvalidValueError(field, text, "a real date and time") from error
-    return (parsed - _EPOCH) // timedelta(milliseconds=1)
+
+
+@lru_cache(maxsize=16_384)  # all markets of a poll carry the same few times
+def _parse(text: str) -> int:
+    return (datetime.fromisoformat(text) - _EPOCH) // _MS
 
 
 def floor_to(ms: int, step_ms: int) -> int:
