@@ -1,0 +1,50 @@
+"""The documents name what the code has: an undocumented topic, field or setting fails here."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from config.settings import Settings
+from marketdata.records import RECORDS, WindowFeatures
+from marketdata.topics import TOPICS, Topic
+
+DOCS = Path(__file__).parents[2] / "docs"
+WIRE_RECORDS = sorted(set(RECORDS) - {"HourlyRow"})  # stands in Parquet, never on a topic
+
+
+def words_in_code(text: str) -> set[str]:
+    """What stands in backquotes."""
+    return {part for quoted in re.findall(r"`([^`]+)`", text) for part in re.split(r"[^\w.-]+", quoted)}
+
+
+@pytest.mark.parametrize("topic", TOPICS.values(), ids=lambda topic: topic.name)
+def test_every_topic_is_documented(topic: Topic) -> None:
+    days = topic.retention_ms // 86_400_000
+    kept = "for ever" if topic.retention_ms < 0 else f"{days} days"
+    assert f"| `{topic.name}` | {topic.role} | {topic.record} | {kept} |" in (DOCS / "topics.md").read_text()
+
+
+@pytest.mark.parametrize("name", WIRE_RECORDS)
+def test_every_field_of_a_record_is_documented_in_its_section(name: str) -> None:
+    section = (DOCS / "topics.md").read_text().split(f"\n## {name}\n")[1].split("\n## ")[0]
+    fields = set(RECORDS[name].__struct_fields__)
+    if name == "FeatureRow":
+        fields |= set(WindowFeatures.__struct_fields__)
+    assert fields - words_in_code(section) == set()
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for field, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            names += leaves(info.annotation, f"{prefix}{field}.")
+        else:
+            names.append(f"{prefix}{field}")
+    return names
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    documented = re.findall(r"^\| `([a-z_0-9.]+)` \|", (DOCS / "settings.md").read_text(), flags=re.MULTILINE)
+    assert sorted(documented) == sorted(leaves(Settings))
