@@ -158,7 +158,10 @@ class ForecastingSettings(_Section):
 
 
 class DevstackSettings(_Section):
-    """The local stack. The ports of Kafka, HDFS and the exchange are those of their addresses above."""
+    """The local stack. The ports of Kafka, HDFS and the exchange are those of their addresses above.
+
+    `jars_dir`: None is the user's cache folder. `ivy_settings`: an Ivy settings file of the user's, for a mirror.
+    """
 
     state_dir: Path = Path(".state/stack")
     exchange_port: int = Field(18080, ge=1, le=65535)
@@ -166,6 +169,8 @@ class DevstackSettings(_Section):
     exchange_start: str = "2024-08-05T00:00:00Z"
     exchange_speed: float = Field(60.0, gt=0)
     exchange_seed: int = 20240805
+    jars_dir: Path | None = None
+    ivy_settings: Path | None = None
     kafka_heap: str = "512m"
     hdfs_heap: str = "384m"
     startup_s: float = Field(90.0, gt=0)

@@ -1,0 +1,98 @@
+"""`python -m devstack`: the local stack's command line. `--help` lists the commands."""
+
+import argparse
+import asyncio
+import json
+import sys
+
+from config import load_settings
+from config.paths import jars_dir
+from devstack.jars import fetch_jars
+from devstack.stack import PARTS
+from devstack.terminal import complain, say
+from marketdata.errors import BitcoinDataError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m devstack", description="The local stack: Kafka, HDFS, exchange.")
+    parser.add_argument("--profile", help="profile of settings (default: BDI_PROFILE, else local)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    up = commands.add_parser("up", help="start the stack and wait until it is healthy")
+    up.add_argument("--without", action="append", default=[], choices=PARTS, help="leave a part out (may be repeated)")
+    up.add_argument("--foreground", action="store_true", help="stay, and stop all on Ctrl-C")
+    commands.add_parser("down", help="stop the stack, or the demo, and all that it runs")
+    status = commands.add_parser("status", help="address and health of each part; exit code 1 when one is not healthy")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    logs = commands.add_parser("logs", help="the end of the logs")
+    logs.add_argument("part", nargs="?", help="of one part alone")
+    logs.add_argument("--lines", type=int, default=20, metavar="N")
+    commands.add_parser("jars", help="fetch the pinned jars into the cache")
+    commands.add_parser("env", help="print the shell lines that set JAVA_HOME")
+    commands.add_parser("exchange", help="the simulated exchange (see its own --help)", add_help=False)
+    demo = commands.add_parser("demo", help="run the whole product")
+    demo.add_argument("--profile", dest="demo_profile", default="demo", choices=("demo", "live"))
+    return parser
+
+
+def _status(profile: str | None, as_json: bool) -> int:
+    from devstack.status import collect_status
+
+    health = asyncio.run(collect_status(load_settings(profile)))
+    if as_json:
+        say(json.dumps(health, indent=1))
+    else:
+        for name, part in health.items():
+            pid = f"pid {part['pid']}" if part["pid"] is not None else ""
+            say(f"{name:9} {part['address']:32} {'healthy' if part['healthy'] else part['detail']} {pid}".rstrip())
+    return 0 if all(part["healthy"] for part in health.values()) else 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from devstack import supervisor
+
+    if arguments.command == "demo":
+        from devstack.demo import run_demo
+
+        return run_demo(load_settings(arguments.demo_profile))
+    settings = load_settings(arguments.profile)
+    match arguments.command:
+        case "up" if arguments.foreground:
+            without = frozenset(arguments.without)
+            supervisor.check_all(settings, without)
+            supervisor.save_own_log(settings.devstack.state_dir)
+            return asyncio.run(supervisor.supervise(settings, without, say))
+        case "up":
+            supervisor.up(settings, frozenset(arguments.without))
+        case "down":
+            supervisor.down(settings)
+        case "logs":
+            supervisor.logs(settings, arguments.part, arguments.lines)
+        case "jars":
+            fetched = fetch_jars(jars_dir(settings), supervisor.require_java(), say, settings.devstack.ivy_settings)
+            say(f"jars: {fetched} fetched, all checked in {jars_dir(settings)}")
+        case "env":
+            say(f"export JAVA_HOME='{supervisor.require_java().home}'")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        if words[:1] == ["exchange"]:
+            from devstack.exchange.cli import main as exchange
+
+            return int(exchange(words[1:]))
+        arguments = _parser().parse_args(words)
+        if arguments.command == "status":
+            return _status(arguments.profile, arguments.json)
+        return _run(arguments)
+    except BitcoinDataError as error:
+        complain(f"devstack: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""HDFS, one NameNode and one DataNode: configuration, one-time format, and the commands that run them.
+
+Both run from one shaded jar over the Hadoop client that PySpark carries. Keys are those of Hadoop's core-default.xml and
+hdfs-default.xml, release 3.5.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from devstack.health import endpoint
+from devstack.java import Java
+from devstack.jars import class_path, pyspark_jar
+from devstack.kafka import LOG4J, LOGGING_JARS
+
+_PYSPARK_JARS = (
+    "hadoop-client-api",
+    "hadoop-client-runtime",
+    "javax.servlet-api",
+    "jcl-over-slf4j",
+    "log4j-1.2-api",
+    "snappy-java",
+    *LOGGING_JARS,
+)
+_NAMENODE = "org.apache.hadoop.hdfs.server.namenode.NameNode"
+_DATANODE = "org.apache.hadoop.hdfs.server.datanode.DataNode"
+
+
+def _xml(properties: dict[str, str]) -> str:
+    body = "".join(
+        f"  <property><name>{escape(name)}</name><value>{escape(value)}</value></property>\n"
+        for name, value in properties.items()
+    )
+    return f"<configuration>\n{body}</configuration>\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Hdfs:
+    """The file system of one state folder. `folder` is on the class path; names and blocks live below it."""
+
+    folder: Path
+    url: str
+    webhdfs: str
+    heap: str
+    java: Java
+    jars: Path
+
+    @property
+    def formatted(self) -> bool:
+        return (self.folder / "name" / "current" / "VERSION").is_file()
+
+    def configure(self) -> None:
+        """Write the configuration anew; names and blocks stay."""
+        host, _ = endpoint(self.url)
+        web_host, web_port = endpoint(self.webhdfs)
+        core = {
+            "fs.defaultFS": self.url,
+            "hadoop.tmp.dir": str(self.folder / "tmp"),
+            # The DataNode starts beside the NameNode: it asks often until that one listens, and comes in at once.
+            "ipc.client.connect.retry.interval": "100",
+            "ipc.client.connect.max.retries": "600",
+        }
+        hdfs = {
+            "dfs.namenode.http-address": f"{web_host}:{web_port}",
+            "dfs.namenode.name.dir": (self.folder / "name").resolve().as_uri(),
+            "dfs.datanode.data.dir": (self.folder / "data").resolve().as_uri(),
+            # The DataNode reports its ports to the NameNode, so any free ones will do.
+            "dfs.datanode.address": f"{host}:0",
+            "dfs.datanode.http.address": f"{host}:0",
+            "dfs.datanode.ipc.address": f"{host}:0",
+            "dfs.datanode.hostname": host,
+            "dfs.namenode.datanode.registration.ip-hostname-check": "false",
+            "dfs.replication": "1",
+            "dfs.permissions.enabled": "false",
+            "dfs.webhdfs.enabled": "true",
+            "dfs.namenode.safemode.extension": "0",
+            "dfs.heartbeat.interval": "1",
+            "dfs.namenode.fs-limits.min-block-size": "1024",
+            "dfs.client.block.write.replace-datanode-on-failure.policy": "NEVER",
+            "dfs.datanode.du.reserved": "0",
+        }
+        for name in ("webapps/hdfs", "webapps/datanode"):  # both daemons stop where these are not on the class path
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "core-site.xml").write_text(_xml(core), encoding="utf-8")
+        (self.folder / "hdfs-site.xml").write_text(_xml(hdfs), encoding="utf-8")
+        (self.folder / "log4j2.properties").write_text(LOG4J, encoding="utf-8")
+
+    def _java(self) -> list[str]:
+        jars = [self.folder, *class_path(self.jars, "hdfs"), *(pyspark_jar(name) for name in _PYSPARK_JARS)]
+        return [
+            # The first compiler alone: both daemons are near idle, and start a second sooner.
+            self.java.executable,
+            f"-Xmx{self.heap}",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Djava.net.preferIPv4Stack=true",
+            f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}",
+            "-cp",
+            ":".join(map(str, jars)),
+        ]
+
+    @property
+    def format_command(self) -> list[str]:
+        """Formats the NameNode; run once."""
+        return [*self._java(), _NAMENODE, "-format", "-nonInteractive"]
+
+    @property
+    def namenode_command(self) -> list[str]:
+        return [*self._java(), _NAMENODE]
+
+    @property
+    def datanode_command(self) -> list[str]:
+        return [*self._java(), _DATANODE]

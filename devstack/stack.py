@@ -1,0 +1,253 @@
+"""The stack as a set of supervised parts: what each needs to start, how its health is told, in which order all stop."""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config import Settings
+from config.paths import child_environment, jars_dir
+from devstack.hdfs import Hdfs
+from devstack.health import hdfs_problem, http_problem, kafka_problem, webhdfs_problem
+from devstack.java import Java
+from devstack.kafka import Kafka
+from devstack.process import Child, tail
+from devstack.state import PartState, ProcessId, StackState
+from marketdata.errors import StackError
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("kafka", "hdfs", "exchange")
+_LOOK_S = 0.1
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One program of the stack.
+
+    Attributes:
+        stage: parts of a higher stage stop first.
+        prepare: a command that must succeed before the part's own, None where nothing is to do.
+        problem: None when healthy, else what is wrong.
+    """
+
+    name: str
+    address: str
+    command: Sequence[str]
+    problem: Callable[[], Awaitable[str | None]]
+    stage: int = 0
+    prepare: Sequence[str] | None = None
+    grace_s: float = 8.0
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+
+
+def exchange_address(settings: Settings) -> str:
+    """Where the simulated exchange listens."""
+    return f"http://127.0.0.1:{settings.devstack.exchange_port}"
+
+
+def exchange_command(settings: Settings) -> list[str]:
+    """The simulated exchange, as a program of its own; its clock goes on from its state file."""
+    own = settings.devstack
+    return [
+        sys.executable,
+        "-m",
+        "devstack",
+        "exchange",
+        "--data",
+        str(own.exchange_data),
+        "--start",
+        own.exchange_start,
+        "--speed",
+        f"{own.exchange_speed:g}",
+        "--port",
+        str(own.exchange_port),
+        "--state-file",
+        str((own.state_dir / "exchange.json").resolve()),
+        "--seed",
+        str(own.exchange_seed),
+    ]
+
+
+def build_parts(settings: Settings, java: Java, without: frozenset[str] = frozenset()) -> list[Part]:
+    """The parts that the settings describe, with their configuration written, less those in `without`."""
+    own = settings.devstack
+    folder, jars = own.state_dir.resolve(), jars_dir(settings)
+    parts: list[Part] = []
+    if "kafka" not in without:
+        kafka = Kafka(folder / "kafka", settings.kafka.brokers, settings.kafka.partitions, own.kafka_heap, java, jars)
+        kafka.configure()
+        parts.append(
+            Part(
+                "kafka",
+                settings.kafka.brokers,
+                kafka.command,
+                lambda: kafka_problem(settings.kafka.brokers),
+                prepare=None if kafka.formatted else kafka.format_command,
+            )
+        )
+    if "hdfs" not in without:
+        hdfs = Hdfs(folder / "hdfs", settings.hdfs.url, settings.hdfs.webhdfs, own.hdfs_heap, java, jars)
+        hdfs.configure()
+        parts += [
+            Part(
+                "namenode",
+                settings.hdfs.webhdfs,
+                hdfs.namenode_command,
+                lambda: webhdfs_problem(settings.hdfs.webhdfs),
+                prepare=None if hdfs.formatted else hdfs.format_command,
+            ),
+            Part(
+                "datanode",
+                settings.hdfs.url,
+                hdfs.datanode_command,
+                lambda: hdfs_problem(settings.hdfs.webhdfs),
+                stage=1,
+            ),
+        ]
+    if "exchange" not in without:
+        address = exchange_address(settings)
+        parts.append(
+            Part(
+                "exchange",
+                address,
+                exchange_command(settings),
+                lambda: http_problem(f"{address}/binance/api/v3/ping"),
+                stage=2,
+                grace_s=3.0,
+            )
+        )
+    return parts
+
+
+class Stack:
+    """Starts parts, waits for their health, notices deaths, and stops them. One event loop owns it.
+
+    Args:
+        state: what is written to `folder` at each change.
+        folder: the state folder; logs go to its `logs`.
+        tell: called with a line worth a person's while.
+    """
+
+    def __init__(self, state: StackState, folder: Path, tell: Callable[[str], None], env: Mapping[str, str]) -> None:
+        self._state = state
+        self._folder = folder
+        self._tell = tell
+        self._env = child_environment(**env)
+        self._running: dict[str, tuple[Part, Child]] = {}
+        self._deaths: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._stopping: set[str] = set()
+
+    def log_of(self, name: str) -> Path:
+        return self._folder / "logs" / f"{name}.log"
+
+    def _save(self) -> None:
+        self._state.save(self._folder)
+
+    async def start(self, parts: Sequence[Part], deadline_s: float) -> None:
+        """Start all at once and wait until each is healthy.
+
+        Raises:
+            StackError: a part ended, or was not healthy within `deadline_s`; with the end of its log.
+        """
+        for part in parts:
+            self._state.parts[part.name] = PartState(part.address)
+        self._save()
+        tasks = [asyncio.create_task(self._bring_up(part, deadline_s)) for part in parts]
+        try:
+            await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def _bring_up(self, part: Part, deadline_s: float) -> None:
+        began = time.monotonic()
+        mine = self._state.parts[part.name]
+        try:
+            if part.prepare is not None:
+                await self._prepare(part, part.prepare)
+            child = await self.run(part)
+            await self._until_healthy(part, child, began + deadline_s)
+        except StackError as error:
+            mine.state, mine.detail = "failed", str(error)
+            self._save()
+            raise
+        mine.state, mine.detail, mine.ready_s = "healthy", "", round(time.monotonic() - began, 2)
+        self._save()
+        self._tell(f"{part.name} ready at {part.address} after {mine.ready_s:.1f} s")
+
+    async def _prepare(self, part: Part, command: Sequence[str]) -> None:
+        name = f"{part.name}-format"
+        child = await Child.start(name, command, env=self._env, cwd=ROOT, log=self.log_of(name))
+        try:
+            code = await child.wait()
+        finally:
+            await child.stop(0)
+        if code != 0:
+            raise StackError(self._story(name, f"ended with exit code {code}"))
+
+    async def run(self, part: Part) -> Child:
+        """Start a part's program without waiting for its health; its death is noticed from now on."""
+        child = await Child.start(
+            part.name, part.command, env={**self._env, **part.extra_env}, cwd=ROOT, log=self.log_of(part.name)
+        )
+        self._running[part.name] = (part, child)
+        mine = self._state.parts.setdefault(part.name, PartState(part.address))
+        mine.process = ProcessId.of(child.pid)
+        self._save()
+        watcher = asyncio.create_task(self._watch(part.name, child))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+        return child
+
+    async def _until_healthy(self, part: Part, child: Child, deadline: float) -> None:
+        problem: str | None = "not asked yet"
+        while problem is not None:
+            if child.exit_code is not None:
+                raise StackError(self._story(part.name, f"ended with exit code {child.exit_code} while starting"))
+            if time.monotonic() > deadline:
+                raise StackError(self._story(part.name, f"not healthy in time ({problem}), see devstack.startup_s"))
+            problem = await part.problem()
+            if problem is not None:
+                await asyncio.sleep(_LOOK_S)
+
+    def _story(self, name: str, what: str) -> str:
+        log = self.log_of(name)
+        last = "".join(f"\n  | {line}" for line in tail(log))
+        return f"{name}: {what}; the end of {log}:{last}"
+
+    async def _watch(self, name: str, child: Child) -> None:
+        code = await child.wait()
+        if name in self._stopping:
+            return
+        mine = self._state.parts[name]
+        if mine.state != "failed":
+            mine.state, mine.detail = "failed", f"ended with exit code {code}"
+            self._save()
+        _log.error("%s ended with exit code %s; its log: %s", name, code, child.log)
+        self._deaths.put_nowait((name, code))
+
+    async def next_death(self) -> tuple[str, int, str]:
+        """The name, exit code and story of the next part that ends by itself."""
+        name, code = await self._deaths.get()
+        return name, code, self._story(name, f"ended with exit code {code}")
+
+    async def stop(self, names: Sequence[str] | None = None) -> None:
+        """Stop the named parts, or all; those of a higher stage first, those of one stage together."""
+        chosen = [both for name, both in self._running.items() if names is None or name in names]
+        self._stopping.update(part.name for part, _ in chosen)
+        for stage in sorted({part.stage for part, _ in chosen}, reverse=True):
+            together = [(part, child) for part, child in chosen if part.stage == stage]
+            await asyncio.gather(*(child.stop(part.grace_s) for part, child in together))
+            for part, _ in together:
+                mine = self._state.parts[part.name]
+                if mine.state != "failed":
+                    mine.state = "stopped"
+                del self._running[part.name]
+        self._save()
