@@ -18,7 +18,7 @@ def jars_dir(settings: Settings) -> Path:
 
 
 def spark_jars_dir(settings: Settings) -> Path:
-    """Spark's Kafka connector and what it needs: `batch.jars_dir`, else the cache that `python -m devstack jars` fills."""
+    """Spark's Kafka connector and its jars: `batch.jars_dir`, else what `python -m devstack jars` fills."""
     return settings.batch.jars_dir or jars_dir(settings) / "spark"
 
 

@@ -1,7 +1,7 @@
 """HDFS, one NameNode and one DataNode: configuration, one-time format, and the commands that run them.
 
-Both run from one shaded jar over the Hadoop client that PySpark carries. Keys are those of Hadoop's core-default.xml and
-hdfs-default.xml, release 3.5.
+Both run from one shaded jar over the Hadoop client that PySpark carries. Keys are those of Hadoop's core-default.xml
+and hdfs-default.xml, release 3.5.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from devstack.health import endpoint
-from devstack.java import Java
 from devstack.jars import class_path, pyspark_jar
+from devstack.java import Java
 from devstack.kafka import LOG4J, LOGGING_JARS
 
 _PYSPARK_JARS = (

@@ -39,7 +39,7 @@ async def _refusal(address: str) -> str | None:
 
 async def kafka_problem(brokers: str) -> str | None:
     """Asks the first broker for the cluster's metadata; it is healthy when that names a broker."""
-    first = brokers.split(",")[0]
+    first = brokers.split(",", maxsplit=1)[0]
     problem = await _refusal(first)
     if problem is not None:
         return problem

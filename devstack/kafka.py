@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devstack.health import endpoint
-from devstack.java import Java
 from devstack.jars import class_path, pyspark_jar
+from devstack.java import Java
 
 # PySpark's logging jars give Kafka, whose own closure has no SLF4J binding, a log on standard output.
 LOGGING_JARS = ("slf4j-api", "log4j-slf4j2-impl", "log4j-api", "log4j-core")

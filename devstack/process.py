@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 _LAUNCHER = Path(__file__).with_name("child.py")
 _TAIL_BYTES = 16_384
@@ -21,6 +22,18 @@ def tail(log: Path, lines: int = 15) -> list[str]:
         return file.read().decode(errors="replace").splitlines()[-lines:]
 
 
+def _fresh(log: Path) -> BinaryIO:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists():
+        log.replace(log.with_name(log.name + ".1"))
+    return log.open("wb")
+
+
+def bound(command: Sequence[str]) -> list[str]:
+    """The command that becomes `command`, and dies with the process that starts it."""
+    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command]
+
+
 class Child:
     """A running program. Start it from the main thread: the death signal is tied to the thread that starts it."""
 
@@ -32,17 +45,9 @@ class Child:
     @classmethod
     async def start(cls, name: str, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> "Child":
         """Run `command` in a process group of its own; the log of the run before is kept beside as `.1`."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        if log.exists():
-            log.replace(log.with_name(log.name + ".1"))
-        with log.open("wb") as output:
+        with _fresh(log) as output:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-I",
-                "-S",
-                str(_LAUNCHER),
-                str(os.getpid()),
-                *command,
+                *bound(command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,

@@ -85,11 +85,12 @@ async def supervise(settings: Settings, without: frozenset[str], tell: Callable[
             if starting.done():
                 starting.result()
                 await stopped
-            return 0
         except StackError as error:
             state.error = str(error)
-            _log.error("%s", error)  # noqa: TRY400  the message holds the part's log; a traceback adds nothing
+            _log.error("%s", error)
             return 1
+        else:
+            return 0
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
@@ -110,8 +111,8 @@ def up(settings: Settings, without: frozenset[str]) -> None:
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     log = folder / "logs" / "supervisor.log"
     command = [sys.executable, "-m", "devstack", "up", "--foreground"]
-    for part in sorted(without):
-        command += ["--without", part]
+    for left_out in sorted(without):
+        command += ["--without", left_out]
     with log.open("wb") as output:
         daemon = subprocess.Popen(  # outlives this command on purpose
             command,
@@ -130,7 +131,7 @@ def up(settings: Settings, without: frozenset[str]) -> None:
         if exit_code is not None:
             last = "".join(f"\n  | {line}" for line in tail(log))
             raise StackError(mine.error if mine and mine.error else f"the supervisor ended; the end of {log}:{last}")
-        for name, part in mine.parts.items() if mine else ():
+        for name, part in (mine.parts if mine else {}).items():
             if part.state == "healthy" and name not in told:
                 told.add(name)
                 say(f"{name:9} ready at {part.address} after {part.ready_s:.1f} s")

@@ -1,0 +1,74 @@
+"""The stack as tests and programs meet it."""
+
+import json
+import subprocess
+import sys
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from hdfs import InsecureClient
+
+from config import Settings
+from devstack.stack import ROOT
+from tests.stack import StackUnderTest, environment_of, settings_with
+
+
+async def test_kafka_carries_a_record(settings: Settings) -> None:
+    topic = f"{settings.topics.prefix}hello"
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.brokers)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, 1, 1)])
+    finally:
+        await admin.close()
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka.brokers) as producer:
+        await producer.send_and_wait(topic, b"tick", key=b"BTC-USD")
+    async with AIOKafkaConsumer(
+        topic, bootstrap_servers=settings.kafka.brokers, auto_offset_reset="earliest", group_id=topic
+    ) as consumer:
+        record = await consumer.getone()
+    assert (record.key, record.value) == (b"BTC-USD", b"tick")
+
+
+def test_hdfs_keeps_a_file(settings: Settings) -> None:
+    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    path = f"{settings.hdfs.root}/hello"
+    client.write(path, b"rows")
+    with client.read(path) as reader:
+        assert reader.read() == b"rows"
+
+
+def test_status_asks_each_part(stack: StackUnderTest) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "devstack", "status", "--json"],
+        env=stack.env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    parts = json.loads(answer.stdout)
+    assert {name: part["healthy"] for name, part in parts.items()} == {
+        "kafka": True,
+        "hdfs": True,
+        "webhdfs": True,
+        "exchange": False,
+        "web": False,
+    }
+    assert parts["kafka"]["address"] == stack.settings.kafka.brokers
+    assert parts["kafka"]["pid"] > 0
+    assert parts["web"]["detail"] == "not running"
+
+
+def test_a_second_start_in_the_same_folder_is_refused(stack: StackUnderTest) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "devstack", "up"], env=stack.env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 1
+    assert "already runs" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_children_read_the_settings_that_they_are_handed(settings: Settings) -> None:
+    environ = {key: value for key, value in environment_of(settings).items() if key.startswith("BDI_")}
+    assert settings_with(environ) == settings

@@ -1,0 +1,161 @@
+"""What tests need to run on the real stack: waiting for a condition, and programs that end with the test run."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from pydantic import BaseModel, SecretStr
+
+from config import Settings, load_settings
+from devstack.process import bound, tail
+from devstack.stack import ROOT
+
+T = TypeVar("T")
+_LOOK_S = 0.05
+
+
+def eventually(predicate: Callable[[], T], deadline_s: float, what: str) -> T:
+    """Look again until `predicate` gives something true; fail with `what` when `deadline_s` has passed."""
+    deadline = time.monotonic() + deadline_s
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {deadline_s:g} s: {what}; last seen: {value!r}")
+        time.sleep(_LOOK_S)
+
+
+async def eventually_async(predicate: Callable[[], Awaitable[T]], deadline_s: float, what: str) -> T:
+    """`eventually` for coroutines."""
+    deadline = time.monotonic() + deadline_s
+    while True:
+        value = await predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {deadline_s:g} s: {what}; last seen: {value!r}")
+        await asyncio.sleep(_LOOK_S)
+
+
+def free_ports(count: int) -> list[int]:
+    """Distinct loopback ports that nobody listens on now."""
+    with ExitStack() as open_sockets:
+        sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
+
+
+def settings_with(environ: Mapping[str, str], profile: str = "local") -> Settings:
+    """The settings that a program with these variables, and no others of ours, would read."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key in [key for key in os.environ if key.startswith("BDI_")]:
+            patch.delenv(key)
+        for key, value in environ.items():
+            patch.setenv(key, value)
+        return load_settings(profile)
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that make a child program read exactly these settings; over this process's other variables."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("BDI_")}
+    environ["BDI_PROFILE"] = settings.profile
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            for field in type(value).model_fields:
+                inner = getattr(value, field)
+                if inner is not None:
+                    environ[f"BDI_{name}__{field}".upper()] = _as_text(inner)
+        elif name == "markets":
+            environ["BDI_MARKETS"] = ",".join(value)
+        elif name != "profile":
+            environ[f"BDI_{name}".upper()] = _as_text(value)
+    return environ
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, bool | tuple | list | dict):
+        return json.dumps(value)
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that runs beside a test; its output is in `log`."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def check_running(self) -> None:
+        """Fail, with the end of its log, where it has ended."""
+        if self.process.poll() is not None:
+            end = "\n".join(tail(self.log))
+            pytest.fail(f"{self.process.args!r} ended with exit code {self.process.returncode}:\n{end}")
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, env: Mapping[str, str], *, stop_s: float = 20.0, end: int = signal.SIGTERM
+) -> Iterator[Program]:
+    """Run `command` for as long as the context lasts; it dies with the test run, and is killed after `stop_s`."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            bound(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=dict(env), cwd=ROOT
+        )
+    try:
+        yield Program(process, log)
+    finally:
+        if process.poll() is None:
+            process.send_signal(end)
+        try:
+            process.wait(stop_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            pytest.fail(f"{command!r} did not stop within {stop_s:g} s:\n" + "\n".join(tail(log)))
+
+
+@dataclass(frozen=True)
+class StackUnderTest:
+    """A running Kafka and HDFS. `env` makes child programs find it, `settings` is the same for this process."""
+
+    settings: Settings
+    env: dict[str, str]
+    state_dir: Path
+
+
+@dataclass(frozen=True)
+class ExchangeUnderTest:
+    """A running simulated exchange and its base URLs."""
+
+    address: str
+    program: Program
+
+    @property
+    def binance(self) -> str:
+        return f"{self.address}/binance"
+
+    @property
+    def coingecko(self) -> str:
+        return f"{self.address}/coingecko/api/v3"
+
+    @property
+    def control(self) -> str:
+        return f"{self.address}/control"
