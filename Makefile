@@ -1,0 +1,38 @@
+# Tiny recipes: the work is done by `python -m …`, which can be run by hand just as well.
+SHELL := /bin/bash
+PYTHON ?= python3
+RUN := .venv/bin/python
+WITH_JAVA = eval "$$($(RUN) -m devstack env)" &&
+ARGS ?=
+.DEFAULT_GOAL := help
+.PHONY: help setup demo live test lint bench down clean
+
+help:   ## print this list
+	@sed -n 's/^\([a-z]*\): *[a-z ]*## */\1\t/p' Makefile | expand -t 8
+
+setup:  ## pinned packages into .venv, Java, and the pinned jars; cheap when nothing changed
+	@$(PYTHON) -m devstack.bootstrap
+
+demo: setup  ## the whole product on replayed history, an hour a minute; Ctrl-C stops it
+	@$(RUN) -m devstack demo
+
+live: setup  ## the same on the real exchanges, at real speed
+	@$(RUN) -m devstack demo --profile live
+
+test: lint  ## lint, then every test on the real stack (ARGS="-k name" chooses)
+	@$(WITH_JAVA) $(RUN) -m pytest $(ARGS)
+
+lint: setup  ## ruff, mypy --strict and the directions of imports
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+	@.venv/bin/lint-imports
+
+bench: setup  ## measure; tables and JSON in build/bench
+	@$(WITH_JAVA) $(RUN) -m tests.bench
+
+down:   ## stop the stack, or the demo, and all that it runs
+	@if [ -x $(RUN) ]; then $(RUN) -m devstack down; fi
+
+clean: down  ## down, and remove its data and all that was built (the caches stay)
+	@rm -rf .state build
