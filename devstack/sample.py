@@ -1,0 +1,121 @@
+"""Make the sample of real market history that ships in the repository: `python -m devstack.sample --source DIR`.
+
+Reproducible: the same source gives the same values. Must never import the exchange: it copies, it derives nothing.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from marketdata.errors import BitcoinDataError, InvalidValueError
+from marketdata.times import from_rfc3339
+
+SAMPLE = Path(__file__).parent / "sample"
+CHECKSUMS = "SHA256SUMS"
+LARGEST_BYTES = 5_000_000
+PRICES = ("open", "high", "low", "close")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of the sample: what of which symbol, open times in [start, end)."""
+
+    symbol: str
+    interval: str
+    start: str
+    end: str
+
+    @property
+    def name(self) -> str:
+        """Its path within the sample."""
+        last_day = "2024-08-14"
+        return f"klines_{self.interval}/{self.symbol}-{self.interval}-{self.start[:10]}_{last_day}.parquet"
+
+
+END = "2024-08-15T00:00:00Z"
+PARTS = (
+    *(Part(symbol, "1h", "2022-06-01T00:00:00Z", END) for symbol in ("BTCUSDT", "ETHUSDT", "XRPUSDT")),
+    *(Part(symbol, "1m", "2024-07-29T00:00:00Z", END) for symbol in ("BTCUSDT", "ETHUSDT")),
+)
+
+
+def cut(source: Path, part: Part) -> pa.Table:
+    """The rows of one part, ascending by timestamp, the columns of ../shared/data.
+
+    Raises:
+        InvalidValueError: the source has no such rows.
+    """
+    files = sorted((source / f"klines_{part.interval}").glob(f"{part.symbol}-{part.interval}-*.parquet"))
+    start_ms, end_ms = from_rfc3339(part.start), from_rfc3339(part.end)
+    tables = []
+    for path in files:
+        table = pq.read_table(path, columns=["timestamp", *PRICES, "volume"])
+        times = table["timestamp"]
+        tables.append(table.filter(pc.and_(pc.greater_equal(times, start_ms), pc.less(times, end_ms))))
+    table = pa.concat_tables(tables).sort_by("timestamp") if tables else pa.table({})
+    if table.num_rows == 0:
+        raise InvalidValueError("source", str(source), f"{part.symbol} {part.interval} from {part.start} to {part.end}")
+    return table.replace_schema_metadata(None)
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """One Parquet file: zstd; times as deltas, numbers as they are (measured: smaller than byte streams or dictionaries)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=False,
+        column_encoding={"timestamp": "DELTA_BINARY_PACKED"},
+        row_group_size=table.num_rows,
+    )
+
+
+def checksums(folder: Path) -> str:
+    """A line a file, as sha256sum writes and checks it."""
+    lines = []
+    for path in sorted(folder.glob("klines_*/*.parquet")):
+        lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n")
+    return "".join(lines)
+
+
+def make(source: Path, folder: Path) -> int:
+    """Write the whole sample and its checksums; the bytes it takes.
+
+    Raises:
+        InvalidValueError: the source lacks a part, or the sample is larger than may be shipped.
+    """
+    for part in PARTS:
+        write(cut(source, part), folder / part.name)
+    size = sum(path.stat().st_size for path in folder.glob("klines_*/*.parquet"))
+    if size > LARGEST_BYTES:
+        raise InvalidValueError("sample", f"{size} bytes", f"at most {LARGEST_BYTES}")
+    (folder / CHECKSUMS).write_text(checksums(folder), encoding="utf-8")
+    return size
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make the sample; the exit code."""
+    parser = argparse.ArgumentParser(prog="devstack.sample", description="Make the sample of market history.")
+    parser.add_argument("--source", type=Path, required=True, help="a folder with klines_1m/ and klines_1h/")
+    parser.add_argument("--to", type=Path, default=SAMPLE, help="where it goes (default: devstack/sample)")
+    arguments = parser.parse_args(argv)
+    try:
+        size = make(arguments.source, arguments.to)
+    except BitcoinDataError as error:
+        sys.stderr.write(f"devstack.sample: {error}\n")
+        return 1
+    sys.stdout.write(f"{arguments.to}: {size} bytes\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
