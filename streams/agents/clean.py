@@ -1,0 +1,81 @@
+"""The clean agent: cryptoTopic to ticks-clean and dead-letters, each tick once.
+
+Order of a batch, so that a crash at any point loses and doubles nothing: outputs are delivered, then the state is stored
+and its changelog sent, then the offset is committed. After a crash between the first two, `DeliveredOffsets` suppresses
+what is already there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka.structs import ConsumerRecord
+
+from config.clock import Clock
+from config.settings import Settings
+from marketdata.topics import TopicRole
+from streams.agents.cleaning import clean
+from streams.agents.seen import Seen
+from streams.delivered import DeliveredOffsets
+from streams.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+NAME = "clean"
+
+
+class CleanAgent:
+    """Handles the batches of cryptoTopic; `table` maps a key to the bytes of its `Seen`."""
+
+    def __init__(self, settings: Settings, clock: Clock, metrics: Metrics, table: Any, producer: Any) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._table = table
+        self._producer = producer
+        self._source = settings.topic(TopicRole.TICKS).name
+        self._output = settings.topic(TopicRole.TICKS_CLEAN).name
+        self._letters = settings.topic(TopicRole.DEAD_LETTERS).name
+        self._lateness_ms = int(settings.streams.lateness_s * 1000)
+        self._max_future_ms = int(settings.streams.max_future_s * 1000)
+        self.delivered = DeliveredOffsets(settings.kafka, self._source, self._output)
+
+    async def handle(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
+        """One batch of one partition.
+
+        Raises:
+            KafkaError: outputs cannot be delivered; nothing of this batch may be committed then.
+        """
+        if not self.delivered.known(partition):
+            await self.delivered.load([partition])
+        done = clean(
+            records,
+            lambda key: self._load(partition, key),
+            self._clock,
+            lateness_ms=self._lateness_ms,
+            max_future_ms=self._max_future_ms,
+            delivered=self.delivered.delivered(partition),
+        )
+        producer = self._producer()
+        futures = []
+        if done.letters:
+            futures += await producer.send_many(self._letters, partition, done.letters)
+        if done.ticks:
+            futures += await producer.send_many(self._output, partition, done.ticks)
+        await asyncio.gather(*futures)
+        for key, state in done.states.items():
+            self._table[key] = state.to_bytes()
+        await self._table.flush_changelog()
+        self._metrics.handled(NAME, len(records))
+        self._metrics.duplicates.inc(done.duplicates)
+        self._metrics.late.inc(done.late)
+        self._metrics.replayed.inc(done.replayed)
+        for reason in done.reasons:
+            self._metrics.dead_letters.labels(reason).inc()
+        if done.reasons:
+            log.warning("refused %d of %d records: %s", len(done.reasons), len(records), ", ".join(set(done.reasons)))
+
+    def _load(self, partition: int, key: bytes) -> Seen:
+        state = Seen.from_bytes(self._table.get(key))
+        state.offset = self.delivered.trusted(partition, state.offset)
+        return state

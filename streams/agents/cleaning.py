@@ -1,0 +1,93 @@
+"""The rules of cleaning, applied to a batch of one partition: pure but for the clock it is handed.
+
+It must never touch Kafka, a table or Faust.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from aiokafka.structs import ConsumerRecord
+
+from config.clock import Clock
+from marketdata.codec import decode, encode
+from marketdata.errors import DecodeError
+from marketdata.records import Tick
+from streams.agents.letters import UNEXPECTED_REASON, dead_letter
+from streams.agents.seen import Seen
+from streams.agents.validity import check
+from streams.batching import Item
+from streams.delivered import header
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Cleaned:
+    """What a batch came to. `states` holds those of the keys that the batch touched."""
+
+    ticks: list[Item] = field(default_factory=list)
+    letters: list[Item] = field(default_factory=list)
+    states: dict[bytes, Seen] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    duplicates: int = 0
+    late: int = 0
+    replayed: int = 0
+
+
+def clean(
+    records: Sequence[ConsumerRecord],
+    load: Callable[[bytes], Seen],
+    clock: Clock,
+    *,
+    lateness_ms: int,
+    max_future_ms: int,
+    delivered: int,
+) -> Cleaned:
+    """Sort a batch into clean ticks, duplicates and dead letters.
+
+    Args:
+        records: of one partition, in order.
+        load: the stored state of a key.
+        clock: event time, for ticks out of the future.
+        lateness_ms: ticks older than the newest by more than this are counted as late; they pass.
+        max_future_ms: ticks ahead of the clock by more than this are refused.
+        delivered: clean ticks of offsets up to this one have been sent before; they are remembered and not sent again.
+    """
+    done = Cleaned()
+    now_ms = clock.now_ms()
+    for record in records:
+        try:
+            tick = decode(Tick, record.value)
+            timestamp_ms = tick.timestamp_ms
+            check(tick, timestamp_ms, record.key, now_ms, max_future_ms)
+        except DecodeError as error:
+            done.reasons.append(error.reason)
+            done.letters.append(_letter(record, error, error.reason, now_ms))
+            continue
+        except Exception as error:  # one record must not take its batch with it; its letter keeps the bytes
+            log.exception("%s-%d@%d cannot be processed", record.topic, record.partition, record.offset)
+            done.reasons.append(UNEXPECTED_REASON)
+            done.letters.append(_letter(record, error, UNEXPECTED_REASON, now_ms))
+            continue
+        key: bytes = record.key
+        state = done.states.get(key)
+        if state is None:
+            state = done.states[key] = load(key)
+        if record.offset <= state.offset:
+            done.replayed += 1
+            continue
+        state.offset = record.offset
+        newest_ms = state.newest_ms
+        if not state.add(timestamp_ms):
+            done.duplicates += 1
+            continue
+        if newest_ms is not None and timestamp_ms < newest_ms - lateness_ms:
+            done.late += 1
+        if record.offset > delivered:
+            done.ticks.append((key, record.value, header(record.offset)))
+    return done
+
+
+def _letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> Item:
+    return record.key, encode(dead_letter(record, error, reason, now_ms)), header(record.offset)

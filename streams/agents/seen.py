@@ -1,0 +1,64 @@
+"""What the clean agent remembers of a market: how far it has read, and the newest timestamps it let through.
+
+Pure. A tick_id is symbol and timestamp, so a timestamp seen again is a duplicate. `REMEMBERED` of them are kept, hours of
+a feed that polls once a minute and minutes of one tick a second: a duplicate comes from a poll published twice, which is
+moments old. Older ones pass, and the batch side drops them by tick_id.
+"""
+
+from bisect import bisect_left
+
+import msgspec
+
+from streams.delivered import NOTHING
+
+REMEMBERED = 128
+
+
+class Seen:
+    """Offset of the newest record handled, and the newest timestamps (ms) in ascending order."""
+
+    __slots__ = ("offset", "timestamps")
+
+    def __init__(self, offset: int = NOTHING, timestamps: list[int] | None = None) -> None:
+        self.offset = offset
+        self.timestamps = [] if timestamps is None else timestamps
+
+    @property
+    def newest_ms(self) -> int | None:
+        return self.timestamps[-1] if self.timestamps else None
+
+    def add(self, timestamp_ms: int) -> bool:
+        """Remember a timestamp; False when it is already known."""
+        known = self.timestamps
+        if not known or timestamp_ms > known[-1]:
+            known.append(timestamp_ms)
+        else:
+            at = bisect_left(known, timestamp_ms)
+            if known[at] == timestamp_ms:
+                return False
+            known.insert(at, timestamp_ms)
+        if len(known) > REMEMBERED:
+            del known[0]
+        return True
+
+    def to_bytes(self) -> bytes:
+        """MessagePack of [offset, newest, differences going back]: two to five bytes a timestamp."""
+        newest = self.newest_ms
+        if newest is None:
+            return msgspec.msgpack.encode([self.offset])
+        gaps = [later - earlier for earlier, later in zip(self.timestamps, self.timestamps[1:], strict=False)]
+        return msgspec.msgpack.encode([self.offset, newest, *reversed(gaps)])
+
+    @classmethod
+    def from_bytes(cls, stored: bytes | None) -> "Seen":
+        """The state that `to_bytes` wrote; a new one for None."""
+        if stored is None:
+            return cls()
+        offset, *rest = _decoder.decode(stored)
+        timestamps = rest[:1]
+        for gap in rest[1:]:
+            timestamps.append(timestamps[-1] - gap)
+        return cls(offset, timestamps[::-1])
+
+
+_decoder = msgspec.msgpack.Decoder(list[int])

@@ -1,0 +1,89 @@
+"""What a tick must satisfy to be called clean: one table of rules, each with the field and the reason code.
+
+Pure. Docs and dead letters use the reason codes; a rule is added here and nowhere else.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from marketdata.errors import DecodeError
+from marketdata.records import Tick
+
+_SYMBOL = re.compile(r"[A-Z0-9]{2,12}-[A-Z]{3,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A tick is refused with `reason` when `holds` is false; `expected` completes "field: value: expected …"."""
+
+    field: str
+    reason: str
+    expected: str
+    holds: Callable[[Tick], bool]
+
+
+def _positive(field: str) -> Rule:
+    def holds(tick: Tick) -> bool:
+        value = getattr(tick, field)
+        return value is None or value > 0
+
+    return Rule(field, "not_positive", "a number above 0, or null", holds)
+
+
+def _not_negative(field: str) -> Rule:
+    def holds(tick: Tick) -> bool:
+        value = getattr(tick, field)
+        return value is None or value >= 0
+
+    return Rule(field, "negative", "a number of at least 0, or null", holds)
+
+
+def _ordered(low: float | None, high: float | None) -> bool:
+    return low is None or high is None or low <= high
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("symbol", "symbol", "BASE-QUOTE in upper case", lambda t: _SYMBOL.fullmatch(t.symbol) is not None),
+    Rule("quote", "quote", "the symbol's currency", lambda t: t.symbol.endswith(f"-{t.quote}")),
+    Rule("tick_id", "tick_id", "symbol|timestamp", lambda t: t.tick_id == f"{t.symbol}|{t.timestamp}"),
+    Rule(
+        "price_usd",
+        "price_alias",
+        "the price where the quote is USD, else null",
+        lambda t: t.price_usd == (t.price if t.quote == "USD" else None),
+    ),
+    _positive("price"),
+    _positive("bid_price"),
+    _positive("ask_price"),
+    Rule("ask_price", "crossed_quote", "ask_price of at least bid_price", lambda t: _ordered(t.bid_price, t.ask_price)),
+    _not_negative("bid_qty"),
+    _not_negative("ask_qty"),
+    _positive("high_24h"),
+    _positive("low_24h"),
+    Rule("high_24h", "crossed_range", "high_24h of at least low_24h", lambda t: _ordered(t.low_24h, t.high_24h)),
+    _not_negative("volume_24h"),
+    _not_negative("market_cap"),
+    Rule(
+        "price",
+        "no_data",
+        "a price, or a bid and an ask",
+        lambda t: t.price is not None or (t.bid_price is not None and t.ask_price is not None),
+    ),
+)
+FUTURE_REASON = "future"
+
+
+def check(tick: Tick, timestamp_ms: int, key: bytes | None, now_ms: int, max_future_ms: int) -> None:
+    """Hold a tick against its key, the rules and the clock.
+
+    Raises:
+        DecodeError: the first rule that does not hold, with its reason code.
+    """
+    if key != tick.symbol.encode():
+        raise DecodeError("key", "key", key, f"the symbol {tick.symbol!r} as UTF-8")
+    for rule in RULES:
+        if not rule.holds(tick):
+            raise DecodeError(rule.reason, rule.field, getattr(tick, rule.field), rule.expected)
+    if timestamp_ms > now_ms + max_future_ms:
+        raise DecodeError(FUTURE_REASON, "timestamp", tick.timestamp, f"at most {max_future_ms} ms after the clock")

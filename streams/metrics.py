@@ -1,0 +1,48 @@
+"""The worker's Prometheus metrics, in a registry of their own: nothing is global, nothing happens at import."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+
+class Metrics:
+    """Every counter and gauge of the worker; names start with `bitcoin_`."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.source_requests = Counter(
+            "bitcoin_source_requests", "HTTP requests sent to a source", ["source"], registry=registry
+        )
+        self.source_errors = Counter(
+            "bitcoin_source_errors", "Polls of a source that failed, by kind", ["source", "kind"], registry=registry
+        )
+        self.source_retries = Counter(
+            "bitcoin_source_retries", "Requests sent again within a poll, by kind", ["source", "kind"], registry=registry
+        )
+        self.source_age = Gauge(
+            "bitcoin_source_age_seconds", "Age of a source's data at its last good answer", ["source"], registry=registry
+        )
+        self.source_up = Gauge("bitcoin_source_up", "1 when the last poll went well", ["source"], registry=registry)
+        self.source_weight = Gauge(
+            "bitcoin_source_used_weight", "Used request weight as the source counts it", ["source"], registry=registry
+        )
+        self.polls = Counter("bitcoin_polls", "Polls of the grid that were made", registry=registry)
+        self.skipped_polls = Counter("bitcoin_skipped_polls", "Instants of the grid without a poll", registry=registry)
+        self.collected = Counter("bitcoin_collected_ticks", "Ticks published by the collector", registry=registry)
+        self.candles = Counter("bitcoin_collected_candles", "Candles published by the collector", registry=registry)
+        self.agent_events = Counter("bitcoin_agent_events", "Records an agent handled", ["agent"], registry=registry)
+        self.agent_lag = Gauge(
+            "bitcoin_agent_lag", "Records on the topic that were not read yet", ["topic", "partition"], registry=registry
+        )
+        self.agent_seconds = Histogram(
+            "bitcoin_agent_batch_seconds", "Time an agent takes for a batch", ["agent"], registry=registry
+        )
+        self.dead_letters = Counter("bitcoin_dead_letters", "Records refused", ["reason"], registry=registry)
+        self.duplicates = Counter("bitcoin_duplicate_ticks", "Ticks dropped for a known tick_id", registry=registry)
+        self.late = Counter("bitcoin_late_ticks", "Ticks older than the lateness", registry=registry)
+        self.replayed = Counter("bitcoin_replayed_records", "Records skipped after a replay", registry=registry)
+
+    def handled(self, agent: str, count: int) -> None:
+        self.agent_events.labels(agent).inc(count)
+
+    def exposition(self) -> bytes:
+        """The text format that Prometheus scrapes."""
+        return generate_latest(self.registry)

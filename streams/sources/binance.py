@@ -1,0 +1,149 @@
+"""Binance spot REST: best bid and ask of all markets in one call, and closed one-minute candles.
+
+Wire formats: /api/v3/ticker/bookTicker (prices as strings, no time; the HTTP Date header says when it was true) and
+/api/v3/klines (rows of 12). Weight is counted by the header X-MBX-USED-WEIGHT-1M.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from marketdata.errors import InvalidValueError, RetryableSourceError
+from marketdata.markets import Market
+from marketdata.records import Candle
+from marketdata.times import MINUTE_MS, to_rfc3339
+from streams.sources.contracts import Budget, Cost, Quote, Reading
+from streams.sources.fields import decimal, integer, objects
+from streams.sources.http import JsonClient
+
+NAME = "binance"
+CANDLES_PER_CALL = 1000
+
+_BOOK = "/api/v3/ticker/bookTicker"
+_KLINES = "/api/v3/klines"
+_BOOK_WEIGHT_ONE = 2
+_BOOK_WEIGHT_MANY = 4
+_KLINES_WEIGHT = 2
+_KLINE_FIELDS = 12
+_MICROSECONDS_FROM = 100_000_000_000_000  # as ms this would be the year 5138
+
+
+class Binance:
+    """Market data without a key."""
+
+    name = NAME
+    candles_cost = Cost(calls=1, weight=_KLINES_WEIGHT)
+
+    def __init__(
+        self, http: JsonClient, weight_per_minute: int, on_weight: Callable[[int], None] = lambda _weight: None
+    ) -> None:
+        self._http = http
+        self._on_weight = on_weight
+        self.budget = Budget(weight_per_minute=weight_per_minute)
+
+    def poll_cost(self, markets: Sequence[Market]) -> Cost:
+        return Cost(calls=1, weight=_BOOK_WEIGHT_ONE if len(markets) == 1 else _BOOK_WEIGHT_MANY)
+
+    async def poll(self, markets: Sequence[Market], timeout_s: float) -> Reading:
+        """bid_price, bid_qty, ask_price and ask_qty of each market."""
+        names = ",".join(f'"{market.binance}"' for market in markets)  # an array without spaces, as the API wants it
+        payload, headers = await self._get(_BOOK, {"symbols": f"[{names}]"}, timeout_s)
+        try:
+            rows = {row.get("symbol"): row for row in objects(payload, "bookTicker")}
+        except InvalidValueError as error:
+            raise RetryableSourceError(f"{NAME}: {error}", "bad_payload") from error
+        observed_at_ms = _date_ms(headers)
+        quotes: dict[str, Quote] = {}
+        refused: dict[str, InvalidValueError] = {}
+        for market in markets:
+            row = rows.get(market.binance)
+            if row is None:
+                continue
+            try:
+                quotes[market.symbol] = Quote(
+                    {
+                        "bid_price": decimal(row.get("bidPrice"), "bidPrice"),
+                        "bid_qty": decimal(row.get("bidQty"), "bidQty"),
+                        "ask_price": decimal(row.get("askPrice"), "askPrice"),
+                        "ask_qty": decimal(row.get("askQty"), "askQty"),
+                    },
+                    observed_at_ms,
+                )
+            except InvalidValueError as error:
+                refused[market.symbol] = error
+        return Reading(quotes, refused)
+
+    async def candles(self, market: Market, start_ms: int, now_ms: int, timeout_s: float) -> list[Candle]:
+        """The oldest 1,000 closed candles from `start_ms` on; minutes in which nothing traded can be absent."""
+        payload, _headers = await self._get(
+            _KLINES,
+            {
+                "symbol": market.binance,
+                "interval": "1m",
+                "startTime": str(start_ms),
+                "limit": str(CANDLES_PER_CALL),
+            },
+            timeout_s,
+        )
+        try:
+            return closed_candles(market.symbol, payload, now_ms)
+        except InvalidValueError as error:
+            raise RetryableSourceError(f"{NAME}: klines {market.binance}: {error}", "bad_payload") from error
+
+    async def _get(self, path: str, params: dict[str, str], timeout_s: float) -> tuple[Any, httpx.Headers]:
+        payload, headers = await self._http.get(path, params, timeout_s)
+        used = headers.get("x-mbx-used-weight-1m", "")
+        if used.isdecimal():
+            self._on_weight(int(used))
+        return payload, headers
+
+
+def closed_candles(symbol: str, payload: Any, now_ms: int) -> list[Candle]:
+    """The rows of a klines answer whose minute is over.
+
+    Raises:
+        InvalidValueError: the payload is not what Binance documents.
+    """
+    if not isinstance(payload, list):
+        raise InvalidValueError("klines", payload, "an array of arrays")
+    candles = []
+    for row in payload:
+        if not isinstance(row, list) or len(row) != _KLINE_FIELDS:
+            raise InvalidValueError("kline", row, f"an array of {_KLINE_FIELDS}")
+        open_ms, close_ms = _ms(row[0], "openTime"), _ms(row[6], "closeTime")
+        if open_ms % MINUTE_MS or close_ms != open_ms + MINUTE_MS - 1:
+            raise InvalidValueError("openTime", row[0], "a whole minute whose closeTime is its last ms")
+        if close_ms >= now_ms:
+            continue
+        candles.append(
+            Candle(
+                symbol=symbol,
+                open_time=to_rfc3339(open_ms),
+                open=decimal(row[1], "open"),
+                high=decimal(row[2], "high"),
+                low=decimal(row[3], "low"),
+                close=decimal(row[4], "close"),
+                volume=decimal(row[5], "volume"),
+                quote_volume=decimal(row[7], "quoteVolume"),
+                n_trades=integer(row[8], "trades"),
+                taker_buy_volume=decimal(row[9], "takerBuyBase"),
+                taker_buy_quote_volume=decimal(row[10], "takerBuyQuote"),
+            )
+        )
+    return candles
+
+
+def _ms(value: Any, field: str) -> int:
+    time = integer(value, field)
+    return time // 1000 if time >= _MICROSECONDS_FROM else time
+
+
+def _date_ms(headers: httpx.Headers) -> int | None:
+    try:
+        date = parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError):
+        return None
+    return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000)

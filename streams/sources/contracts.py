@@ -1,0 +1,89 @@
+"""What a source is: the interface, what it answers, and what it may ask for.
+
+Pure: it must never do I/O.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from marketdata.errors import InvalidValueError
+from marketdata.markets import Market
+from marketdata.records import Candle
+
+OK = "ok"
+MISSING = "missing"
+"""The source answered, but not for this market."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What one source said of one market: fields of `Tick` by name, and when it was true (ms), None where unknown.
+
+    Numbers are floats, times RFC 3339; a null of the source's stays None.
+    """
+
+    fields: Mapping[str, float | str | None]
+    observed_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The answer to one poll: quotes by symbol, and the kind of error of markets whose part was not valid."""
+
+    quotes: Mapping[str, Quote]
+    refused: Mapping[str, InvalidValueError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a source may be asked; None where there is no such limit."""
+
+    weight_per_minute: int | None = None
+    calls_per_minute: int | None = None
+    calls_per_month: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one poll of all markets asks for."""
+
+    calls: int
+    weight: int = 0
+
+
+class QuoteSource(Protocol):
+    """An exchange that can be polled for quotes."""
+
+    name: str
+    budget: Budget
+
+    def poll_cost(self, markets: Sequence[Market]) -> Cost:
+        """What `poll` asks for."""
+        ...
+
+    async def poll(self, markets: Sequence[Market], timeout_s: float) -> Reading:
+        """Ask once for all markets, with as few requests as the exchange allows.
+
+        Raises:
+            RetryableSourceError: it may go well later.
+            FatalSourceError: it will not go well by trying again.
+        """
+        ...
+
+
+class CandleSource(Protocol):
+    """An exchange that keeps candles."""
+
+    name: str
+    budget: Budget
+    candles_cost: Cost
+
+    async def candles(self, market: Market, start_ms: int, now_ms: int, timeout_s: float) -> list[Candle]:
+        """Closed one-minute candles from `start_ms` on, ascending; at most one page of the exchange's.
+
+        Raises:
+            RetryableSourceError: it may go well later.
+            FatalSourceError: it will not go well by trying again.
+        """
+        ...

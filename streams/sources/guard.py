@@ -1,0 +1,122 @@
+"""A source behind its guard: retries inside the poll's time, an open circuit while it asked to be left alone, a stop when
+going on makes no sense.
+
+The guard never raises: what happened is the `Outcome`. Times here are real seconds.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import stamina
+
+from marketdata.errors import FatalSourceError, RetryableSourceError
+from streams.sources.contracts import OK
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 4
+_WAIT_SHARE = 0.1  # of the poll's time: the first wait, and the width of its jitter
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """`value` is None unless `status` is ok; else `status` is the kind of the error and `detail` its text."""
+
+    status: str
+    value: T | None = None
+    detail: str = ""
+
+
+class Guard:
+    """One per source, shared by all its calls."""
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        on_retry: Callable[[str], None] = lambda _kind: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.source = source
+        self._on_retry = on_retry
+        self._monotonic = monotonic
+        self._open_until = 0.0
+        self._open_kind = ""
+        self._stopped: FatalSourceError | None = None
+        self.last_status: str | None = None
+
+    @property
+    def stopped(self) -> FatalSourceError | None:
+        """Why the source stopped for good, None while it has not."""
+        return self._stopped
+
+    async def call(self, ask: Callable[[float], Awaitable[T]], budget_s: float) -> Outcome[T]:
+        """Ask, and ask again while that makes sense, for at most `budget_s`.
+
+        Args:
+            ask: is handed the seconds that are left.
+            budget_s: real seconds for all attempts together.
+        """
+        if self._stopped is not None:
+            return Outcome(self._stopped.kind, detail=str(self._stopped))
+        now = self._monotonic()
+        if now < self._open_until:
+            return Outcome(self._open_kind, detail=f"left alone for {self._open_until - now:.0f} s more")
+        outcome = await self._attempts(ask, now + budget_s, budget_s)
+        self._tell(outcome)
+        return outcome
+
+    async def _attempts(self, ask: Callable[[float], Awaitable[T]], deadline: float, budget_s: float) -> Outcome[T]:
+        def backoff(error: Exception) -> bool | float:
+            if not isinstance(error, RetryableSourceError):
+                return False
+            left = deadline - self._monotonic()
+            if error.retry_after_s is not None:
+                if error.retry_after_s >= left:
+                    return False
+                self._on_retry(error.kind)
+                return error.retry_after_s
+            if left <= 0:
+                return False
+            self._on_retry(error.kind)
+            return True
+
+        wait_s = budget_s * _WAIT_SHARE
+        try:
+            async for attempt in stamina.retry_context(
+                on=backoff,
+                attempts=_ATTEMPTS,
+                timeout=budget_s,
+                wait_initial=wait_s,
+                wait_max=budget_s,
+                wait_jitter=wait_s,
+            ):
+                with attempt:
+                    return Outcome(OK, await ask(max(deadline - self._monotonic(), 0.001)))
+        except RetryableSourceError as error:
+            if error.retry_after_s is not None:
+                self._open_until = self._monotonic() + error.retry_after_s
+                self._open_kind = error.kind
+            return Outcome(error.kind, detail=str(error))
+        except FatalSourceError as error:
+            self._stopped = error
+            return Outcome(error.kind, detail=str(error))
+        raise AssertionError("stamina ends with a result or an error")
+
+    def _tell(self, outcome: Outcome[T]) -> None:
+        if outcome.status == self.last_status:
+            return
+        if self._stopped is not None:
+            log.error("%s is stopped until the worker is restarted: %s", self.source, outcome.detail)
+        elif outcome.status != OK:
+            wait = self._open_until - self._monotonic()
+            pause = f"; left alone for {wait:.0f} s" if wait > 0 else ""
+            log.warning("%s: %s: %s%s", self.source, outcome.status, outcome.detail, pause)
+        elif self.last_status is not None:
+            log.info("%s answers again", self.source)
+        self.last_status = outcome.status
