@@ -1,0 +1,291 @@
+"""Rolling windows of event time as rings of slots that merge: the storage under `marketdata.features`.
+
+A window of length W has slots of `slot_ms` on the epoch's grid. As of an instant t it is
+[end - W, end) with end = floor(t / slot) x slot + slot: it rolls on with every slot and always holds the slot of t, so
+it reaches back between W - slot and W. Aggregates of a slot are sums, extremes, and the first and last mid by
+event time; they merge in any order. Pure; imports no room but its own, does no I/O and reads no clock.
+"""
+
+import math
+import struct
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from marketdata.errors import InvalidValueError
+from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
+
+Bucket = list[float]
+
+# The columns of a bucket. Times are ms of event time; *_SUM go with the count that stands before them.
+TICKS, MIDS, T_OPEN, T_CLOSE, OPEN, CLOSE, HIGH, LOW, SPREAD_SUM, SPREAD_MAX = range(10)
+SIZES, LIQUIDITY_SUM, IMBALANCES, IMBALANCE_SUM, TRADES, VOLUME, VALUE, MINUTES = range(10, 18)
+WIDTH = 18
+
+_NONE: tuple[float, ...] = (0, 0, 0, 0, 0.0, 0.0, -math.inf, math.inf, 0.0, -math.inf, 0, 0.0, 0, 0.0, 0, 0.0, 0.0, 0)
+_BUCKET = struct.Struct("<q5IIIH10d")  # start_ms, 5 counts, 2 times from start_ms, minutes, 10 numbers
+_PAGE = struct.Struct("<BQq")  # version, seq, newest slot
+VERSION = 1
+NEVER_MS = -(2**62)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rolling window; `slot_ms` divides `length_ms` and is a whole number of seconds."""
+
+    name: str
+    length_ms: int
+    slot_ms: int
+
+    @property
+    def n_slots(self) -> int:
+        return self.length_ms // self.slot_ms
+
+    def edges(self, timestamp_ms: int) -> tuple[int, int]:
+        """[start, end) in ms of the window as of an instant."""
+        end = timestamp_ms - timestamp_ms % self.slot_ms + self.slot_ms
+        return end - self.length_ms, end
+
+
+WINDOWS = (
+    Window("1m", MINUTE_MS, SECOND_MS),
+    Window("5m", 5 * MINUTE_MS, 5 * SECOND_MS),
+    Window("15m", 15 * MINUTE_MS, 15 * SECOND_MS),
+    Window("1h", HOUR_MS, MINUTE_MS),
+    Window("24h", DAY_MS, 10 * MINUTE_MS),
+)
+
+
+def empty_bucket() -> Bucket:
+    """What no tick at all looks like; merging it changes nothing."""
+    return list(_NONE)
+
+
+def merge_bucket(into: Bucket, other: Bucket) -> None:
+    """Add what `other` holds to `into`; which of two came first does not matter."""
+    into[TICKS] += other[TICKS]
+    if other[MIDS]:
+        if into[MIDS]:
+            into[MIDS] += other[MIDS]
+            if other[T_OPEN] < into[T_OPEN]:
+                into[T_OPEN] = other[T_OPEN]
+                into[OPEN] = other[OPEN]
+            if other[T_CLOSE] > into[T_CLOSE]:
+                into[T_CLOSE] = other[T_CLOSE]
+                into[CLOSE] = other[CLOSE]
+            into[HIGH] = max(into[HIGH], other[HIGH])
+            into[LOW] = min(into[LOW], other[LOW])
+            into[SPREAD_SUM] += other[SPREAD_SUM]
+            into[SPREAD_MAX] = max(into[SPREAD_MAX], other[SPREAD_MAX])
+        else:
+            into[MIDS:SIZES] = other[MIDS:SIZES]
+        if other[SIZES]:
+            into[SIZES] += other[SIZES]
+            into[LIQUIDITY_SUM] += other[LIQUIDITY_SUM]
+            into[IMBALANCES] += other[IMBALANCES]
+            into[IMBALANCE_SUM] += other[IMBALANCE_SUM]
+    if other[TRADES]:
+        into[TRADES] += other[TRADES]
+        into[VOLUME] += other[VOLUME]
+        into[VALUE] += other[VALUE]
+
+
+def pack_bucket(start_ms: int, bucket: Iterable[float]) -> bytes:
+    """A bucket that starts at `start_ms` as 118 bytes, little-endian."""
+    b = list(bucket)
+    seen = b[MIDS] > 0
+    first, last = (int(b[T_OPEN]) - start_ms, int(b[T_CLOSE]) - start_ms) if seen else (0, 0)
+    counts = (int(b[TICKS]), int(b[MIDS]), int(b[SIZES]), int(b[IMBALANCES]), int(b[TRADES]))
+    numbers = (*b[OPEN:SIZES], b[LIQUIDITY_SUM], b[IMBALANCE_SUM], b[VOLUME], b[VALUE])
+    return _BUCKET.pack(start_ms, *counts, first, last, int(b[MINUTES]), *numbers)
+
+
+def unpack_buckets(data: bytes | memoryview) -> Iterator[tuple[int, Bucket]]:
+    """What `pack_bucket` wrote, any number of them in a row, as (start_ms, bucket).
+
+    Raises:
+        InvalidValueError: the length is not a multiple of a bucket's.
+    """
+    if len(data) % _BUCKET.size:
+        raise InvalidValueError("state", len(data), f"a multiple of {_BUCKET.size} bytes of buckets")
+    for fields in _BUCKET.iter_unpack(data):
+        start, ticks, mids, sizes, imbalances, trades, first, last, minutes, *x = fields
+        prices = (start + first, start + last, *x[:6]) if mids else _NONE[T_OPEN:SIZES]
+        yield start, [ticks, mids, *prices, sizes, x[6], imbalances, x[7], trades, x[8], x[9], minutes]
+
+
+@dataclass(slots=True)
+class Closed:
+    """What all slots of a window but the newest amount to; it holds until the window rolls on or a late tick comes."""
+
+    bucket: Bucket
+    first_open: float | None
+    last_close: float
+    last_slot: int
+    variance: float
+    cells: int
+    newest_cell: bool
+    ewma_sum: float
+    ewma_weight: float
+
+
+class Ring:
+    """The slots of one window of one market. Adding costs the same whatever the window's length.
+
+    The newest slot is a plain list (`current`), the closed ones stand in one array of doubles, slot after slot.
+    """
+
+    __slots__ = ("_closed", "_view", "cells", "current", "dirty", "newest", "window")
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.newest = NEVER_MS
+        self.current = empty_bucket()
+        self.cells = array("d", _NONE * window.n_slots)
+        self.dirty: set[int] = set()
+        self._view: npt.NDArray[np.float64] = np.frombuffer(self.cells).reshape(window.n_slots, WIDTH)
+        self._closed: Closed | None = None
+
+    def fold(self, start_ms: int, bucket: Bucket) -> None:
+        """Merge a bucket of one second (or of one slot); what is older than the window is left out."""
+        window = self.window
+        slot_ms = window.slot_ms
+        slot = start_ms // slot_ms
+        if slot > self.newest:
+            self.advance(slot)
+        if slot == self.newest:
+            into = self.current
+            merge_bucket(into, bucket)
+        elif slot > self.newest - window.n_slots:
+            into = self.read(slot)
+            merge_bucket(into, bucket)
+        else:
+            return
+        if bucket[MIDS]:
+            # A bucket that comes from a ring has its minutes; one of a second lies within one minute.
+            seen = int(bucket[MINUTES]) or 1 << (start_ms % slot_ms // MINUTE_MS)
+            into[MINUTES] = int(into[MINUTES]) | seen
+        self.dirty.add(slot)
+        if slot != self.newest:
+            self.write(slot, into)
+
+    def advance(self, slot: int) -> None:
+        """Roll on so that `slot` is the newest; slots that leave the window are forgotten."""
+        n = self.window.n_slots
+        newest = self.newest
+        self._closed = None
+        if newest == NEVER_MS or slot - newest >= n:
+            self.cells[:] = array("d", _NONE * n)
+            self.dirty.clear()
+        else:
+            i = newest % n * WIDTH
+            self.cells[i : i + WIDTH] = array("d", self.current)
+            for gone in range(newest + 1, slot + 1):
+                i = gone % n * WIDTH
+                self.cells[i : i + WIDTH] = array("d", _NONE)
+        self.newest = slot
+        self.current = empty_bucket()
+
+    def read(self, slot: int) -> Bucket:
+        """A copy of one slot of the window."""
+        if slot == self.newest:
+            return list(self.current)
+        i = slot % self.window.n_slots * WIDTH
+        return self.cells[i : i + WIDTH].tolist()
+
+    def write(self, slot: int, bucket: Bucket) -> None:
+        """Set one slot of the window."""
+        if slot == self.newest:
+            self.current = list(bucket)
+            return
+        i = slot % self.window.n_slots * WIDTH
+        self.cells[i : i + WIDTH] = array("d", bucket)
+        self._closed = None
+
+    def slots(self) -> Iterator[int]:
+        """The slots that hold a tick, oldest first."""
+        if self.newest == NEVER_MS:
+            return
+        n = self.window.n_slots
+        for slot in range(self.newest - n + 1, self.newest):
+            if self.cells[slot % n * WIDTH]:
+                yield slot
+        if self.current[TICKS]:
+            yield self.newest
+
+    def closed(self, ewma_decay: float) -> Closed:
+        """The summary of the closed slots. `ewma_decay`: weight of a return one slot older than the next."""
+        if self._closed is None:
+            self._closed = self._summarise(ewma_decay)
+        return self._closed
+
+    def _summarise(self, decay: float) -> Closed:
+        n = self.window.n_slots
+        at = self.newest % n
+        rows = np.concatenate((self._view[at + 1 :], self._view[:at]))
+        seen = rows[:, MIDS] > 0
+        bucket: Bucket = rows.sum(axis=0).tolist()
+        bucket[HIGH] = float(rows[:, HIGH].max(initial=-math.inf))
+        bucket[LOW] = float(rows[:, LOW].min(initial=math.inf))
+        bucket[SPREAD_MAX] = float(rows[:, SPREAD_MAX].max(initial=-math.inf))
+        cells, newest_cell = self._cells(rows, seen)
+        closed = Closed(bucket, None, 0.0, NEVER_MS, 0.0, cells, newest_cell, 0.0, 0.0)
+        where = np.flatnonzero(seen)
+        if where.size:
+            closed.first_open = float(rows[where[0], OPEN])
+            closed.last_close = float(rows[where[-1], CLOSE])
+            closed.last_slot = self.newest - n + 1 + int(where[-1])
+            logs = np.log(rows[where, CLOSE])
+            squares = np.diff(logs) ** 2
+            closed.variance = float(squares.sum()) + (float(logs[0]) - math.log(closed.first_open)) ** 2
+            if decay:
+                weights = decay ** (n - 1 - where[1:]).astype(np.float64)
+                closed.ewma_sum = float(weights @ squares)
+                closed.ewma_weight = float(weights @ np.diff(where))
+        return closed
+
+    def _cells(self, rows: npt.NDArray[np.float64], seen: npt.NDArray[np.bool_]) -> tuple[int, bool]:
+        """Minutes of the closed slots with a mid, and whether the minute that ends with the window has one there."""
+        per_cell = MINUTE_MS // self.window.slot_ms
+        if per_cell <= 1:
+            masks = rows[:, MINUTES][seen]
+            return sum(int(mask).bit_count() for mask in masks), False
+        whole = len(seen) + 1 - per_cell
+        full = int(seen[:whole].reshape(-1, per_cell).any(axis=1).sum())
+        return full, bool(seen[whole:].any())
+
+    def pack(self, slots: Iterable[int]) -> bytes:
+        """The named slots in a row, each by `pack_bucket`."""
+        slot_ms = self.window.slot_ms
+        return b"".join(pack_bucket(slot * slot_ms, self.read(slot)) for slot in slots)
+
+    def apply(self, newest: int, data: bytes | memoryview) -> None:
+        """Roll on to `newest` and set the slots that `pack` wrote."""
+        if newest == NEVER_MS:
+            return
+        if newest > self.newest:
+            self.advance(newest)
+        for start, bucket in unpack_buckets(data):
+            slot = start // self.window.slot_ms
+            self.write(slot, bucket)
+            self.dirty.add(slot)
+
+    def to_page(self, seq: int) -> bytes:
+        """The whole ring: version, `seq`, newest slot, and its slots that hold ticks."""
+        return _PAGE.pack(VERSION, seq, self.newest) + self.pack(self.slots())
+
+    def load_page(self, page: bytes) -> int:
+        """Take over what `to_page` wrote; returns its `seq`.
+
+        Raises:
+            InvalidValueError: it is cut off or of another version.
+        """
+        if len(page) < _PAGE.size or page[0] != VERSION:
+            raise InvalidValueError("state", page[:1], f"a page of features state of version {VERSION}")
+        _, seq, newest = _PAGE.unpack_from(page)
+        self.apply(newest, memoryview(page)[_PAGE.size :])
+        self.dirty.clear()
+        return int(seq)
