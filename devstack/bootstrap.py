@@ -1,7 +1,7 @@
 """The set-up from nothing: a supported Python, `.venv` with the pinned packages, Java, and the pinned jars.
 
-Run by the machine's own Python (`python3 -m devstack.bootstrap`), so it uses the standard library alone, and syntax that
-an older Python reads far enough to be told what is wrong.
+Run by the machine's own Python (`python3 -m devstack.bootstrap`), so it uses the standard library alone, and syntax
+that an older Python reads far enough to be told what is wrong.
 """
 
 import hashlib

@@ -66,7 +66,7 @@ def cut(source: Path, part: Part) -> pa.Table:
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """One Parquet file: zstd; times as deltas, numbers as they are (measured: smaller than byte streams or dictionaries)."""
+    """One Parquet file: zstd; times as deltas, numbers as they are (smaller than byte streams and dictionaries)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
         table,
@@ -81,10 +81,10 @@ def write(table: pa.Table, path: Path) -> None:
 
 def checksums(folder: Path) -> str:
     """A line a file, as sha256sum writes and checks it."""
-    lines = []
-    for path in sorted(folder.glob("klines_*/*.parquet")):
-        lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n")
-    return "".join(lines)
+    paths = sorted(folder.glob("klines_*/*.parquet"))
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return "".join(f"{digest}  {name}\n" for digest, name in zip(digests, names, strict=True))
 
 
 def make(source: Path, folder: Path) -> int:

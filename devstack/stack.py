@@ -21,6 +21,7 @@ from marketdata.errors import StackError
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("kafka", "hdfs", "exchange")
 _LOOK_S = 0.1
+_FOLLOW_S = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +43,10 @@ class Part:
     prepare: Sequence[str] | None = None
     grace_s: float = 8.0
     extra_env: Mapping[str, str] = field(default_factory=dict)
+
+
+async def _never_asked() -> str | None:
+    return None
 
 
 def exchange_address(settings: Settings) -> str:
@@ -171,7 +176,7 @@ class Stack:
         mine = self._state.parts[part.name]
         try:
             if part.prepare is not None:
-                await self._prepare(part, part.prepare)
+                await self.job(f"{part.name}-format", part.prepare)
             child = await self.run(part)
             await self._until_healthy(part, child, began + deadline_s)
         except StackError as error:
@@ -182,15 +187,30 @@ class Stack:
         self._save()
         self._tell(f"{part.name} ready at {part.address} after {mine.ready_s:.1f} s")
 
-    async def _prepare(self, part: Part, command: Sequence[str]) -> None:
-        name = f"{part.name}-format"
+    async def job(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        stage: int = 0,
+        grace_s: float = 5.0,
+        follow: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Run a program to its end; `stop` ends it as it ends parts. `follow` sees its log from time to time.
+
+        Raises:
+            StackError: it did not end well; with the end of its log.
+        """
         child = await Child.start(name, command, env=self._env, cwd=ROOT, log=self.log_of(name))
-        try:
-            code = await child.wait()
-        finally:
-            await child.stop(0)
-        if code != 0:
-            raise StackError(self._story(name, f"ended with exit code {code}"))
+        self._running[name] = (Part(name, "", command, _never_asked, stage=stage, grace_s=grace_s), child)
+        ended = asyncio.create_task(child.wait())
+        while not ended.done():
+            await asyncio.wait({ended}, timeout=None if follow is None else _FOLLOW_S)
+            if follow is not None:
+                follow(child.log)
+        self._running.pop(name, None)
+        if ended.result() != 0 and name not in self._stopping:
+            raise StackError(self._story(name, f"ended with exit code {ended.result()}"))
 
     async def run(self, part: Part) -> Child:
         """Start a part's program without waiting for its health; its death is noticed from now on."""
@@ -246,8 +266,8 @@ class Stack:
             together = [(part, child) for part, child in chosen if part.stage == stage]
             await asyncio.gather(*(child.stop(part.grace_s) for part, child in together))
             for part, _ in together:
-                mine = self._state.parts[part.name]
-                if mine.state != "failed":
+                mine = self._state.parts.get(part.name)
+                if mine is not None and mine.state != "failed":
                     mine.state = "stopped"
-                del self._running[part.name]
+                self._running.pop(part.name, None)
         self._save()

@@ -77,7 +77,8 @@ async def supervise(settings: Settings, without: frozenset[str], tell: Callable[
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
-        stack = Stack(state, folder, tell, {"JAVA_HOME": str(java.home)})
+        environ = {"JAVA_HOME": str(java.home), "BDI_PROFILE": settings.profile}
+        stack = Stack(state, folder, tell, environ)
         starting = asyncio.create_task(stack.start(build_parts(settings, java, without), settings.devstack.startup_s))
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -182,4 +183,5 @@ def save_own_log(folder: Path) -> None:
     """Log to standard output, which `up` sends to the supervisor's file in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a health check would bury all else
     _log.info("supervisor %s for %s", os.getpid(), folder)

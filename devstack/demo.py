@@ -1,0 +1,175 @@
+"""The whole product with one command: the stack, then the other rooms as programs of their own, until Ctrl-C.
+
+Nothing of what it starts outlives it. A second start goes on from what is stored: Kafka and HDFS keep their data, the
+exchange its clock, and each job decides itself what is still to do.
+"""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from config import Settings
+from devstack.events import EventTeller, follow_health
+from devstack.health import http_problem
+from devstack.progress import Show, open_show
+from devstack.stack import Part, Stack, build_parts
+from devstack.state import only_supervisor
+from devstack.supervisor import check_all, running_state
+from marketdata.errors import StackError
+
+_PYTHON = sys.executable
+TOPICS = (_PYTHON, "-m", "faust", "-A", "streams", "topics", "create")
+WORKER = (_PYTHON, "-m", "faust", "-A", "streams", "worker", "-l", "info")
+BACKFILL = (_PYTHON, "-m", "batch", "backfill")
+RAW = (_PYTHON, "-m", "batch", "raw")
+TRAIN = (_PYTHON, "-m", "forecasting", "train")
+SERVE = (_PYTHON, "-m", "forecasting", "serve")
+
+# Ctrl-C must be over within 15 s: stages stop one after another, the rooms' programs (all in one stage) first. What
+# does not end in time is killed, which costs nothing but time at the next start: every step may be repeated.
+_ROOMS_STAGE = 5
+_ROOMS_GRACE_S = 5.0
+_STACK_GRACE_S = 3.0
+
+
+def run_demo(settings: Settings) -> int:
+    """Run until Ctrl-C, SIGTERM or the death of a part. Returns the exit code.
+
+    Raises:
+        StackError: something hinders the start.
+    """
+    began = time.monotonic()
+    without = frozenset[str]() if settings.profile == "demo" else frozenset({"exchange"})
+    if running_state(settings) is not None:
+        raise StackError("a stack already runs; stop it with: make down")
+    java = check_all(settings, without)
+    show = open_show(Console(soft_wrap=True))
+    try:
+        with only_supervisor(settings.devstack.state_dir) as state:
+            stack = Stack(
+                state,
+                settings.devstack.state_dir.resolve(),
+                show.line,
+                {"JAVA_HOME": str(java.home), "BDI_PROFILE": settings.profile},
+            )
+            parts = build_parts(settings, java, without)
+            return asyncio.run(Demo(settings, stack, show, began).run(parts))
+    finally:
+        show.close()
+
+
+class Demo:
+    """The order of things. `began` is the monotonic time from which «first prediction after N s» is counted."""
+
+    def __init__(self, settings: Settings, stack: Stack, show: Show, began: float) -> None:
+        self._settings = settings
+        self._stack = stack
+        self._show = show
+        self._began = began
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def run(self, parts: list[Part]) -> int:
+        """Start everything, stay until a signal or a death, stop everything."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        work = asyncio.create_task(self._work(parts))
+        asked = asyncio.create_task(stop.wait())
+        death = asyncio.create_task(self._death())
+        code = 1
+        try:
+            await asyncio.wait({work, asked, death}, return_when=asyncio.FIRST_COMPLETED)
+            for ended in (work, death):
+                if ended.done():
+                    ended.result()
+            code = 0
+        except* StackError as group:
+            for error in group.exceptions:
+                self._show.line(f"demo: {error}")
+        finally:
+            self._show.line("stopping …")
+            stopping = time.monotonic()
+            for task in (work, asked, death, *self._background):
+                task.cancel()
+            await asyncio.gather(work, asked, death, *self._background, return_exceptions=True)
+            await self._stack.stop()
+            self._show.line(f"all stopped after {time.monotonic() - stopping:.1f} s")
+        return code
+
+    async def _death(self) -> None:
+        _, _, story = await self._stack.next_death()
+        raise StackError(story)
+
+    async def _work(self, parts: list[Part]) -> None:
+        settings = self._settings
+        await self._stage(
+            "Kafka and HDFS", self._stack.start([_quick(part) for part in parts], settings.devstack.startup_s)
+        )
+        await self._job("topics", TOPICS)
+        web = f"http://{settings.streams.web_host}:{settings.streams.web_port}"
+        worker = Part("streams", web, WORKER, lambda: http_problem(web), stage=_ROOMS_STAGE, grace_s=_ROOMS_GRACE_S)
+        async with asyncio.TaskGroup() as together:
+            together.create_task(self._worker(worker))
+            together.create_task(self._job("backfill", BACKFILL))
+        teller = EventTeller(settings, self._show.line, self._first_prediction)
+        await teller.open()
+        try:
+            await self._stack.run(self._room("raw", RAW))
+            if not await self._has_model():
+                await self._job("train", TRAIN)
+            await self._stack.run(self._room("forecasting", SERVE))
+            self._show.line(f"running; dashboard: {web}/  (Ctrl-C stops everything)")
+            watched = frozenset({"kafka", "hdfs", "webhdfs", "web", *(part.name for part in parts if part.stage > 1)})
+            self._keep(follow_health(settings, watched, self._show.line))
+            await teller.follow()
+        finally:
+            await teller.close()
+
+    def _keep(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _room(self, name: str, command: tuple[str, ...]) -> Part:
+        return Part(name, "", command, _unasked, stage=_ROOMS_STAGE, grace_s=_ROOMS_GRACE_S)
+
+    async def _stage(self, name: str, work: Coroutine[None, None, None]) -> None:
+        self._show.begin(name)
+        await work
+        self._show.end(name)
+
+    async def _job(self, name: str, command: tuple[str, ...]) -> None:
+        def follow(log: Path) -> None:
+            self._show.follow(name, log)
+
+        work = self._stack.job(name, command, stage=_ROOMS_STAGE, grace_s=_ROOMS_GRACE_S, follow=follow)
+        await self._stage(name, work)
+
+    async def _worker(self, worker: Part) -> None:
+        await self._stage("streams worker", self._stack.start([worker], self._settings.devstack.startup_s))
+        self._show.line(f"dashboard: {worker.address}/")
+
+    async def _has_model(self) -> bool:
+        hdfs = self._settings.hdfs
+        url = f"{hdfs.webhdfs}/webhdfs/v1{hdfs.models}"
+        async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
+            answer = await client.get(url, params={"op": "GETCONTENTSUMMARY", "user.name": hdfs.user})
+        return answer.is_success and answer.json()["ContentSummary"]["fileCount"] > 0
+
+    def _first_prediction(self) -> None:
+        self._show.line(f"first prediction after {time.monotonic() - self._began:.0f} s")
+
+
+async def _unasked() -> str | None:
+    return None
+
+
+def _quick(part: Part) -> Part:
+    return replace(part, grace_s=min(part.grace_s, _STACK_GRACE_S))
