@@ -38,6 +38,10 @@ WEEK_ORIGIN_MS = 4 * DAY_MS  # weeks begin on Mondays; the epoch was a Thursday
 DEFAULT_ROWS, MOST_ROWS = 500, 1000
 MICROSECONDS_FROM = 10**14
 SMALL_MANY, LARGE_MANY = 20, 100
+MINI_FIELDS = (
+    *("symbol", "openPrice", "highPrice", "lowPrice", "lastPrice", "volume", "quoteVolume"),
+    *("openTime", "closeTime", "firstId", "lastId", "count"),
+)
 
 _SYMBOL = re.compile(r"[A-Z0-9-_.]{1,20}")
 _DIGITS = re.compile(r"[0-9]{1,20}")
@@ -180,7 +184,7 @@ def _day(
     state: ExchangeState, symbol: str, stats: DayStats | None, quote: derive.Quote, now_ms: int
 ) -> dict[str, object]:
     if stats is None:
-        stats = DayStats(now_ms, *([0.0] * 7), 0, 0.0)  # type: ignore[arg-type]
+        stats = DayStats(now_ms, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0)
     first_id = (now_ms - DAY_MS) // MINUTE_MS * derive.TRADE_ID_STEP
     mean = stats.quote_volume / stats.volume if stats.volume else 0.0
     trades = state.market.trades(symbol, stats.start_ms)
@@ -242,8 +246,7 @@ async def ticker_day(request: web.Request) -> web.Response:
         day = _day(state, symbol, state.market.stats(symbol, now_ms), quote, now_ms)
         day["openTime"], day["closeTime"] = (now_ms - DAY_MS) * unit, now_ms * unit
         if request.query.get("type") == "MINI":
-            names = "symbol openPrice highPrice lowPrice lastPrice volume quoteVolume openTime closeTime firstId lastId count"
-            day = {name: day[name] for name in names.split()}
+            day = {name: day[name] for name in MINI_FIELDS}
         days.append(day)
     return answer(json_bytes(days[0] if asked.one else days))
 

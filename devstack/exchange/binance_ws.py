@@ -30,6 +30,7 @@ KLINE_EVERY_S = 2.0
 MOST_MINUTES_AT_ONCE = 120
 """After a jump of the clock, only this many minutes' closed candles and the last minute's trades are told."""
 SHUTDOWN_GRACE_S = 1.0
+REPLAY_STEP_S = 0.02
 _STREAM = re.compile(r"([a-z0-9]{2,20})@(bookTicker|trade|kline_1m)")
 _GOING_AWAY, _POLICY = 1001, 1008
 
@@ -41,14 +42,15 @@ class Session:
         self,
         state: ExchangeState,
         socket: web.WebSocketResponse,
-        path: str,
+        request: web.Request,
         *,
         wrapped: bool,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
         self._socket = socket
-        self._path = path
+        self._request = request
+        self._path = request.path_qs
         self._wrapped = wrapped
         self._monotonic = monotonic
         self._streams: dict[str, None] = {}
@@ -174,10 +176,8 @@ class Session:
             await self._socket.send_str(json_bytes(event).decode())
             await asyncio.sleep(shutdown.number_of("grace_s", SHUTDOWN_GRACE_S))
             await self._socket.close(code=_GOING_AWAY, message=b"serverShutdown")
-        if faults.take(self._path, "ws_close") is not None and self._socket._req is not None:  # noqa: SLF001
-            transport = self._socket._req.transport  # noqa: SLF001  an abrupt close has no public way
-            if transport is not None:
-                transport.close()
+        if faults.take(self._path, "ws_close") is not None and self._request.transport is not None:
+            self._request.transport.close()
 
     async def _feed(self) -> None:
         try:
@@ -193,7 +193,7 @@ class Session:
     async def _tell_news(self) -> None:
         now_ms = self._state.clock.now_ms()
         # After a jump back, or a very long one forward, the streams go on from now.
-        since_ms = self._told_ms if self._told_ms <= now_ms else now_ms
+        since_ms = min(self._told_ms, now_ms)
         since_ms = max(since_ms, now_ms - MOST_MINUTES_AT_ONCE * MINUTE_MS)
         self._told_ms = now_ms
         due = self._monotonic() >= self._next_kline_s
@@ -236,13 +236,20 @@ class Session:
         }
         await self._send(stream, payload)
 
+    async def _reach(self, played_ms: float) -> None:
+        """Wait until so much exchange time has passed; in short steps, for the clock may be steered meanwhile."""
+        while True:
+            left_ms = played_ms - self._state.clock.played_ms()
+            if left_ms <= 0:
+                return
+            await asyncio.sleep(min(left_ms / 1000 / max(self._state.clock.speed, 1e-3), REPLAY_STEP_S))
+
     async def _replay(self, messages: Iterator[Message]) -> None:
         """Play a recording whole, at its own pace in exchange time."""
         begun_ms = self._state.clock.played_ms()
         try:
             for message in messages:
-                while self._state.clock.played_ms() - begun_ms < message.offset_ms:
-                    await asyncio.sleep(0.005)
+                await self._reach(begun_ms + message.offset_ms)
                 if message.stream in self._streams:
                     await self._socket.send_str(message.raw if self._wrapped else message.data)
         except ConnectionError:
@@ -324,7 +331,7 @@ async def _connect(request: web.Request, streams: list[str], *, wrapped: bool) -
     socket = web.WebSocketResponse(autoping=False, timeout=1.0)
     await socket.prepare(request)
     state.open_sockets.add(socket)
-    session = Session(state, socket, request.path_qs, wrapped=wrapped)
+    session = Session(state, socket, request, wrapped=wrapped)
     session.subscribe([stream for stream in streams if stream])
     try:
         await session.run()
@@ -345,8 +352,8 @@ async def combined_stream(request: web.Request) -> web.WebSocketResponse:
 
 async def close_all(app: web.Application) -> None:
     """Close every connection, when the server stops."""
-    for socket in list(app[STATE].open_sockets):
-        await socket.close(code=_GOING_AWAY, message=b"server stops")
+    sockets = list(app[STATE].open_sockets)
+    await asyncio.gather(*(socket.close(code=_GOING_AWAY, message=b"server stops") for socket in sockets))
 
 
 def routes(prefix: str) -> list[web.RouteDef]:

@@ -1,4 +1,7 @@
-"""The seeded bridge: sixty minute candles that make a known hour exactly. Pure; must never import the server or do I/O."""
+"""The seeded bridge: sixty minute candles that make a known hour exactly.
+
+Pure; must never import the server or do I/O.
+"""
 
 import numpy as np
 
@@ -30,10 +33,10 @@ def _reflected(path: Floats, low: float, high: float) -> Floats:
 def bridge_hour(seed: int, symbol: str, hour: Candles) -> Candles:
     """The 60 minutes of one hour candle.
 
-    The first open, the highest high, the lowest low, the last close and the summed volume are the hour's own; each minute
-    opens where the one before closed. In between: a Brownian bridge from open to close, folded into [low, high], with
-    seeded wicks and volumes. Prices have the hour's own decimals, volumes whole units of them, so the volumes add up to
-    the hour's as decimals (as floats within rounding).
+    The first open, the highest high, the lowest low, the last close and the summed volume are the hour's own; each
+    minute opens where the one before closed. In between: a Brownian bridge from open to close, folded into [low, high],
+    with seeded wicks and volumes. Prices have the hour's own decimals, volumes are whole units of its last decimal, so
+    as decimals they add up to the hour's (as floats within rounding).
 
     Args:
         seed: the exchange's.

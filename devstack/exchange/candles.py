@@ -10,6 +10,12 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
+def _sums(volumes: Floats, starts: Ints) -> Floats:
+    """Sums of runs; rounded to the 8 decimals that volumes have."""
+    sums: Floats = np.add.reduceat(volumes, starts)
+    return np.round(sums, 8)
+
+
 @dataclass(frozen=True, slots=True)
 class Candles:
     """Candles ascending by their open time; one array element a candle.
@@ -50,7 +56,8 @@ class Candles:
 
     def __getitem__(self, rows: "slice | Ints | npt.NDArray[np.bool_]") -> "Candles":
         """The chosen candles."""
-        return Candles(*(column[rows] for column in self.columns()))
+        times, *rest = self.columns()
+        return Candles(times[rows], *(column[rows] for column in rest))
 
     def columns(self) -> tuple[Ints, Floats, Floats, Floats, Floats, Floats, Floats]:
         """The seven arrays, in the order of the fields."""
@@ -78,6 +85,6 @@ class Candles:
             np.maximum.reduceat(self.high, starts),
             np.minimum.reduceat(self.low, starts),
             self.close[ends - 1],
-            np.round(np.add.reduceat(self.volume, starts), 8),
-            np.round(np.add.reduceat(self.quote_volume, starts), 8),
+            _sums(self.volume, starts),
+            _sums(self.quote_volume, starts),
         ), ends - starts

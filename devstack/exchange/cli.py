@@ -89,7 +89,7 @@ async def _run(state: ExchangeState, host: str, port: int, kept: StateFile | Non
 def main(argv: Sequence[str]) -> int:
     """Run the exchange until it is told to stop (SIGTERM, SIGINT); the exit code.
 
-    On readiness one JSON line goes to standard output: {"address": "http://127.0.0.1:PORT", …}. Logs go to standard error.
+    On readiness one JSON line goes to standard output: {"address": "http://127.0.0.1:PORT", …}; logs to standard error.
     """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

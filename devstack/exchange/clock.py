@@ -15,7 +15,7 @@ HIGHEST_SPEED = 1e6
 
 
 class ReplayClock:
-    """Exchange time. It runs `speed` exchange seconds a real second, stands still at speed 0 and at the end of its data."""
+    """Exchange time: `speed` exchange seconds a real second; it stands still at speed 0 and at the end of its data."""
 
     def __init__(
         self,

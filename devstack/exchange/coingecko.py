@@ -208,7 +208,7 @@ def _closed(state: ExchangeState, symbol: str, step_ms: int, start_ms: int, now_
 
 
 async def market_chart(request: web.Request) -> web.Response:
-    """GET /coins/{id}/market_chart: 5-minute points for a day, hourly to 90 days, daily beyond; volumes are of 24 h."""
+    """GET /coins/{id}/market_chart: 5-minute points for 1 day, hourly to 90, then daily; volumes are of 24 h."""
     state = request.app[STATE]
     coin, currency, now_ms = _coin(state, request), _currency(request), _now_ms(request)
     symbol = _symbol(state, coin, currency)
@@ -226,13 +226,13 @@ async def market_chart(request: web.Request) -> web.Response:
     points = list(zip(times, prices, [price * coin.supply for price in prices], volumes[chosen].tolist(), strict=True))
     if row is not None:
         updated_ms = derive.coingecko_update_ms(state.seed, coin.coin_id, now_ms)
-        points.append((updated_ms, row["current_price"], row["market_cap"], row["total_volume"]))  # type: ignore[arg-type]
+        points.append((updated_ms, row["current_price"], row["market_cap"], row["total_volume"]))
     names = ("prices", "market_caps", "total_volumes")
     return answer({name: [[point[0], point[number]] for point in points] for number, name in enumerate(names, 1)})
 
 
 async def ohlc(request: web.Request) -> web.Response:
-    """GET /coins/{id}/ohlc: [close time, open, high, low, close]; 30 minutes to 2 days, 4 hours to 30, 4 days beyond."""
+    """GET /coins/{id}/ohlc, [close time, open, high, low, close]: 30 minutes to 2 days, 4 hours to 30, then 4 days."""
     state = request.app[STATE]
     coin, currency, now_ms = _coin(state, request), _currency(request), _now_ms(request)
     days = _days(state, request, now_ms)

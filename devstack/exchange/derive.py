@@ -1,7 +1,7 @@
-"""What the history lacks, by stated rules: quotes, trades, supplies, euro prices. Pure functions of a seed and the past.
+"""What the history lacks, by stated rules: quotes, trades, supplies, euro prices. Pure functions of seed and past.
 
-Every random draw is a hash of (seed, symbol, time, purpose), so the same question has the same answer in every process and
-on every machine, in any order, and no answer depends on anything that comes later than the time asked about.
+Every random draw is a hash of (seed, symbol, time, purpose), so the same question has the same answer in every process
+and on every machine, in any order, and no answer depends on anything later than the time asked about.
 
 Must never import: the server, anything that does I/O.
 """
@@ -160,9 +160,9 @@ def quote(seed: int, symbol: str, minute_open_price: float, recent_range: float,
         recent_range: highest high minus lowest low of the 60 minutes before this one, in quote currency; 0 if unknown.
         minute_ms: the minute's start, or any time within it.
 
-    The spread is `SPREAD_FLOOR_BPS` + `SPREAD_PER_RANGE` x the range in bps, times a draw in [0.5, 1.5), within its floor
-    and ceiling, and at least one price step; the open price lies inside it, 30 to 70 per cent of the way up. Quantities
-    are exponential draws around `MEAN_QUOTE_NOTIONAL`.
+    The spread is `SPREAD_FLOOR_BPS` + `SPREAD_PER_RANGE` x the range in bps, times a draw in [0.5, 1.5), within its
+    floor and ceiling, and at least one price step; the open price lies inside it, 30 to 70 per cent of the way up.
+    Quantities are exponential draws around `MEAN_QUOTE_NOTIONAL`.
     """
     start_ms = floor_to(minute_ms, MINUTE_MS)
     key = stream_key(seed, symbol, "quote")
@@ -219,7 +219,8 @@ def _split(total: int, weights: Floats) -> npt.NDArray[np.int64]:
     """Whole units shared out by weights, summing to the total."""
     bounds = np.round(np.cumsum(weights) / weights.sum() * total).astype(np.int64)
     bounds[-1] = total
-    return np.diff(bounds, prepend=np.int64(0))
+    shares: npt.NDArray[np.int64] = np.diff(bounds, prepend=np.int64(0))
+    return shares
 
 
 def minute_trades(seed: int, symbol: str, candle: Candles) -> Trades:
@@ -230,8 +231,8 @@ def minute_trades(seed: int, symbol: str, candle: Candles) -> Trades:
         symbol: its name there.
         candle: one candle of a minute (arrays of length 1).
 
-    The high and the low are traded at two drawn places; the other prices are drawn between them. What has happened up to
-    a time tells nothing beyond the prices traded by then.
+    The high and the low are traded at two drawn places; the other prices are drawn between them. A client that has seen
+    the trades up to a time has seen no price beyond them.
     """
     minute_ms = int(candle.time_ms[0])
     count = int(trade_counts(seed, symbol, candle)[0])

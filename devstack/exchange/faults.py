@@ -3,7 +3,7 @@
 A fault has a name, a part of the path (with query) it applies to, a count (null: until cleared) and parameters.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -82,7 +82,7 @@ class FaultBook:
         self._faults: list[Fault] = []
         self._numbers = count(1)
 
-    def __iter__(self) -> "Iterable[Fault]":  # type: ignore[override]
+    def __iter__(self) -> Iterator[Fault]:
         """All of them."""
         return iter(self._faults)
 

@@ -1,7 +1,7 @@
-"""The stored candles of a folder, and the market they make: minutes and hours of every symbol, bridged and converted.
+"""The stored candles of a folder, and the market they make: minutes and hours of every symbol.
 
-`MarketHistory` is also for use without a server, by tests that recompute what the exchange said. It knows the whole of the
-history; what may be told at a time is decided in `market`. Must never import the server.
+`MarketHistory` is also for use without a server, by tests that recompute what the exchange said. It knows the whole
+of the history; what may be told at a time is decided in `market`. Must never import the server.
 """
 
 import logging
@@ -115,17 +115,14 @@ class MarketHistory:
             if symbol.endswith(DOLLAR):
                 self._source.setdefault(symbol.removesuffix(DOLLAR) + EURO, symbol)
         self.symbols = tuple(sorted(self._source))
-        self.start_ms = min(int(one.hours.time_ms[0]) for one in self._stored.values())
-        self.start_ms = min(
-            [self.start_ms, *(int(one.minutes.time_ms[0]) for one in self._stored.values() if len(one.minutes))]
-        )
+        self.start_ms = min(self.first_ms(symbol) for symbol in self._stored)
         self.end_ms = max(self._end_of(one) for one in self._stored.values())
         self._bridged: OrderedDict[tuple[str, int], Candles] = OrderedDict()
         self._euro_hours: dict[str, Candles] = {}
 
     @classmethod
     def load(cls, folder: Path, seed: int) -> "MarketHistory":
-        """Read a folder laid out as klines_1m/SYMBOL-1m-*.parquet and klines_1h/SYMBOL-1h-*.parquet; either may be absent.
+        """Read klines_1m/SYMBOL-1m-*.parquet and klines_1h/SYMBOL-1h-*.parquet of a folder; either may be absent.
 
         Raises:
             InvalidValueError: there are no candles, or a file is not what it must be.

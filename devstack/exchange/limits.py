@@ -1,4 +1,7 @@
-"""Request weights as Binance counts them: 429 beyond the limit, 418 when that is ignored. Must never import the server."""
+"""Request weights as Binance counts them: 429 beyond the limit, 418 when that is ignored.
+
+Must never import the server.
+"""
 
 import math
 from dataclasses import dataclass
@@ -21,8 +24,8 @@ class Refusal:
 class WeightLimiter:
     """The used weight of the running exchange minute, for all clients together.
 
-    A refused client is to stay away for Retry-After. The first `ignored_before_ban` requests before that get 429 again, the
-    next brings a ban (418) of `BAN_S`; each request during a ban gets 418.
+    A refused client is to stay away for Retry-After. The first `ignored_before_ban` requests before that get 429 again,
+    the next brings a ban (418) of `BAN_S`; each request during a ban gets 418.
     """
 
     def __init__(self, limit: int = WEIGHT_LIMIT) -> None:

@@ -22,7 +22,7 @@ _CHUNK_ROWS = 2000
 
 @dataclass(frozen=True, slots=True)
 class DayStats:
-    """A symbol's trailing 1,440 minutes as they stand during one minute: the closed minutes before it, and its first price.
+    """A symbol's trailing 1,440 minutes during one minute: the closed minutes before it, and its first price.
 
     `start_ms` is that minute's start; the window is [start - 24 h, start). Prices in quote currency, `volume` in coins,
     `quote_volume` in quote currency. `range_1h` is the high-low range of the last 60 minutes. `previous_close` is the

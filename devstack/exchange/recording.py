@@ -1,4 +1,7 @@
-"""Recorded WebSocket traffic: gzip, a message a line, "receive time in ns, space, raw JSON". Must never import the server."""
+"""Recorded WebSocket traffic: gzip, a message a line, "receive time in ns, space, raw JSON".
+
+Must never import the server.
+"""
 
 import gzip
 import heapq

@@ -20,65 +20,65 @@ logger = logging.getLogger(__name__)
 BINANCE, COINGECKO, CONTROL = "/binance", "/coingecko", "/control"
 KEEP_EVERY_S = 0.5
 RETRY_AFTER_S = 30.0
-_FIREWALL_PAGE = (
-    b"<html>\r\n<head><title>403 Forbidden</title></head>\r\n<body>\r\n<center><h1>403 Forbidden</h1></center>\r\n"
-    b"</body>\r\n</html>\r\n"
-)
-_GATEWAY_PAGE = (
-    b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body><h1>502 Bad Gateway</h1></body>\r\n</html>\r\n"
-)
+HTTP_NO_KEY, HTTP_BANNED, HTTP_TOO_MANY = 401, 418, 429
+_PAGES = {
+    "403": b"<html>\r\n<head><title>403</title></head>\r\n<body><h1>403 Forbidden</h1></body>\r\n</html>\r\n",
+    "502": b"<html>\r\n<head><title>502</title></head>\r\n<body><h1>502 Bad Gateway</h1></body>\r\n</html>\r\n",
+}
+_BINANCE_STATUSES = {
+    401: (-2015, "Invalid API-key, IP, or permissions for action."),
+    451: (0, "Service unavailable from a restricted location according to 'b. Eligibility' in the terms of use."),
+    500: (-1000, "An unknown error occurred while processing the request."),
+    503: (-1001, "Internal error; unable to process your request. Please try again."),
+}
+_COINGECKO_TEXTS = {
+    401: "API Key Missing. Please use the header x-cg-demo-api-key.",
+    429: "You've exceeded the Rate Limit.",
+    451: "Unavailable For Legal Reasons",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 _GARBAGE = b'{"symbol":"BTCUSDT","bidPrice":"\xff\xfe\x00<<<'
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def _refused(refusal: Refusal, now_ms: int) -> web.Response:
-    if refusal.status == 418:  # noqa: PLR2004  HTTP
+def _refused(state: ExchangeState, refusal: Refusal, now_ms: int) -> web.Response:
+    if refusal.status == HTTP_BANNED:
         until_ms = now_ms + refusal.retry_after_s * 1000
         text = f"Way too much request weight used; IP banned until {until_ms}. Please use WebSocket Streams."
     else:
-        text = "Too much request weight used; current limit is 6000 request weight per 1 MINUTE. Please use WebSocket Streams."
+        limit = f"{state.limiter.limit} request weight per 1 MINUTE"
+        text = f"Too much request weight used; current limit is {limit}. Please use WebSocket Streams."
     response = binance_rest.error_answer(refusal.status, -1003, text)
     response.headers["Retry-After"] = str(refusal.retry_after_s)
     return response
 
 
-def _html(status: int, page: bytes) -> web.Response:
-    return web.Response(status=status, body=page, content_type="text/html")
-
-
 def _status_fault(state: ExchangeState, fault: Fault, *, binance: bool) -> web.Response:
     """The answer that a status fault gives, in the shape of the exchange asked."""
-    now_ms = state.clock.now_ms()
     retry_after_s = fault.number_of("retry_after_s", RETRY_AFTER_S)
     if fault.name == "throttled":
-        headers = {"Retry-After": str(int(retry_after_s))}
-        return web.Response(status=429, text="Throttled", headers=headers)
-    if fault.name == "403":
-        return _html(403, _FIREWALL_PAGE)
-    if fault.name == "502":
-        return _html(502, _GATEWAY_PAGE)
+        return web.Response(status=429, text="Throttled", headers={"Retry-After": str(int(retry_after_s))})
+    if fault.name in _PAGES:
+        return web.Response(status=int(fault.name), body=_PAGES[fault.name], content_type="text/html")
     status = int(fault.name)
-    if binance:
-        if status in {418, 429}:
-            return _refused(state.limiter.refuse(now_ms, retry_after_s, ban=status == 418), now_ms)  # noqa: PLR2004
-        code, text = {
-            401: (-2015, "Invalid API-key, IP, or permissions for action."),
-            451: (
-                0,
-                "Service unavailable from a restricted location according to 'b. Eligibility' in the terms of use.",
-            ),
-            500: (-1000, "An unknown error occurred while processing the request."),
-        }.get(status, (-1001, "Internal error; unable to process your request. Please try again."))
-        return binance_rest.error_answer(status, code, text)
-    if status == 401:  # noqa: PLR2004
-        told = {"error_code": 10012, "error_message": "API Key Missing. Please use the header x-cg-demo-api-key."}
+    if not binance:
+        return _coingecko_status(status, retry_after_s)
+    if status in {HTTP_TOO_MANY, HTTP_BANNED}:
+        now_ms = state.clock.now_ms()
+        return _refused(state, state.limiter.refuse(now_ms, retry_after_s, ban=status == HTTP_BANNED), now_ms)
+    code, text = _BINANCE_STATUSES[status]
+    return binance_rest.error_answer(status, code, text)
+
+
+def _coingecko_status(status: int, retry_after_s: float) -> web.Response:
+    told: dict[str, object] = {"error_code": status, "error_message": _COINGECKO_TEXTS.get(status, "Refused")}
+    if status == HTTP_NO_KEY:
+        told["error_code"] = 10012
         return coingecko.answer({"error": {"status": told}}, status)
-    texts = {429: "You've exceeded the Rate Limit. Please visit the plans page.", 451: "Unavailable For Legal Reasons"}
-    response = coingecko.answer(
-        {"status": {"error_code": status, "error_message": texts.get(status, "Internal Server Error")}}, status
-    )
-    if status == 429:  # noqa: PLR2004
+    response = coingecko.answer({"status": told}, status)
+    if status == HTTP_TOO_MANY:
         response.headers["Retry-After"] = str(int(retry_after_s))
     return response
 
@@ -104,7 +104,7 @@ async def _answer(request: web.Request, handler: Handler, state: ExchangeState) 
         now_ms = state.clock.now_ms()
         refusal = state.limiter.charge(binance_rest.weight_of(request.path, request.query), now_ms)
         if refusal is not None:
-            return _refused(refusal, now_ms)
+            return _refused(state, refusal, now_ms)
     slow = state.faults.take(target, "slow")
     if slow is not None:
         await asyncio.sleep(slow.number_of("delay_s", 1.0))
