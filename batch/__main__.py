@@ -1,0 +1,105 @@
+"""`python -m batch raw|hourly|backfill|verify`: wires settings, session and store together, and runs one job."""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from config import Settings, load_settings
+from marketdata.errors import BitcoinDataError, ConfigurationError
+from marketdata.times import from_rfc3339
+
+_log = logging.getLogger("batch")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m batch", description=__doc__)
+    jobs = parser.add_subparsers(dest="job", required=True)
+    raw = jobs.add_parser("raw", help="stream clean ticks and candles into raw_data, minute_candles, hourly_metrics")
+    raw.add_argument("--once", action="store_true", help="store what is published so far, then end")
+    raw.add_argument("--no-hourly", action="store_true", help="leave hourly_metrics to the hourly job")
+    hourly = jobs.add_parser("hourly", help="recompute hourly rows from raw_data and minute_candles")
+    hourly.add_argument("--from", dest="start", metavar="TIME", help="RFC 3339; default: the first stored hour")
+    hourly.add_argument("--to", dest="end", metavar="TIME", help="RFC 3339, exclusive; default: the last closed hour")
+    backfill = jobs.add_parser("backfill", help="history from exchange klines into the same tables")
+    backfill.add_argument("--hours", type=int, help="hours of 1h klines before --to (batch.backfill_hours)")
+    backfill.add_argument("--minutes", type=int, help="minutes of 1m klines before --to (batch.backfill_minutes)")
+    backfill.add_argument("--to", dest="end", metavar="TIME", help="RFC 3339; default: now by the clock")
+    backfill.add_argument("--symbols", help="comma-separated; default: markets of the settings")
+    backfill.add_argument("--archive", metavar="FOLDER", help="read downloaded kline archives instead of the exchange")
+    verify = jobs.add_parser("verify", help="check what is stored; exit code 1 where something is wrong")
+    verify.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    return parser
+
+
+@contextmanager
+def _stop_signals() -> Iterator[tuple[Callable[[], bool], Callable[[], None]]]:
+    """A flag that SIGTERM and SIGINT set, and a way to take the signals back from PySpark, which wants SIGINT too."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: object) -> None:
+        _log.info("%s: stopping", signal.Signals(number).name)
+        stop.set()
+
+    def install() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handle)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    install()
+    try:
+        yield stop.is_set, install
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _time_ms(text: str | None, option: str) -> int | None:
+    return None if text is None else from_rfc3339(text, option)
+
+
+def _run(options: argparse.Namespace, settings: Settings, stopped: Callable[[], bool], install: Callable[[], None]) -> int:
+    from batch import jobs
+
+    start_ms = _time_ms(getattr(options, "start", None), "--from")
+    end_ms = _time_ms(getattr(options, "end", None), "--to")
+    if options.job == "raw":
+        return jobs.raw(settings, stopped, install, once=options.once, hourly=not options.no_hourly)
+    if options.job == "hourly":
+        return jobs.hourly(settings, stopped, install, from_ms=start_ms, to_ms=end_ms)
+    if options.job == "backfill":
+        if options.symbols:
+            try:
+                settings = settings.model_validate({**settings.model_dump(), "markets": options.symbols})
+            except ValueError as error:
+                msg = f"--symbols: {options.symbols!r}: expected distinct symbols like BTC-USD,ETH-USD"
+                raise ConfigurationError(msg) from error
+        return jobs.backfill(
+            settings, stopped, install,
+            hours=options.hours, minutes=options.minutes, to_ms=end_ms, archive=options.archive,
+        )
+    return jobs.verify(settings, stopped, install, as_json=options.json)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one job and give its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings()
+        logging.basicConfig(
+            level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        for noisy in ("py4j", "httpx", "httpcore", "pyspark"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        with _stop_signals() as (stopped, install):
+            return _run(options, settings, stopped, install)
+    except BitcoinDataError as error:
+        sys.stderr.write(f"batch {options.job}: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

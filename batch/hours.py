@@ -1,0 +1,147 @@
+"""Which hourly rows are due, and writing them: the part that `raw`, `hourly` and `backfill` share.
+
+Rows are always computed whole from what raw_data and minute_candles hold, so whoever writes them, they are the same.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pyspark.sql import DataFrame, SparkSession
+
+from batch import tables
+from batch.hourly import hourly_rows
+from batch.storage import Store
+from config import Settings
+from marketdata.times import DAY_MS, HOUR_MS, SECOND_MS, from_rfc3339, to_datetime, to_rfc3339
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class DueHours:
+    """Hours that were touched and are not written yet; an hour is due when it is closed.
+
+    Attributes:
+        grace_ms: event time after an hour's end before its row is written first.
+        high_water_ms: the newest event time seen, None before any.
+    """
+
+    grace_ms: int
+    high_water_ms: int | None = None
+    pending: set[int] = field(default_factory=set)
+
+    def touch(self, hours: Iterable[int], high_water_ms: int) -> None:
+        """Note hours (their starts, ms) that got data, and how far event time is."""
+        self.pending.update(hours)
+        self.high_water_ms = high_water_ms if self.high_water_ms is None else max(self.high_water_ms, high_water_ms)
+
+    def due(self) -> list[int]:
+        """The pending hours that are closed, oldest first."""
+        if self.high_water_ms is None:
+            return []
+        closed_ms = self.high_water_ms - self.grace_ms - HOUR_MS
+        return sorted(hour for hour in self.pending if hour <= closed_ms)
+
+    def written(self, hours: Iterable[int]) -> None:
+        self.pending.difference_update(hours)
+
+
+def runs(hours: Iterable[int]) -> list[tuple[int, int]]:
+    """Hours (starts, ms) as [from, to) ranges without gaps."""
+    ranges: list[tuple[int, int]] = []
+    for hour in sorted(set(hours)):
+        if ranges and ranges[-1][1] == hour:
+            ranges[-1] = (ranges[-1][0], hour + HOUR_MS)
+        else:
+            ranges.append((hour, hour + HOUR_MS))
+    return ranges
+
+
+class HourWriter:
+    """Computes hourly rows from the stored ticks and candles and merges them into hourly_metrics."""
+
+    def __init__(self, spark: SparkSession, store: Store, settings: Settings) -> None:
+        self._spark = spark
+        self._store = store
+        self._raw = tables.raw_data(settings)
+        self._candles = tables.minute_candles(settings)
+        self._hourly = tables.hourly_metrics(settings)
+
+    def _compute(self, from_ms: int, to_ms: int, *, trailing: bool) -> DataFrame:
+        day_before = from_ms - (DAY_MS if trailing else 0)
+        ticks = tables.read(self._spark, self._store, self._raw, self._raw.slots(from_ms, to_ms))
+        candles = tables.read(self._spark, self._store, self._candles, self._candles.slots(day_before, to_ms))
+        # Few rows: in one task nothing is shuffled.
+        ticks, candles = ticks.coalesce(1), candles.coalesce(1)
+        return hourly_rows(self._spark, ticks, candles, from_ms, to_ms, trailing=trailing)
+
+    def write(
+        self, hours: Iterable[int], *, wait_s: float, live: bool = False, stopped: Callable[[], bool] = lambda: False
+    ) -> int:
+        """Write the rows of some hours (starts, ms), each whole.
+
+        Args:
+            hours: which.
+            wait_s: how long to wait for another writer of the table.
+            live: most of the hours have ticks, so the trailing day is computed only where that turns out wrong.
+            stopped: ends the wait.
+
+        Returns:
+            How many rows were written.
+        """
+        began = time.monotonic()
+        written = 0
+        for from_ms, to_ms in runs(hours):
+            rows = self._compute(from_ms, to_ms, trailing=not live).persist()
+            count = rows.count()
+            if live and rows.where("n_ticks = 0").limit(1).count():
+                rows.unpersist()
+                rows = self._compute(from_ms, to_ms, trailing=True).persist()
+            if count:
+                slots = self._hourly.slots(from_ms, to_ms)
+                with self._store.locks.held(self._hourly.name, wait_s, stopped) as lease:
+                    tables.merge(self._spark, self._store, self._hourly, rows, slots, lease)
+            rows.unpersist()
+            written += count
+            _log.info(
+                "hours %s to %s: %d rows in %.0f ms",
+                to_rfc3339(from_ms)[:16], to_rfc3339(to_ms)[:16], count, (time.monotonic() - began) * 1e3,
+            )
+        return written
+
+    def unwritten(self) -> set[int]:
+        """Stored hours of ticks or recent candles that have no row of their basis: what a stopped program left over."""
+        rows = tables.read_all(self._spark, self._store, self._hourly)
+        done = rows.where("basis <> 'candles_1h'").selectExpr("unix_millis(hour_start) AS at", "basis").distinct()
+        with_ticks, known = set(), set()
+        for at, basis in done.collect():
+            known.add(at)
+            if basis == "ticks":
+                with_ticks.add(at)
+        stored = set()
+        for name in self._store.files(self._raw.folder):
+            parts = dict(part.split("=", 1) for part in name.split("/") if "=" in part)
+            if "date" in parts and "hour" in parts:
+                stored.add(_hour_ms(parts["date"], int(parts["hour"])))
+        left = stored - with_ticks
+        newest = max(known, default=0)
+        slots = [
+            name.rsplit("candles-", 1)[1].removesuffix(".parquet") for name in self._store.files(self._candles.folder)
+        ]
+        recent = [slot for slot in slots if slot >= to_datetime(newest).strftime("%Y-%m-%d")]
+        if recent:
+            candles = tables.read(self._spark, self._store, self._candles, recent)
+            hours = candles.selectExpr("unix_millis(date_trunc('HOUR', open_time)) AS at").distinct().collect()
+            left |= {at for (at,) in hours if at > newest}
+        return left
+
+
+def _hour_ms(date: str, hour: int) -> int:
+    return from_rfc3339(f"{date}T{hour:02d}:00:00Z")
+
+
+def grace_ms(settings: Settings) -> int:
+    """`batch.hour_grace_s` in ms."""
+    return int(settings.batch.hour_grace_s * SECOND_MS)

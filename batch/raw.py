@@ -1,0 +1,231 @@
+"""The stream of clean ticks and closed candles into raw_data, minute_candles and hourly_metrics.
+
+One Structured Streaming query reads both topics; each micro-batch is merged into the files it belongs to, so a replay
+(after a crash, or with the checkpoint deleted) changes nothing. A batch that fails ends the program: the checkpoint
+never moves over data that is not stored.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as sql
+from pyspark.sql.streaming import StreamingQuery
+
+from batch import tables, wire
+from batch.hours import DueHours, HourWriter, grace_ms
+from batch.kafka import kafka_options
+from batch.storage import Store
+from config import Settings
+from marketdata.errors import StorageError
+from marketdata.times import HOUR_MS
+from marketdata.topics import TopicRole
+
+_LOOK_S = 0.2
+# What a batch must know of its records: how many, how far event time is, which minutes they touch, the first bad one.
+_SUMMARY = (
+    "count(*) AS n",
+    "unix_millis(max(CASE WHEN kind = 'candle' THEN at + INTERVAL '1' MINUTE ELSE at END)) AS newest",
+    "collect_set(unix_millis(date_trunc('MINUTE', at))) AS minutes",
+    "min_by(struct(topic, partition, offset, why), offset) FILTER (WHERE why IS NOT NULL) AS bad",
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What one micro-batch did: new ticks and candles read, hourly rows written, and the time each part took."""
+
+    batch: int
+    ticks: int
+    candles: int
+    hours: int
+    parse_ms: float
+    ticks_ms: float
+    candles_ms: float
+    hours_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        return self.parse_ms + self.ticks_ms + self.candles_ms + self.hours_ms
+
+
+class RawWriter:
+    """Merges micro-batches. The caller holds the lease of raw_data for as long as it calls `write`."""
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        store: Store,
+        settings: Settings,
+        lease: Any,
+        *,
+        hourly: bool = True,
+        stopped: Callable[[], bool] = lambda: False,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spark = spark
+        self._store = store
+        self._lease = lease
+        self._stopped = stopped
+        self._monotonic = monotonic
+        self._wait_s = settings.hdfs.wait_s
+        self._topics = {
+            "ticks_topic": settings.topic(TopicRole.TICKS_CLEAN).name,
+            "candles_topic": settings.topic(TopicRole.CANDLES).name,
+        }
+        self._raw = tables.raw_data(settings)
+        self._candles = tables.minute_candles(settings)
+        self._hours = HourWriter(spark, store, settings) if hourly else None
+        self._due = DueHours(grace_ms(settings))
+
+    def resume(self) -> None:
+        """Find the hours that an earlier run stored and did not write."""
+        if self._hours is not None:
+            self._due.pending |= self._hours.unwritten()
+
+    def write(self, records: DataFrame, batch: int) -> BatchReport:
+        """Merge one micro-batch of Kafka rows and write the hours that it closed or changed.
+
+        Raises:
+            StorageError: a record cannot be read (named by topic, partition and offset), or a lease is lost.
+        """
+        clock = self._monotonic
+        began = clock()
+        parsed = wire.parse(records, **self._topics).persist()
+        try:
+            groups = parsed.coalesce(1).groupBy("kind").agg(*map(sql.expr, _SUMMARY)).collect()
+            self._refuse([group.bad for group in groups if group.bad is not None])
+            found = {group.kind: group for group in groups}
+            parsed_at = clock()
+            ticks = found.get(wire.TICK)
+            if ticks is not None:
+                slots = {self._raw.name_of(at) for at in ticks.minutes}
+                tables.merge(self._spark, self._store, self._raw, wire.enriched_ticks(parsed), slots, self._lease)
+            ticks_at = clock()
+            candles = found.get(wire.CANDLE)
+            if candles is not None:
+                slots = {self._candles.name_of(at) for at in candles.minutes}
+                with self._store.locks.held(self._candles.name, self._wait_s, self._stopped) as lease:
+                    tables.merge(self._spark, self._store, self._candles, wire.candle_rows(parsed), slots, lease)
+            candles_at = clock()
+        finally:
+            parsed.unpersist()
+        for group in groups:
+            self._due.touch({at - at % HOUR_MS for at in group.minutes}, group.newest)
+        rows = self._write_hours()
+        done = clock()
+        report = BatchReport(
+            batch=batch,
+            ticks=ticks.n if ticks is not None else 0,
+            candles=candles.n if candles is not None else 0,
+            hours=rows,
+            parse_ms=(parsed_at - began) * 1e3,
+            ticks_ms=(ticks_at - parsed_at) * 1e3,
+            candles_ms=(candles_at - ticks_at) * 1e3,
+            hours_ms=(done - candles_at) * 1e3,
+        )
+        _log.info(
+            "batch %d: %d ticks, %d candles, %d hourly rows in %.0f ms (read %.0f, ticks %.0f, candles %.0f, hours %.0f)",
+            batch, report.ticks, report.candles, report.hours, report.total_ms,
+            report.parse_ms, report.ticks_ms, report.candles_ms, report.hours_ms,
+        )
+        return report
+
+    def _write_hours(self) -> int:
+        due = self._due.due()
+        if self._hours is None or not due:
+            return 0
+        rows = self._hours.write(due, wait_s=self._wait_s, live=True, stopped=self._stopped)
+        self._due.written(due)
+        return rows
+
+    @staticmethod
+    def _refuse(bad: list[Any]) -> None:
+        if bad:
+            first = bad[0]
+            msg = (
+                f"{first.topic} partition {first.partition} offset {first.offset}: {first.why}; expected a record that "
+                "the clean agent passed. Nothing of this batch is committed"
+            )
+            raise StorageError(msg)
+
+
+def start_query(
+    spark: SparkSession, settings: Settings, write: Callable[[DataFrame, int], Any], *, once: bool
+) -> StreamingQuery:
+    """Start the query over both topics; `write` gets each micro-batch."""
+    topics = [settings.topic(role).name for role in (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)]
+    source = (
+        spark.readStream.format("kafka")
+        .options(**kafka_options(settings.kafka))
+        .option("subscribe", ",".join(topics))
+        .option("startingOffsets", "earliest")
+        .option("failOnDataLoss", "true")
+        .option("maxOffsetsPerTrigger", str(settings.batch.max_offsets_per_trigger))
+        .load()
+    )
+    writer = (
+        source.selectExpr("topic", "partition", "offset", "value")
+        .writeStream.queryName("raw")
+        .option("checkpointLocation", f"{settings.hdfs.url}{settings.hdfs.checkpoints}/raw")
+        .foreachBatch(write)
+    )
+    if once:
+        return writer.trigger(availableNow=True).start()
+    return writer.trigger(processingTime=f"{settings.batch.trigger_s:g} seconds").start()
+
+
+def run(
+    spark: SparkSession,
+    store: Store,
+    settings: Settings,
+    *,
+    once: bool,
+    hourly: bool,
+    stopped: Callable[[], bool],
+) -> None:
+    """Stream until `stopped` (or, with `once`, until everything published so far is stored).
+
+    Raises:
+        StorageError: a batch failed; the reason is in its message.
+    """
+    with store.locks.held("raw_data", wait_s=float("inf"), stopped=stopped) as lease:
+        store.discard_stale("raw_data")
+        writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped)
+        writer.resume()
+        failure: list[BaseException] = []
+
+        def write(records: DataFrame, batch: int) -> None:
+            try:
+                writer.write(records, batch)
+            except BaseException as error:
+                failure.append(error)
+                raise
+
+        query = start_query(spark, settings, write, once=once)
+        _log.info("streaming into %s", settings.hdfs.raw_data)
+        try:
+            while not stopped() and not query.awaitTermination(_LOOK_S):
+                pass
+        except PySparkException as error:
+            if stopped():
+                return
+            if failure and isinstance(failure[0], StorageError):
+                raise failure[0] from error
+            msg = f"raw stream: {_first_line(failure[0] if failure else error)}"
+            raise StorageError(msg) from error
+        finally:
+            if query.isActive:
+                query.stop()
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, Py4JJavaError):
+        return str(error.java_exception.toString()).splitlines()[0]
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,119 @@
+"""The only place that builds a SparkSession, and ends its JVM.
+
+Everything here is small data on few cores: start-up time counts more than peak speed, so the JVM stays with its first
+compiler and the serial collector, and nothing is shuffled wider than the settings say.
+"""
+
+import logging
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from py4j.protocol import Py4JError
+from pyspark import SparkContext
+from pyspark.sql import SparkSession
+
+from config import Settings
+from config.paths import spark_jars_dir
+from marketdata.errors import StackError
+
+_LOG4J = Path(__file__).parent / "log4j2.properties"
+_STOP_S = 3.0
+_log = logging.getLogger(__name__)
+
+
+def _jars(settings: Settings) -> list[Path]:
+    folder = spark_jars_dir(settings)
+    jars = sorted(folder.glob("*.jar"))
+    if not any(jar.name.startswith("spark-sql-kafka") for jar in jars):
+        msg = f"{folder}: no spark-sql-kafka jar; expected those that `python -m devstack jars` fetches (batch.jars_dir)"
+        raise StackError(msg)
+    return jars
+
+
+def _options(settings: Settings) -> dict[str, str]:
+    local = settings.batch.master.startswith("local")
+    java = [
+        "-Duser.timezone=UTC",
+        "-Djava.net.preferIPv4Stack=true",
+        f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",
+        f"-DHADOOP_USER_NAME={settings.hdfs.user}",
+        *(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"] if local else []),
+    ]
+    jars = _jars(settings)
+    options = {
+        "spark.driver.memory": settings.batch.driver_memory,
+        "spark.driver.extraJavaOptions": " ".join(java),
+        # The class path, not spark.jars: nothing is copied at start, and the driver itself talks to Kafka.
+        "spark.driver.extraClassPath": ":".join(map(str, jars)),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": str(settings.batch.shuffle_partitions),
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        "spark.sql.parquet.compression.codec": "zstd",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        # Files are staged under a name of their own and renamed by us: no success marker, no second rename by a committer.
+        "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+        "spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2",
+        "spark.hadoop.fs.defaultFS": settings.hdfs.url,
+        "spark.hadoop.dfs.replication": str(settings.hdfs.replication),
+        "spark.hadoop.ipc.client.connect.retry.interval": "200",
+        # A state folder of its own in the working folder would be made where the program happens to stand.
+        "spark.sql.catalogImplementation": "in-memory",
+        "spark.cleaner.referenceTracking.cleanCheckpoints": "false",
+    }
+    if local:
+        options |= {
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.sql.adaptive.enabled": "false",
+            "spark.default.parallelism": str(settings.batch.shuffle_partitions),
+            "spark.sql.autoBroadcastJoinThreshold": "-1",
+        }
+    else:
+        options["spark.jars"] = ",".join(map(str, jars))  # executors elsewhere need them too
+    return options
+
+
+@contextmanager
+def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
+    """A session for the length of a `with` block; at its end no JVM is left.
+
+    Raises:
+        StackError: Spark's Kafka connector is not where the settings say.
+    """
+    began = time.monotonic()
+    builder = SparkSession.builder.master(settings.batch.master).appName(f"bitcoin-{name}")
+    for key, value in _options(settings).items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    process = getattr(spark.sparkContext._gateway, "proc", None)  # noqa: SLF001  the JVM's handle has no public name
+    _log.info("spark session of %s up in %.1f s", name, time.monotonic() - began)
+    try:
+        yield spark
+    finally:
+        _end(spark, process)
+
+
+def _end(spark: SparkSession, process: "subprocess.Popen[bytes] | None") -> None:
+    try:
+        spark.stop()
+    except (Py4JError, OSError) as error:  # the JVM may have been told to end before us
+        _log.debug("spark stop: %s", error)
+    gateway = SparkContext._gateway  # noqa: SLF001
+    if gateway is not None:
+        gateway.shutdown()
+    # A later session of this process starts a JVM of its own.
+    SparkContext._gateway = SparkContext._jvm = None  # noqa: SLF001
+    if process is None:
+        return
+    if process.stdin is not None:
+        process.stdin.close()  # PySpark's gateway ends when its standard input does
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,137 @@
+"""HDFS as the batch programs see it: waiting for it, its folders, and files that are replaced whole and atomically.
+
+What is written lies under `_staging`, outside what readers scan, until one rename puts it in its place: a reader sees the
+old file or the new one. Knows nothing of what stands in the files.
+"""
+
+import logging
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import stamina
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import DataFrame, SparkSession
+
+from batch.lease import Locks
+from config import Settings
+from marketdata.errors import StorageError
+
+SLOT = "_slot"
+_log = logging.getLogger(__name__)
+
+
+class Store:
+    """One HDFS root through Spark's JVM. Build it with `open_store`."""
+
+    def __init__(self, spark: SparkSession, settings: Settings) -> None:
+        self._spark = spark
+        self._jvm: Any = spark._jvm  # noqa: SLF001  Hadoop's file system has no Python name
+        self._hadoop = self._jvm.org.apache.hadoop.fs
+        conf = spark._jsparkSession.sessionState().newHadoopConf()  # noqa: SLF001
+        root = self.path(settings.hdfs.root)
+        self.fs: Any = root.getFileSystem(conf)
+        self._context = self._hadoop.FileContext.getFileContext(self.fs.getUri(), conf)
+        rename = self._hadoop.Options.Rename
+        self._overwrite = spark.sparkContext._gateway.new_array(rename, 1)  # noqa: SLF001
+        self._overwrite[0] = rename.OVERWRITE
+        self.settings = settings.hdfs
+        self.staging = f"{settings.hdfs.root}/_staging"
+        self.locks = Locks(self._jvm, self.fs, f"{settings.hdfs.root}/_locks")
+
+    def path(self, name: str) -> Any:
+        return self._hadoop.Path(name)
+
+    def exists(self, name: str) -> bool:
+        return bool(self.fs.exists(self.path(name)))
+
+    def existing(self, names: Iterable[str]) -> list[str]:
+        """Those of the files that are there."""
+        return [name for name in names if self.exists(name)]
+
+    def files(self, folder: str) -> list[str]:
+        """All files below a folder, as paths from the file system's root; none where the folder is not there."""
+        if not self.exists(folder):
+            return []
+        found = self.fs.listFiles(self.path(folder), True)  # noqa: FBT003
+        names = []
+        while found.hasNext():
+            names.append(found.next().getPath().toUri().getPath())
+        return sorted(names)
+
+    def make_folders(self) -> None:
+        own = self.settings
+        for name in (own.raw_data, own.minute_candles, own.hourly_metrics, own.checkpoints, self.staging):
+            self.fs.mkdirs(self.path(name))
+
+    def probe(self) -> None:
+        """Write and remove a small file: only a NameNode out of safe mode with a DataNode lets that pass."""
+        self.fs.mkdirs(self.path(self.staging))
+        path = self.path(f"{self.staging}/probe-{uuid.uuid4().hex}")
+        stream = self.fs.create(path, True)  # noqa: FBT003
+        stream.write(1)
+        stream.close()
+        self.fs.delete(path, False)  # noqa: FBT003
+
+    def replace(self, source: str, target: str) -> None:
+        """Put a staged file in its place, over what was there, in one step."""
+        destination = self.path(target)
+        self.fs.mkdirs(destination.getParent())
+        self._context.rename(self.path(source), destination, self._overwrite)
+
+    def stage(self, table: str, rows: DataFrame, *, slotted: bool) -> "Staged":
+        """Write rows under `_staging`; where `slotted`, one file for each value of the column `_slot`."""
+        folder = f"{self.staging}/{table}-{uuid.uuid4().hex}"
+        writer = rows.write.mode("errorifexists")
+        (writer.partitionBy(SLOT) if slotted else writer).parquet(folder)
+        files: dict[str, str] = {}
+        for name in self.files(folder):
+            if not name.endswith(".parquet"):
+                continue
+            parent = name.rsplit("/", 2)[1]
+            slot = parent.removeprefix(f"{SLOT}=") if slotted else ""
+            if slot in files:
+                msg = f"{folder}: two files for slot {slot!r}; expected one"
+                raise StorageError(msg)
+            files[slot] = name
+        return Staged(folder, files)
+
+    def discard(self, folder: str) -> None:
+        self.fs.delete(self.path(folder), True)  # noqa: FBT003
+
+    def discard_stale(self, table: str) -> None:
+        """Remove what an earlier writer of the table left half done. Only its present lease holder may call this."""
+        for status in self.fs.globStatus(self.path(f"{self.staging}/{table}-*")) or ():
+            self.discard(status.getPath().toUri().getPath())
+
+
+class Staged:
+    """What `Store.stage` wrote: its folder, and its file of each slot."""
+
+    def __init__(self, folder: str, files: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.files = files
+
+
+def open_store(spark: SparkSession, settings: Settings) -> Store:
+    """Wait until HDFS takes writes, and make the product's folders.
+
+    Raises:
+        StorageError: it does not within `hdfs.wait_s`.
+    """
+    try:
+        for attempt in stamina.retry_context(
+            on=Py4JJavaError, attempts=None, timeout=settings.hdfs.wait_s, wait_initial=0.2, wait_max=1.0
+        ):
+            with attempt:
+                if attempt.num == 2:  # noqa: PLR2004  the second try is the first wait
+                    _log.info("waiting for HDFS at %s", settings.hdfs.url)
+                store = Store(spark, settings)
+                store.probe()
+                store.make_folders()
+                return store
+    except Py4JJavaError as error:
+        why = str(error.java_exception.toString()).splitlines()[0]
+        msg = f"hdfs.url: {settings.hdfs.url}: takes no writes after {settings.hdfs.wait_s:g} s: {why}"
+        raise StorageError(msg) from error
+    raise AssertionError  # the loop returns or raises
