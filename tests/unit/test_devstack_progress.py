@@ -1,0 +1,107 @@
+"""Progress and events as a person reads them."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from devstack.events import tell_prediction, tell_score
+from devstack.progress import PlainShow, count_in, open_show
+from marketdata.records import Prediction, Score
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["epoch 1/6", "epoch 3/6 loss 0.2"], (3, 6)),
+        (["backfill: 4/12 files, 2024/08/05"], (4, 12)),
+        (["no count", "path a/b"], None),
+        (["7/3 is no progress", "0/0"], None),
+        ([], None),
+    ],
+)
+def test_the_last_count_of_a_log_is_its_progress(lines: list[str], expected: tuple[int, int] | None) -> None:
+    assert count_in(lines) == expected
+
+
+def test_plain_progress_is_lines(tmp_path: Path) -> None:
+    out = io.StringIO()
+    show = open_show(Console(file=out, force_terminal=False, width=200))
+    assert type(show) is PlainShow
+    show.begin("train")
+    show.follow("train", tmp_path / "none.log")
+    show.end("train")
+    show.close()
+    first, second = out.getvalue().splitlines()
+    assert first == "train …"
+    assert second.startswith("train done after 0.")
+
+
+def test_a_terminal_gets_its_lines_too() -> None:
+    out = io.StringIO()
+    show = open_show(Console(file=out, force_terminal=True, width=100))
+    show.begin("train")
+    show.end("train")
+    show.close()
+    assert "train done after" in out.getvalue()
+
+
+_TIMES = {
+    "target_start": "2024-08-05T06:00:00.000Z",
+    "target_end": "2024-08-05T07:00:00.000Z",
+    "issued_at": "2024-08-05T06:02:00.000Z",
+}
+
+
+def test_a_prediction_reads_as_one_line() -> None:
+    prediction = Prediction(
+        symbol="BTC-USD",
+        prediction_id="p",
+        data_through="2024-08-05T06:00:00.000Z",
+        horizon_h=1,
+        last_price=54_000.0,
+        pred_avg_price=54_123.4,
+        quantiles={},
+        lower=53_000.0,
+        upper=55_000.0,
+        interval_level=0.9,
+        sigma=0.01,
+        n_calib=100,
+        model_version="v1",
+        trained_through=None,
+        role="champion",
+        origin="live",
+        **_TIMES,
+    )
+    assert tell_prediction(prediction) == (
+        "prediction  BTC-USD 2024-08-05 06:00–07:00: 54,123.40, 90% within 53,000.00 … 55,000.00 (champion v1)"
+    )
+
+
+def test_a_score_reads_as_one_line() -> None:
+    score = Score(
+        symbol="BTC-USD",
+        prediction_id="p",
+        scored_at="2024-08-05T07:02:00.000Z",
+        horizon_h=1,
+        model_version="v1",
+        role="champion",
+        origin="live",
+        actual_avg_price=54_000.0,
+        pred_avg_price=54_123.4,
+        last_price=53_900.0,
+        n_ticks=60,
+        coverage=1.0,
+        error_bps=22.8,
+        last_price_error_bps=-18.5,
+        covered=True,
+        interval_level=0.9,
+        pinball_bps=1.0,
+        winkler_bps=2.0,
+        **_TIMES,
+    )
+    assert tell_score(score) == (
+        "score       BTC-USD 2024-08-05 06:00–07:00: was 54,000.00, predicted 54,123.40: +22.8 bp, "
+        "last price -18.5 bp, inside its band (champion)"
+    )
