@@ -122,7 +122,7 @@ class Demo:
         await teller.open()
         try:
             await self._stack.run(self._room("raw", RAW))
-            if not await self._has_model():
+            if not await self._has_models():
                 await self._job("train", TRAIN)
             await self._stack.run(self._room("forecasting", SERVE))
             self._show.line(f"running; dashboard: {web}/  (Ctrl-C stops everything)")
@@ -156,12 +156,16 @@ class Demo:
         await self._stage("streams worker", self._stack.start([worker], self._settings.devstack.startup_s))
         self._show.line(f"dashboard: {worker.address}/")
 
-    async def _has_model(self) -> bool:
+    async def _has_models(self) -> bool:
+        """Whether each symbol of the settings has a champion, which forecasting names in files of that folder."""
         hdfs = self._settings.hdfs
-        url = f"{hdfs.webhdfs}/webhdfs/v1{hdfs.models}"
         async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
-            answer = await client.get(url, params={"op": "GETCONTENTSUMMARY", "user.name": hdfs.user})
-        return answer.is_success and answer.json()["ContentSummary"]["fileCount"] > 0
+            for symbol in self._settings.forecasting.symbols:
+                url = f"{hdfs.webhdfs}/webhdfs/v1{hdfs.models}/{symbol}/champion"
+                answer = await client.get(url, params={"op": "LISTSTATUS", "user.name": hdfs.user})
+                if not answer.is_success or not answer.json()["FileStatuses"]["FileStatus"]:
+                    return False
+        return True
 
     def _first_prediction(self) -> None:
         self._show.line(f"first prediction after {time.monotonic() - self._began:.0f} s")
