@@ -122,14 +122,14 @@ class Closed:
     """What all slots of a window but the newest amount to; it holds until the window rolls on or a late tick comes."""
 
     bucket: Bucket
-    first_open: float | None
-    last_close: float
-    last_slot: int
-    variance: float
-    cells: int
-    newest_cell: bool
-    ewma_sum: float
-    ewma_weight: float
+    first_open: float | None = None
+    last_close: float = 0.0
+    last_slot: int = NEVER_MS
+    variance: float = 0.0
+    cells: int = 0
+    newest_cell: bool = False
+    ewma_sum: float = 0.0
+    ewma_weight: float = 0.0
 
 
 class Ring:
@@ -226,36 +226,38 @@ class Ring:
         n = self.window.n_slots
         at = self.newest % n
         rows = np.concatenate((self._view[at + 1 :], self._view[:at]))
-        seen = rows[:, MIDS] > 0
-        bucket: Bucket = rows.sum(axis=0).tolist()
-        bucket[HIGH] = float(rows[:, HIGH].max(initial=-math.inf))
-        bucket[LOW] = float(rows[:, LOW].min(initial=math.inf))
-        bucket[SPREAD_MAX] = float(rows[:, SPREAD_MAX].max(initial=-math.inf))
-        cells, newest_cell = self._cells(rows, seen)
-        closed = Closed(bucket, None, 0.0, NEVER_MS, 0.0, cells, newest_cell, 0.0, 0.0)
-        where = np.flatnonzero(seen)
-        if where.size:
-            closed.first_open = float(rows[where[0], OPEN])
-            closed.last_close = float(rows[where[-1], CLOSE])
-            closed.last_slot = self.newest - n + 1 + int(where[-1])
-            logs = np.log(rows[where, CLOSE])
-            squares = np.diff(logs) ** 2
-            closed.variance = float(squares.sum()) + (float(logs[0]) - math.log(closed.first_open)) ** 2
-            if decay:
-                weights = decay ** (n - 1 - where[1:]).astype(np.float64)
-                closed.ewma_sum = float(weights @ squares)
-                closed.ewma_weight = float(weights @ np.diff(where))
+        where = np.flatnonzero(rows[:, MIDS])
+        bucket: Bucket = np.add.reduce(rows).tolist()
+        closed = Closed(bucket)
+        if not where.size:
+            return closed
+        seen = rows[where]
+        highs, lows = np.maximum.reduce(seen), np.minimum.reduce(seen)
+        bucket[HIGH], bucket[SPREAD_MAX], bucket[LOW] = float(highs[HIGH]), float(highs[SPREAD_MAX]), float(lows[LOW])
+        self._count_minutes(closed, seen, where)
+        closed.first_open = float(seen[0, OPEN])
+        closed.last_close = float(seen[-1, CLOSE])
+        closed.last_slot = self.newest - n + 1 + int(where[-1])
+        logs = np.log(seen[:, CLOSE])
+        returns = logs[1:] - logs[:-1]
+        closed.variance = float(returns.dot(returns)) + (float(logs[0]) - math.log(closed.first_open)) ** 2
+        if decay:
+            weights = decay ** (n - 1 - where[1:])
+            closed.ewma_sum = float(weights.dot(returns * returns))
+            closed.ewma_weight = float(weights.dot(where[1:] - where[:-1]))
         return closed
 
-    def _cells(self, rows: npt.NDArray[np.float64], seen: npt.NDArray[np.bool_]) -> tuple[int, bool]:
+    def _count_minutes(self, closed: Closed, seen: npt.NDArray[np.float64], where: npt.NDArray[np.intp]) -> None:
         """Minutes of the closed slots with a mid, and whether the minute that ends with the window has one there."""
-        per_cell = MINUTE_MS // self.window.slot_ms
-        if per_cell <= 1:
-            masks = rows[:, MINUTES][seen]
-            return sum(int(mask).bit_count() for mask in masks), False
-        whole = len(seen) + 1 - per_cell
-        full = int(seen[:whole].reshape(-1, per_cell).any(axis=1).sum())
-        return full, bool(seen[whole:].any())
+        slot_ms = self.window.slot_ms
+        if slot_ms > MINUTE_MS:
+            closed.cells = sum(int(mask).bit_count() for mask in seen[:, MINUTES].tolist())
+        elif slot_ms == MINUTE_MS:
+            closed.cells = where.size
+        else:
+            minutes = set(((self.window.n_slots - 1 - where) // (MINUTE_MS // slot_ms)).tolist())
+            closed.newest_cell = 0 in minutes
+            closed.cells = len(minutes) - closed.newest_cell
 
     def pack(self, slots: Iterable[int]) -> bytes:
         """The named slots in a row, each by `pack_bucket`."""
