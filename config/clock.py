@@ -40,7 +40,8 @@ class ExchangeClock:
     """Binance's server time (`GET /api/v3/time`), carried on between two looks by the monotonic clock times `speed`.
 
     It looks again at the first call that comes `resync_s` of real time after the last look; while the exchange does not
-    answer it goes on from what it knows. It never runs backwards.
+    answer it goes on from what it knows. It never runs backwards. A program with an event loop gives `resync_s` None, so
+    that `now_ms` never waits for the network, and calls `synchronise` from a thread.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class ExchangeClock:
         speed: float,
         *,
         monotonic: Callable[[], float] = time.monotonic,
-        resync_s: float = 30.0,
+        resync_s: float | None = 30.0,
     ) -> None:
         self._fetch_ms = fetch_ms
         self._speed = speed
@@ -57,24 +58,31 @@ class ExchangeClock:
         self._resync_s = resync_s
         self._lock = threading.Lock()
         self._last_ms = 0
-        self._synchronise()
+        self._anchor_ms = 0
+        self._anchor = self._looked = 0.0
+        self.synchronise()
 
-    def _synchronise(self) -> None:
+    def synchronise(self) -> None:
+        """Take the server's time; may block for the time of one request.
+
+        Raises:
+            RetryableSourceError: the exchange does not answer.
+        """
         before = self._monotonic()
         server_ms = self._fetch_ms()
         after = self._monotonic()
-        # The answer was true somewhere between the two: half the round trip is the usual guess (RFC 5905).
-        self._anchor_ms = server_ms + round((after - before) / 2 * 1000 * self._speed)
-        self._anchor = after
-        self._looked = after
+        with self._lock:
+            # The answer was true somewhere between the two: half the round trip is the usual guess (RFC 5905).
+            self._anchor_ms = server_ms + round((after - before) / 2 * 1000 * self._speed)
+            self._anchor = self._looked = after
 
     def now_ms(self) -> int:
+        if self._resync_s is not None and self._monotonic() - self._looked >= self._resync_s:
+            try:
+                self.synchronise()
+            except RetryableSourceError:
+                self._looked = self._monotonic()
         with self._lock:
-            if self._monotonic() - self._looked >= self._resync_s:
-                try:
-                    self._synchronise()
-                except RetryableSourceError:
-                    self._looked = self._monotonic()
             elapsed_ms = (self._monotonic() - self._anchor) * 1000 * self._speed
             self._last_ms = max(self._last_ms, self._anchor_ms + int(elapsed_ms))
             return self._last_ms
@@ -83,8 +91,8 @@ class ExchangeClock:
         return event_s / self._speed
 
 
-def build_clock(settings: Settings) -> Clock:
-    """The clock that the settings choose.
+def build_clock(settings: Settings, *, resync_s: float | None = 30.0) -> Clock:
+    """The clock that the settings choose; `resync_s` is that of `ExchangeClock`.
 
     Raises:
         RetryableSourceError: `exchange` is chosen and its time cannot be had.
@@ -101,4 +109,4 @@ def build_clock(settings: Settings) -> Clock:
             msg = f'{url}: no exchange time: {error!r}; expected {{"serverTime": ms}}'
             raise RetryableSourceError(msg, "clock") from error
 
-    return ExchangeClock(fetch_ms, settings.clock.speed)
+    return ExchangeClock(fetch_ms, settings.clock.speed, resync_s=resync_s)

@@ -114,6 +114,7 @@ class StreamsSettings(_Section):
     poll_interval_s: float = Field(60.0, gt=0)
     lateness_s: float = Field(120.0, ge=0)
     max_future_s: float = Field(60.0, ge=0)
+    candle_lookback_h: int = Field(0, ge=0)
     store: Literal["memory", "rocksdb"] = "rocksdb"
     data_dir: Path = Path(".state/streams")
     web_host: str = "127.0.0.1"
@@ -155,6 +156,8 @@ class ForecastingSettings(_Section):
     retrain_every_h: int = Field(168, ge=1)
     max_model_age_h: int = Field(168, ge=1)
     poll_s: float = Field(5.0, gt=0)
+    report_dir: Path = Path("build/report")
+    plot_path: Path = Path("build/report/latest.png")
 
 
 class DevstackSettings(_Section):
@@ -300,6 +303,8 @@ def load_settings(profile: str | None = None, config: Path | None = None) -> Set
         tree = _merge(tree, _read_toml(file, "BDI_CONFIG"))
     tree["profile"] = name
     try:
-        return Settings(**tree)
+        settings = Settings(**tree)
     except ValidationError as error:
         raise ConfigurationError(_describe(error)) from error
+    # BDI_PROFILE is read as the field too; the profile that was asked for by argument is the one that was loaded.
+    return settings.model_copy(update={"profile": name})

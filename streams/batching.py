@@ -14,6 +14,7 @@ module must never import a record, an agent or a source.
 """
 
 import asyncio
+import logging
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from typing import Any, Protocol
@@ -49,6 +50,8 @@ PINNED: dict[str, tuple[str, ...]] = {
 Item = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 """Key, value and headers of one record to send."""
 
+_faust_log = logging.getLogger("faust.batching")  # what Faust says of its services goes under Faust's name
+
 _STOP_WAIT_S = 2.0  # how long a stopping worker waits for events under way; what they leave is done again
 
 
@@ -62,6 +65,7 @@ class BatchConsumer(driver.Consumer):
     The message's offset is that of the batch's last record, its value the list of raw records.
     """
 
+    logger = _faust_log
     batch_topics: frozenset[str] = frozenset()
     linger_s: float = 0.0
 
@@ -195,6 +199,7 @@ class BatchConsumer(driver.Consumer):
 class BatchProducer(driver.Producer):
     """Faust's producer with `send_many`. Idempotent: the broker drops what a retry sends twice."""
 
+    logger = _faust_log
     send_error: BaseException | None = None
     buffer_messages = 5_000  # Faust warns at 100 messages waiting
 
@@ -227,7 +232,7 @@ class BatchProducer(driver.Producer):
         futures: list[asyncio.Future[RecordMetadata]] = []
         batch, count = producer.create_batch(), 0
         for key, value, headers in items:
-            while batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+            while batch.append(key=key, value=value, timestamp=None, headers=list(headers)) is None:
                 if not count:
                     raise ValueError(f"{topic}: a record of {len(value or b'')} bytes is larger than a record batch")
                 futures.append(await self._send_batch(producer, batch, topic, partition, count, on_sent))
@@ -287,6 +292,8 @@ class RawBatchSchema(Schema):
 
 class BatchTable(Table):
     """A plain table of bytes whose changelog records are collected until `flush_changelog`."""
+
+    logger = _faust_log
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -10,13 +10,9 @@ It must never know what the records mean.
 
 import logging
 from collections.abc import Iterable
-from typing import Any
-
-from aiokafka import AIOKafkaConsumer
-from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from config.settings import KafkaSettings
-from streams.kafka import client_options
+from streams.reading import TopicReader
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +20,6 @@ HEADER = "source-offset"
 NOTHING = -1
 
 _TAIL = 200  # records looked at from the end for one that carries the header
-_READ_TIMEOUT_MS = 5_000
 
 
 def header(offset: int) -> tuple[tuple[str, bytes], ...]:
@@ -65,45 +60,32 @@ class DeliveredOffsets:
         """Read the tail of the output's partitions.
 
         Raises:
-            KafkaError: the broker does not answer.
+            ConfigurationError: the broker does not answer.
         """
-        wanted = list(partitions)
-        consumer = AIOKafkaConsumer(**client_options(self._kafka), enable_auto_commit=False)
-        await consumer.start()
-        try:
-            outputs = [TopicPartition(self._output, partition) for partition in wanted]
-            sources = [TopicPartition(self._source, partition) for partition in wanted]
-            consumer.assign(outputs)
-            ends = await consumer.end_offsets(outputs + sources)
-            starts = await consumer.beginning_offsets(outputs)
-            for output, source in zip(outputs, sources, strict=True):
-                last = await self._last(consumer, output, starts[output], ends[output])
-                self._ends[source.partition] = ends[source]
-                self._delivered[source.partition] = self.trusted(source.partition, last)
-                if last != self._delivered[source.partition]:
-                    log.warning(
-                        "%s: partition %d ends at %d before %s says it was read (%d): taken for a new topic",
-                        self._source,
-                        source.partition,
-                        ends[source],
-                        self._output,
-                        last,
-                    )
-        finally:
-            await consumer.stop()
+        async with TopicReader(self._kafka, self._source) as reader:
+            ends = {tp.partition: end for tp, end in (await reader.ends()).items()}
+        async with TopicReader(self._kafka, self._output) as reader:
+            newest = await _newest(reader)
+        for partition in partitions:
+            last = newest.get(partition, NOTHING)
+            self._ends[partition] = ends[partition]
+            self._delivered[partition] = self.trusted(partition, last)
+            if last != self._delivered[partition]:
+                log.warning(
+                    "%s: partition %d ends at %d, before %s says it was read (%d): taken for a new topic",
+                    self._source,
+                    partition,
+                    ends[partition],
+                    self._output,
+                    last,
+                )
 
-    async def _last(self, consumer: Any, tp: TopicPartition, start: int, end: int) -> int:
-        position = max(start, end - _TAIL)
-        newest = NOTHING
-        consumer.pause(*[other for other in consumer.assignment() if other != tp])
-        consumer.resume(tp)
-        consumer.seek(tp, position)
-        while position < end:
-            found: list[ConsumerRecord] = (await consumer.getmany(tp, timeout_ms=_READ_TIMEOUT_MS)).get(tp, [])
-            if not found:
-                log.warning("%s: partition %d gave nothing from %d to %d", self._output, tp.partition, position, end)
-                break
-            for record in found:
-                newest = max([newest, *(int(value) for key, value in record.headers if key == HEADER)])
-            position = found[-1].offset + 1
-        return newest
+
+async def _newest(reader: TopicReader) -> dict[int, int]:
+    """Partition to the newest source offset that its last records carry."""
+    found: dict[int, int] = {}
+    froms, ends = await reader.tails(_TAIL)
+    async for record in reader.between(froms, ends):
+        offsets = [int(value) for key, value in record.headers if key == HEADER]
+        found[record.partition] = max([found.get(record.partition, NOTHING), *offsets])
+    return found

@@ -15,10 +15,16 @@ class Metrics:
             "bitcoin_source_errors", "Polls of a source that failed, by kind", ["source", "kind"], registry=registry
         )
         self.source_retries = Counter(
-            "bitcoin_source_retries", "Requests sent again within a poll, by kind", ["source", "kind"], registry=registry
+            "bitcoin_source_retries",
+            "Requests sent again within a poll, by kind",
+            ["source", "kind"],
+            registry=registry,
         )
         self.source_age = Gauge(
-            "bitcoin_source_age_seconds", "Age of a source's data at its last good answer", ["source"], registry=registry
+            "bitcoin_source_age_seconds",
+            "Age of a source's data at its last good answer",
+            ["source"],
+            registry=registry,
         )
         self.source_up = Gauge("bitcoin_source_up", "1 when the last poll went well", ["source"], registry=registry)
         self.source_weight = Gauge(
@@ -30,14 +36,22 @@ class Metrics:
         self.candles = Counter("bitcoin_collected_candles", "Candles published by the collector", registry=registry)
         self.agent_events = Counter("bitcoin_agent_events", "Records an agent handled", ["agent"], registry=registry)
         self.agent_lag = Gauge(
-            "bitcoin_agent_lag", "Records on the topic that were not read yet", ["topic", "partition"], registry=registry
+            "bitcoin_agent_lag",
+            "Records on the topic that were not read yet",
+            ["topic", "partition"],
+            registry=registry,
         )
         self.agent_seconds = Histogram(
             "bitcoin_agent_batch_seconds", "Time an agent takes for a batch", ["agent"], registry=registry
         )
         self.dead_letters = Counter("bitcoin_dead_letters", "Records refused", ["reason"], registry=registry)
         self.duplicates = Counter("bitcoin_duplicate_ticks", "Ticks dropped for a known tick_id", registry=registry)
-        self.late = Counter("bitcoin_late_ticks", "Ticks older than the lateness", registry=registry)
+        self.out_of_order = Counter(
+            "bitcoin_out_of_order_ticks",
+            "Clean ticks older than their market's newest by more than the lateness",
+            registry=registry,
+        )
+        self.late = Counter("bitcoin_late_ticks", "Ticks that came too late for the windows", registry=registry)
         self.replayed = Counter("bitcoin_replayed_records", "Records skipped after a replay", registry=registry)
 
     def handled(self, agent: str, count: int) -> None:

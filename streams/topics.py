@@ -97,10 +97,12 @@ class TopicAdmin:
         missing = [policy for policy in policies if policy.name not in known]
         if not missing:
             return []
-        response = await self._client.create_topics([
-            NewTopic(policy.name, policy.partitions, policy.replication_factor, topic_configs=policy.config)
-            for policy in missing
-        ])
+        response = await self._client.create_topics(
+            [
+                NewTopic(policy.name, policy.partitions, policy.replication_factor, topic_configs=policy.config)
+                for policy in missing
+            ]
+        )
         created = []
         for name, code, message, *_ in response.topic_errors:
             if code == 0:

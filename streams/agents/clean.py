@@ -40,14 +40,16 @@ class CleanAgent:
         self._max_future_ms = int(settings.streams.max_future_s * 1000)
         self.delivered = DeliveredOffsets(settings.kafka, self._source, self._output)
 
+    def forget(self) -> None:
+        """Partitions moved."""
+        self.delivered.forget()
+
     async def handle(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
         """One batch of one partition.
 
         Raises:
             KafkaError: outputs cannot be delivered; nothing of this batch may be committed then.
         """
-        if not self.delivered.known(partition):
-            await self.delivered.load([partition])
         done = clean(
             records,
             lambda key: self._load(partition, key),
@@ -68,7 +70,7 @@ class CleanAgent:
         await self._table.flush_changelog()
         self._metrics.handled(NAME, len(records))
         self._metrics.duplicates.inc(done.duplicates)
-        self._metrics.late.inc(done.late)
+        self._metrics.out_of_order.inc(done.late)
         self._metrics.replayed.inc(done.replayed)
         for reason in done.reasons:
             self._metrics.dead_letters.labels(reason).inc()

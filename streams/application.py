@@ -1,0 +1,308 @@
+"""The composition root: settings in, one wired Faust application out.
+
+Everything that the worker is made of is built here and handed its parts; nothing is opened before the worker starts. It
+must never hold logic of its own.
+"""
+
+import hashlib
+import logging
+import socket
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import faust
+from faust.types import TP
+
+from config import Settings, load_settings
+from marketdata.errors import BitcoinDataError
+from marketdata.topics import TopicRole
+from streams import topics
+from streams.agents.clean import NAME as CLEAN
+from streams.agents.clean import CleanAgent
+from streams.agents.features import NAME as FEATURES
+from streams.agents.features import FeaturesAgent
+from streams.batching import BatchConsumer, BatchTable, BatchTransport, RawBatchSchema
+from streams.candles import CandleCollector
+from streams.clocks import WorkerClock
+from streams.collector import Collector, forever
+from streams.kafka import broker_urls, credentials
+from streams.logs import logging_config
+from streams.metrics import Metrics
+from streams.sources.exchanges import Exchanges, build_exchanges
+from streams.sources.plan import plan_warnings
+
+log = logging.getLogger(__name__)
+
+BUFFERED_BATCHES = 64  # per topic; an event is a batch
+MAX_RECORD_BATCH = 500_000  # bytes; Kafka's own limit is 1 MiB
+COMMIT_INTERVAL_S = 1.0
+REQUEST_TIMEOUT_S = 40.0
+DELIVERY_TIMEOUT_S = 60.0
+
+_ROCKSDB_OPTIONS = {"write_buffer_size": 8 << 20, "block_cache_size": 16 << 20, "target_file_size_base": 8 << 20}
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """What commands and views may look at.
+
+    topics: agent to its source topic. progress: agent to the loop time of its last batch. positions: (topic, partition)
+    to the next offset that is not handled yet.
+    """
+
+    metrics: Metrics
+    exchanges: Exchanges
+    topics: dict[str, str] = field(default_factory=dict)
+    changelogs: list[str] = field(default_factory=list)
+    progress: dict[str, float] = field(default_factory=dict)
+    positions: dict[tuple[str, int], int] = field(default_factory=dict)
+    started_at: float = 0.0
+
+
+class StreamsApp(faust.App):
+    """Faust's application with the batch event, and its topics and clock in place before it subscribes."""
+
+    logger = logging.getLogger("faust.app")  # Faust's words go under Faust's name
+    settings: Settings
+    clock: WorkerClock
+    worker_state: WorkerState
+
+    async def on_first_start(self) -> None:
+        self.conf.consumer_group_instance_id = _instance_id(self)
+        await topics.ensure(self.settings, self.worker_state.changelogs)
+        await self.clock.start()
+        self.worker_state.started_at = self.loop.time()
+        await super().on_first_start()
+
+    async def on_shutdown(self) -> None:
+        await super().on_shutdown()  # by now no task is left that asks
+        await self.worker_state.exchanges.close()
+
+    def _new_transport(self) -> Any:
+        return BatchTransport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> Any:
+        return BatchTransport(self.conf.broker_producer, self)
+
+
+def app_from_environment() -> StreamsApp:
+    """The application of a program: settings from the environment.
+
+    Raises:
+        SystemExit: they cannot be used; one clear line stands on stderr.
+    """
+    try:
+        settings = load_settings()
+    except BitcoinDataError as error:
+        sys.stderr.write(f"streams: {error}\n")
+        raise SystemExit(2) from error
+    return build_app(settings, WorkerClock.from_settings(settings))
+
+
+def build_app(settings: Settings, clock: WorkerClock) -> StreamsApp:
+    """Wire the worker; nothing is opened, no address is asked."""
+    app = _faust_app(settings)
+    metrics = Metrics()
+    exchanges = build_exchanges(settings, metrics)
+    app.settings = settings
+    app.clock = clock
+    app.worker_state = WorkerState(metrics, exchanges)
+    _add_agents(app)
+    _add_collector(app)
+    from streams.commands import attach as attach_commands
+    from streams.health import attach as attach_health
+
+    attach_commands(app)
+    attach_health(app)
+    return app
+
+
+def _faust_app(settings: Settings) -> StreamsApp:
+    streams = settings.streams
+    kafka = settings.kafka
+    return StreamsApp(
+        streams.app_id,
+        broker=broker_urls(kafka),
+        broker_credentials=credentials(kafka),
+        autodiscover=False,
+        origin="streams",
+        datadir=streams.data_dir.absolute(),
+        store=f"{streams.store}://",
+        key_serializer="raw",
+        value_serializer="raw",
+        Table=BatchTable,
+        topic_partitions=kafka.partitions,
+        topic_replication_factor=kafka.replication_factor,
+        topic_disable_leader=True,  # the worker that has the first partition of cryptoTopic leads: no topic for that
+        table_standby_replicas=streams.standby_replicas,
+        stream_buffer_maxsize=BUFFERED_BATCHES,
+        broker_commit_interval=COMMIT_INTERVAL_S,
+        broker_session_timeout=streams.session_timeout_s,
+        broker_heartbeat_interval=streams.session_timeout_s / 3,
+        broker_request_timeout=REQUEST_TIMEOUT_S,
+        broker_rebalance_timeout=max(10.0, streams.session_timeout_s),
+        consumer_auto_offset_reset="earliest",
+        producer_acks=-1,
+        producer_max_batch_size=MAX_RECORD_BATCH,
+        producer_request_timeout=DELIVERY_TIMEOUT_S,
+        web_bind=streams.web_host,
+        web_host=streams.web_host,
+        web_port=streams.web_port,
+        web_tables_enabled=False,
+        web_stats_enabled=False,
+        web_graph_enabled=False,
+        web_router_enabled=False,
+        web_in_thread=False,
+        worker_redirect_stdouts=False,
+        logging_config=logging_config(settings.log_level),
+    )
+
+
+def _instance_id(app: StreamsApp) -> str:
+    """The same for each start of a worker with its data folder, and no other's."""
+    place = f"{socket.gethostname()}:{app.conf.datadir.absolute()}"
+    return f"{app.conf.id}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
+
+
+def _add_agents(app: StreamsApp) -> None:
+    settings, clock, metrics = app.settings, app.clock, app.worker_state.metrics
+    BatchConsumer.linger_s = settings.streams.linger_ms / 1000
+    sources = {CLEAN: settings.topic(TopicRole.TICKS).name, FEATURES: settings.topic(TopicRole.TICKS_CLEAN).name}
+    BatchConsumer.batch_topics = frozenset(sources.values())
+    app.worker_state.topics.update(sources)
+    made = {
+        CLEAN: CleanAgent(settings, clock, metrics, _table(app, CLEAN), lambda: app.producer),
+        FEATURES: FeaturesAgent(settings, clock, metrics, _table(app, FEATURES), lambda: app.producer),
+    }
+    for name, topic_name in sources.items():
+        topic = app.topic(topic_name, schema=RawBatchSchema(), key_type=bytes, value_type=bytes)
+        app.agent(topic, name=name)(_loop(app, name, topic_name, made[name]))
+
+    async def forget(_sender: Any, _partitions: Any, **_kwargs: Any) -> None:
+        app.worker_state.positions.clear()
+        for agent in made.values():
+            agent.forget()
+
+    app.on_partitions_revoked.connect(forget, weak=False)
+    app.on_partitions_assigned.connect(forget, weak=False)
+
+
+def _table(app: StreamsApp, name: str) -> BatchTable:
+    options = dict(_ROCKSDB_OPTIONS) if app.settings.streams.store == "rocksdb" else {}
+    table = app.Table(name, key_type=bytes, value_type=bytes, partitions=app.settings.kafka.partitions, options=options)
+    app.worker_state.changelogs.append(table.changelog_topic_name)
+    return table
+
+
+def _loop(app: StreamsApp, name: str, topic: str, agent: CleanAgent | FeaturesAgent) -> Any:
+    """The agent's coroutine: batch by batch, and the end of the worker when one cannot be handled."""
+    metrics = app.worker_state.metrics
+
+    async def run(stream: Any) -> None:
+        async for records in stream:
+            partition = records[0].partition
+            try:
+                with metrics.agent_seconds.labels(name).time():
+                    if not agent.delivered.known(partition):
+                        await agent.delivered.load(_assigned(app, topic))
+                    await agent.handle(partition, records)
+            except Exception as error:
+                # Faust acknowledges the event all the same, so nothing may be committed any more.
+                app.consumer.refuse_commits(error)
+                log.exception("%s stops at %s-%d@%d", name, topic, partition, records[0].offset)
+                await app.crash(error)
+                raise
+            metrics.agent_lag.labels(topic, str(partition)).set(
+                max((app.consumer.highwater(TP(topic, partition)) or 0) - records[-1].offset - 1, 0)
+            )
+            app.worker_state.progress[name] = app.loop.time()
+            app.worker_state.positions[topic, partition] = records[-1].offset + 1
+
+    run.__name__ = name
+    return run
+
+
+def _assigned(app: StreamsApp, topic: str) -> list[int]:
+    return sorted(tp.partition for tp in app.consumer.assignment() if tp.topic == topic)
+
+
+def _add_collector(app: StreamsApp) -> None:
+    settings, state = app.settings, app.worker_state
+    exchanges = state.exchanges
+    first = TP(settings.topic(TopicRole.TICKS).name, 0)
+
+    def is_leader() -> bool:
+        return not app.rebalancing and first in app.consumer.assignment()
+
+    async def publish(topic: str, items: Any) -> None:
+        await app.producer.publish(topic, items)
+
+    @app.task
+    async def keep_clock() -> None:
+        await app.clock.keep()
+
+    @app.task
+    async def collect() -> None:
+        for warning in plan_of(app):
+            log.warning("%s", warning)
+        log.info(
+            "collecting %d markets every %g s of exchange time from %s",
+            len(settings.markets),
+            settings.streams.poll_interval_s,
+            ", ".join(source.name for source in exchanges.sources) or "no source",
+        )
+        collector = build_collector(app, publish)
+        await forever("collector", lambda: collector.run(is_leader), 1.0)
+
+    @app.task
+    async def fetch_candles() -> None:
+        candles = build_candles(app, publish)
+        if candles is not None:
+            await forever("candles", lambda: candles.run(is_leader), 1.0)
+
+
+def plan_of(app: StreamsApp) -> list[str]:
+    """Warnings about limits that the poll plan exceeds."""
+    settings, exchanges = app.settings, app.worker_state.exchanges
+    return plan_warnings(
+        exchanges.sources,
+        exchanges.candles,
+        settings.parsed_markets,
+        settings.streams.poll_interval_s,
+        1 / app.clock.real_seconds(1.0),
+    )
+
+
+def build_collector(app: StreamsApp, publish: Any) -> Collector:
+    """The collector of quotes; `publish` delivers."""
+    settings, exchanges = app.settings, app.worker_state.exchanges
+    return Collector(
+        markets=settings.parsed_markets,
+        sources=exchanges.sources,
+        disabled=exchanges.disabled,
+        guards=exchanges.guards,
+        clock=app.clock,
+        metrics=app.worker_state.metrics,
+        publish=publish,
+        topic=settings.topic(TopicRole.TICKS).name,
+        interval_ms=int(settings.streams.poll_interval_s * 1000),
+    )
+
+
+def build_candles(app: StreamsApp, publish: Any) -> CandleCollector | None:
+    """The collector of candles, None where no source has any."""
+    settings, exchanges = app.settings, app.worker_state.exchanges
+    if exchanges.candles is None:
+        return None
+    return CandleCollector(
+        markets=settings.parsed_markets,
+        source=exchanges.candles,
+        guard=exchanges.guards[exchanges.candles.name],
+        clock=app.clock,
+        metrics=app.worker_state.metrics,
+        publish=publish,
+        kafka=settings.kafka,
+        topic=settings.topic(TopicRole.CANDLES).name,
+        lookback_ms=settings.streams.candle_lookback_h * 3_600_000,
+    )

@@ -1,0 +1,150 @@
+"""Polls every source at each instant of the exchange's minute grid and publishes one tick a market.
+
+A poll's ticks carry the grid's instant. Polls never overlap: when one takes longer than the interval, the instants that
+passed meanwhile are skipped, counted and logged. Sources, clock and publisher are handed in; it must never import Faust.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from config.clock import Clock
+from marketdata.codec import encode
+from marketdata.markets import Market
+from marketdata.records import Tick
+from marketdata.times import floor_to, to_rfc3339
+from streams.batching import Item
+from streams.metrics import Metrics
+from streams.sources.contracts import OK, QuoteSource, Reading
+from streams.sources.guard import Guard
+from streams.ticks import DISABLED, Polled, build_tick
+
+log = logging.getLogger(__name__)
+
+BUDGET_SHARE = 0.5  # of the interval that a poll may take with its retries; an older answer would not be of its instant
+_SUMMARY_S = 60.0  # real seconds between two lines of log
+
+
+class SleepingClock(Clock, Protocol):
+    """A clock that can be waited for."""
+
+    async def sleep_until(self, event_ms: int) -> None: ...
+
+
+class Publisher(Protocol):
+    """Delivers records and returns when the broker has them."""
+
+    async def __call__(self, topic: str, items: Sequence[Item]) -> None: ...
+
+
+class Collector:
+    """One poll (`collect`) and the loop of them (`run`)."""
+
+    def __init__(
+        self,
+        *,
+        markets: Sequence[Market],
+        sources: Sequence[QuoteSource],
+        disabled: Sequence[str],
+        guards: Mapping[str, Guard],
+        clock: SleepingClock,
+        metrics: Metrics,
+        publish: Publisher,
+        topic: str,
+        interval_ms: int,
+        on_round: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._markets = markets
+        self._sources = sources
+        self._disabled = disabled
+        self._guards = guards
+        self._clock = clock
+        self._metrics = metrics
+        self._publish = publish
+        self._topic = topic
+        self._interval_ms = interval_ms
+        self._on_round = on_round
+        self._told: Counter[str] = Counter()
+        self._told_at = 0.0
+        self._refused: frozenset[str] = frozenset()
+
+    async def collect(self, instant_ms: int) -> list[Tick]:
+        """Poll all sources for one instant and publish; a source that fails leaves nulls and its status."""
+        outcomes = await asyncio.gather(*(self._poll(source) for source in self._sources))
+        polled = {source.name: outcome for source, outcome in zip(self._sources, outcomes, strict=True)}
+        polled.update({name: Polled(DISABLED) for name in self._disabled})
+        ticks = [build_tick(market, instant_ms, polled) for market in self._markets]
+        await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in ticks])
+        self._metrics.polls.inc()
+        self._metrics.collected.inc(len(ticks))
+        self._told["ticks"] += len(ticks)
+        self._told["polls"] += 1
+        return ticks
+
+    async def run(self, is_leader: Callable[[], bool]) -> None:
+        """Collect at every instant of the grid while this worker leads; for ever."""
+        next_ms: int | None = None
+        while True:
+            if next_ms is None:
+                next_ms = floor_to(self._clock.now_ms(), self._interval_ms) + self._interval_ms
+            await self._clock.sleep_until(next_ms)
+            if not is_leader():
+                next_ms = None
+                continue
+            instant_ms = floor_to(self._clock.now_ms(), self._interval_ms)
+            skipped = (instant_ms - next_ms) // self._interval_ms
+            if skipped > 0:
+                self._metrics.skipped_polls.inc(skipped)
+                self._told["skipped"] += skipped
+                log.warning("skipped %d polls from %s on: the one before ran late", skipped, to_rfc3339(next_ms))
+            await self.collect(instant_ms)
+            self._on_round()
+            self._tell_sometimes()
+            next_ms = instant_ms + self._interval_ms
+
+    async def _poll(self, source: QuoteSource) -> Polled:
+        async def ask(timeout_s: float) -> Reading:
+            return await source.poll(self._markets, timeout_s)
+
+        budget_s = self._clock.real_seconds(self._interval_ms / 1000) * BUDGET_SHARE
+        outcome = await self._guards[source.name].call(ask, budget_s)
+        received_ms = self._clock.now_ms()
+        up = outcome.status == OK
+        self._metrics.source_up.labels(source.name).set(up)
+        if not up or outcome.value is None:
+            self._metrics.source_errors.labels(source.name, outcome.status).inc()
+            self._told[f"{source.name} {outcome.status}"] += 1
+            return Polled(outcome.status)
+        self._judge(source.name, outcome.value, received_ms)
+        return Polled(OK, outcome.value, received_ms)
+
+    def _judge(self, name: str, reading: Reading, received_ms: int) -> None:
+        observed = [q.observed_at_ms for q in reading.quotes.values() if q.observed_at_ms is not None]
+        if observed:
+            self._metrics.source_age.labels(name).set((received_ms - min(observed)) / 1000)
+        wrong = frozenset(f"{name} {symbol}: {error}" for symbol, error in reading.refused.items())
+        if wrong:
+            self._metrics.source_errors.labels(name, "bad_payload").inc(len(wrong))
+        for line in sorted(wrong - self._refused):
+            log.warning("refused what a source says: %s", line)
+        self._refused = frozenset(line for line in self._refused if not line.startswith(f"{name} ")) | wrong
+
+    def _tell_sometimes(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at < _SUMMARY_S:
+            return
+        self._told_at = now
+        log.info("collected: %s", ", ".join(f"{count} {what}" for what, count in self._told.items()))
+        self._told.clear()
+
+
+async def forever(name: str, once: Callable[[], Awaitable[None]], pause_s: float) -> None:
+    """Run a loop again after it failed, with the error in the log: collecting never ends because of one surprise."""
+    while True:
+        try:
+            await once()
+        except Exception:
+            log.exception("%s failed; it starts again in %.3g s", name, pause_s)
+        await asyncio.sleep(pause_s)

@@ -1,0 +1,65 @@
+"""`/metrics`, `/health/live` and `/health/ready` of the worker.
+
+Live: the agents get on with what lies on their topics. Ready: partitions are assigned and the tables are there.
+"""
+
+from typing import Any
+
+from faust.types import TP
+from prometheus_client import CONTENT_TYPE_LATEST
+
+STALLED_S = 60.0  # real seconds without a batch while there is something to read
+_UNAVAILABLE = 503
+
+
+def liveness(lags: dict[str, int], idle_s: dict[str, float]) -> dict[str, str]:
+    """Agent to what is wrong with it: there is something to read and nothing happened for `STALLED_S`."""
+    return {
+        agent: f"{lag} records wait and none was handled for {idle_s[agent]:.0f} s"
+        for agent, lag in lags.items()
+        if lag > 0 and idle_s.get(agent, 0.0) > STALLED_S
+    }
+
+
+def attach(app: Any) -> None:
+    """Add the pages to the worker's web server."""
+
+    def lags() -> dict[str, int]:
+        found: dict[str, int] = {}
+        for name, topic in app.worker_state.topics.items():
+            tps = [tp for tp in app.consumer.assignment() if tp.topic == topic]
+            found[name] = sum(_lag(app, tp) for tp in tps)
+        return found
+
+    @app.page("/metrics", name="metrics")
+    async def metrics(view: Any, _request: Any) -> Any:
+        return view.bytes(app.worker_state.metrics.exposition(), content_type=CONTENT_TYPE_LATEST.split(";")[0])
+
+    @app.page("/health/live", name="health-live")
+    async def live(view: Any, _request: Any) -> Any:
+        now = app.loop.time()
+        idle = {
+            name: now - app.worker_state.progress.get(name, app.worker_state.started_at)
+            for name in app.worker_state.topics
+        }
+        wrong = liveness(lags(), idle)
+        return view.json({"live": not wrong, "stalled": wrong}, status=_UNAVAILABLE if wrong else 200)
+
+    @app.page("/health/ready", name="health-ready")
+    async def ready(view: Any, _request: Any) -> Any:
+        waiting = [
+            what
+            for what, is_so in (
+                ("a rebalance", app.rebalancing),
+                ("the tables' recovery", app.in_recovery),
+                ("an assignment", not app.consumer.assignment()),
+            )
+            if is_so
+        ]
+        return view.json({"ready": not waiting, "waiting_for": waiting}, status=_UNAVAILABLE if waiting else 200)
+
+
+def _lag(app: Any, tp: TP) -> int:
+    highwater = app.consumer.highwater(tp) or 0
+    read = app.worker_state.positions.get((tp.topic, tp.partition))
+    return 0 if read is None else max(highwater - read, 0)

@@ -1,0 +1,50 @@
+"""How the worker logs: one line an event to stderr. Libraries speak from warnings on."""
+
+import logging
+from typing import Any
+
+_LIBRARIES = ("faust", "mode", "aiokafka", "aiohttp", "httpx", "httpcore", "stamina", "asyncio")
+
+
+def logging_config(level: str) -> dict[str, Any]:
+    """For `logging.config.dictConfig`; `level` is that of our own loggers."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+        "filters": {"known": {"()": KnownAndHarmless}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "stream": "ext://sys.stderr",
+                "filters": ["known"],
+            }
+        },
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {name: {"level": "WARNING"} for name in _LIBRARIES},
+    }
+
+
+_STARTING_MS = 30_000
+
+
+class KnownAndHarmless(logging.Filter):
+    """Keeps out lines that ask nothing of anybody."""
+
+    ALWAYS = (
+        # Broker and worker agree on the next generation right after this; Faust itself handles it.
+        "Heartbeat failed for group",
+        "group is rebalancing",
+    )
+    WHILE_STARTING = (
+        # A broker that has just been set up makes its offsets topic at the first group's request; aiokafka asks again.
+        "GroupCoordinatorNotAvailableError",
+    )
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        message = record.getMessage()
+        known = self.ALWAYS if record.relativeCreated > _STARTING_MS else self.ALWAYS + self.WHILE_STARTING
+        return not any(phrase in message for phrase in known)
