@@ -1,0 +1,52 @@
+"""`python -m forecasting`: train, predict, serve, report. `--help` lists the options; heavy packages load when needed."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from marketdata.errors import BitcoinDataError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m forecasting", description="Forecasts of the next hour's average price from hourly rows on HDFS."
+    )
+    parser.add_argument("--profile", help="profile of settings (default: BDI_PROFILE, else local)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train = commands.add_parser("train", help="train, check and publish a version; promote it where the rule says so")
+    train.add_argument("--symbol", action="append", help="a market (may be repeated; default: forecasting.symbols)")
+    train.add_argument("--model", choices=("lstm-quantile", "lstm-plain"), help="default: forecasting.model")
+    train.add_argument("--parent", type=int, help="end when the process of this id ends")
+    predict = commands.add_parser("predict", help="forecast the hour after the newest closed one, as JSON lines")
+    predict.add_argument("--symbol", action="append", help="a market (may be repeated; default: forecasting.symbols)")
+    serve = commands.add_parser("serve", help="predict each next hour, score, retrain; until stopped")
+    serve.add_argument("--symbol", action="append", help="a market (may be repeated; default: forecasting.symbols)")
+    report = commands.add_parser("report", help="walk-forward comparison as Markdown, JSON and a picture")
+    report.add_argument("--symbol", help="the market (default: the first of forecasting.symbols)")
+    report.add_argument("--models", help="comma-separated (default: all)")
+    report.add_argument("--quick", action="store_true", help="few refits, few epochs, no seeds but one")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a known error is one line and exit code 1."""
+    args = _parser().parse_args(argv)
+    from config import load_settings
+    from forecasting import commands
+
+    try:
+        settings = load_settings(args.profile)
+        logging.basicConfig(
+            level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )
+        return commands.run(args, settings)
+    except BitcoinDataError as error:
+        sys.stderr.write(f"forecasting {args.command}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

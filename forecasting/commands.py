@@ -1,0 +1,141 @@
+"""What each command of `python -m forecasting` does: things are wired here, from settings, once."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+from config.clock import Clock, build_clock
+from config.settings import Settings
+from forecasting import plots
+from forecasting.process import bind_to_parent
+from forecasting.registry import Registry
+from forecasting.storage import Storage
+from marketdata.codec import encode
+from marketdata.errors import ConfigurationError, ForecastError
+
+log = logging.getLogger(__name__)
+
+_QUIET = ("hdfs", "matplotlib", "aiokafka", "absl", "jax", "httpx", "stamina")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """The command of parsed arguments; the exit code."""
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if args.command == "report":
+        from forecasting.report import write_report
+
+        symbol = args.symbol or settings.forecasting.symbols[0]
+        names = args.models.split(",") if args.models else None
+        _check((symbol,), settings)
+        write_report(_storage(settings), settings, symbol=symbol, names=names, quick=args.quick, progress=progress)
+        return 0
+    symbols = tuple(args.symbol or settings.forecasting.symbols)
+    _check(symbols, settings)
+    if args.command == "train":
+        if args.parent is not None:
+            bind_to_parent(args.parent)
+        return _train(settings, symbols, args.model or settings.forecasting.model)
+    if args.command == "predict":
+        return _predict(settings, symbols)
+    chosen = settings.forecasting.model_copy(update={"symbols": symbols})
+    return asyncio.run(_serve(settings.model_copy(update={"forecasting": chosen})))
+
+
+def progress(what: str, done: int, total: int) -> None:
+    """A line that the demo reads."""
+    sys.stderr.write(f"progress: {what} {done}/{total}\n")
+    sys.stderr.flush()
+
+
+def _check(symbols: tuple[str, ...], settings: Settings) -> None:
+    for symbol in symbols:
+        if symbol not in settings.markets:
+            raise ConfigurationError(f"symbol: {symbol!r}: expected one of the markets {', '.join(settings.markets)}")
+
+
+def _storage(settings: Settings) -> Storage:
+    storage = Storage(settings.hdfs)
+    storage.wait()
+    return storage
+
+
+def _train(settings: Settings, symbols: tuple[str, ...], model: str) -> int:
+    from forecasting.trainer import train
+
+    storage = _storage(settings)
+    for symbol in symbols:
+        registry = Registry(storage, settings.hdfs.models, symbol)
+        trained = train(
+            storage,
+            hourly_folder=settings.hdfs.hourly_metrics,
+            registry=registry,
+            symbol=symbol,
+            model_name=model,
+            settings=settings.forecasting,
+            progress=progress,
+        )
+        picture = plots.draw(trained.held_out, trained.samples, f"{symbol}: held-out hours, {trained.version}")
+        storage.write(registry.path(trained.version, "plot.png"), picture)
+        path = settings.forecasting.plot_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+    return 0
+
+
+def _clock(settings: Settings) -> Clock:
+    import stamina
+
+    from marketdata.errors import RetryableSourceError
+
+    for attempt in stamina.retry_context(
+        on=RetryableSourceError, attempts=None, timeout=settings.hdfs.wait_s, wait_initial=0.2, wait_max=2.0
+    ):
+        with attempt:
+            return build_clock(settings)
+    raise ForecastError("clock: no exchange time")  # pragma: no cover  the loop returns or raises
+
+
+def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
+    from forecasting.predictor import look_ahead, newest_hour
+    from forecasting.trainer import load_samples
+
+    storage = _storage(settings)
+    clock = _clock(settings)
+    for symbol in symbols:
+        _, samples = load_samples(storage, settings.hdfs.hourly_metrics, symbol, settings.forecasting)
+        at = newest_hour(samples)
+        if at is None:
+            raise ForecastError(f"hourly_metrics: no priced hour of {symbol}: expected at least one")
+        registry = Registry(storage, settings.hdfs.models, symbol)
+        pointer = registry.champion()
+        loaded = None if pointer is None else registry.load(pointer["version"])
+        outlook = look_ahead(samples, at, loaded, settings.forecasting, issued_at_ms=clock.now_ms())
+        for prediction in outlook.predictions:
+            sys.stdout.write(encode(prediction).decode() + "\n")
+    return 0
+
+
+async def _serve(settings: Settings) -> int:
+    from forecasting.service import PredictorService, in_thread
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    storage = Storage(settings.hdfs)
+    service = PredictorService(settings, storage, await in_thread(lambda: _clock(settings)))
+    serving = asyncio.ensure_future(service.run(stop))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    # A look may be amid a long step (loading the net): it is left after a moment, what it would publish is not begun.
+    done, _ = await asyncio.wait({serving}, timeout=3.0)
+    if not done:
+        serving.cancel()
+    stopping.cancel()
+    results = await asyncio.gather(serving, return_exceptions=True)
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return 0

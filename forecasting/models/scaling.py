@@ -1,0 +1,60 @@
+"""Scalers of the nets' inputs, fitted on the training span alone. Pure numpy.
+
+A missing value becomes 0 after scaling and, where the net has a flag for it, its flag 1: never a made-up price. A column
+that was never known in training stays masked in forecasts, because the net has learnt nothing of it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forecasting.dataset import Bools, Floats
+
+CLIP = 8.0
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """(x - shift) / scale; `seen` tells which columns were known in training, each shape (columns,)."""
+
+    shift: Floats
+    scale: Floats
+    seen: Bools
+
+    @classmethod
+    def standard(cls, rows: Floats) -> "Scaler":
+        """Mean 0 and standard deviation 1 over the known values of rows (n, columns)."""
+        known = np.isfinite(rows)
+        count = known.sum(axis=0)
+        seen = count > 0
+        total = np.maximum(count, 1)
+        shift = np.where(known, rows, 0.0).sum(axis=0) / total
+        scale = np.sqrt((np.where(known, rows - shift, 0.0) ** 2).sum(axis=0) / total)
+        return cls(shift, np.where(scale > 0, scale, 1.0), seen)
+
+    @classmethod
+    def min_max(cls, rows: Floats) -> "Scaler":
+        """The smallest known value becomes 0, the largest 1."""
+        known = np.isfinite(rows)
+        seen = known.any(axis=0)
+        low = np.where(seen, np.where(known, rows, np.inf).min(axis=0), 0.0)
+        high = np.where(seen, np.where(known, rows, -np.inf).max(axis=0), 1.0)
+        return cls(low, np.where(high > low, high - low, 1.0), seen)
+
+    def apply(self, rows: Floats, *, clip: float | None = None) -> tuple[Floats, Bools]:
+        """Scaled rows with 0 where missing, and which were missing; same shape as rows."""
+        missing = ~np.isfinite(rows) | ~self.seen
+        scaled = (np.where(missing, self.shift, rows) - self.shift) / self.scale
+        if clip is not None:
+            scaled = np.clip(scaled, -clip, clip)
+        return scaled, missing
+
+    def state(self) -> dict[str, Any]:
+        return {"shift": self.shift.tolist(), "scale": self.scale.tolist(), "seen": self.seen.tolist()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Scaler":
+        return cls(
+            np.asarray(state["shift"], float), np.asarray(state["scale"], float), np.asarray(state["seen"], bool)
+        )
