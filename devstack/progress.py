@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from devstack.process import tail
 
@@ -69,9 +69,13 @@ class PlainShow:
             return
         self._told[job] = (now, count)
         done, total = count
-        elapsed = now - self._began[job]
-        left = f", about {elapsed / done * (total - done):.0f} s left" if 0 < done < total else ""
-        self.line(f"{job}: {done}/{total} after {elapsed:.0f} s{left}")
+        self.line(f"{job}: {self._count(job, done, total)} after {now - self._began[job]:.0f} s")
+
+    def _count(self, job: str, done: int, total: int) -> str:
+        if not 0 < done < total:
+            return f"{done}/{total}"
+        elapsed = time.monotonic() - self._began[job]
+        return f"{done}/{total}, about {elapsed / done * (total - done):.0f} s left"
 
     def end(self, job: str) -> None:
         self.line(f"{job} done after {time.monotonic() - self._began[job]:.1f} s")
@@ -89,11 +93,10 @@ class LiveShow(PlainShow):
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[count]}"),
             console=console,
+            refresh_per_second=4,
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -107,7 +110,7 @@ class LiveShow(PlainShow):
         count = count_in(tail(log))
         if count is not None:
             done, total = count
-            self._progress.update(self._tasks[job], completed=done, total=total, count=f"{done}/{total}")
+            self._progress.update(self._tasks[job], completed=done, total=total, count=self._count(job, done, total))
 
     def end(self, job: str) -> None:
         self._progress.remove_task(self._tasks.pop(job))

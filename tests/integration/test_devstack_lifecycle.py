@@ -157,6 +157,24 @@ def test_a_child_dies_with_a_killed_parent(tmp_path: Path) -> None:
     eventually(lambda: all_gone([child]), 10, "the child is gone")
 
 
+@pytest.mark.parametrize(("end", "exit_code"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+def test_a_demo_that_is_ended_while_it_starts_leaves_nothing(
+    env: dict[str, str], tmp_path: Path, end: signal.Signals, exit_code: int
+) -> None:
+    with (tmp_path / "demo.log").open("wb") as log:
+        demo = subprocess.Popen([*DEVSTACK, "demo"], env=env, cwd=ROOT, stdout=log, stderr=log)
+
+    def started() -> list[int]:
+        state = load_state(state_dir(env))
+        assert demo.poll() is None, (tmp_path / "demo.log").read_text()
+        return pids(env) if state is not None and len(state.parts) == 4 else []
+
+    children = eventually(lambda: len(started()) == 4 and started(), 60, "the demo runs its four parts")
+    demo.send_signal(end)
+    assert demo.wait(15) == exit_code
+    eventually(lambda: all_gone(children or []), 2, "the demo's children are gone")
+
+
 def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
     command = bound(["echo", "started"])
     command[4] = "1"  # not the process that starts it
