@@ -59,6 +59,7 @@ class Market:
         self.seed = history.seed
         self.symbols = history.symbols
         self._stats = lru_cache(maxsize=2048)(self._compute_stats)
+        self._trades = lru_cache(maxsize=512)(self._compute_trades)
         self._quotes = lru_cache(maxsize=2048)(self._compute_quote)
 
     def stats(self, symbol: str, now_ms: int) -> DayStats | None:
@@ -119,6 +120,9 @@ class Market:
 
     def trades(self, symbol: str, minute_ms: int) -> derive.Trades | None:
         """All trades of a minute, also those yet to come: cut them at the time it is. None where it has no candle."""
+        return self._trades(symbol, minute_ms)
+
+    def _compute_trades(self, symbol: str, minute_ms: int) -> derive.Trades | None:
         candle = self.history.minutes(symbol, minute_ms, minute_ms + MINUTE_MS)
         return derive.minute_trades(self.seed, symbol, candle) if len(candle) else None
 

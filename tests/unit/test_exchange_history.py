@@ -27,9 +27,9 @@ def hours(draw: st.DrawFn) -> Candles:
     high = low + draw(st.integers(0, 10**5))
     open_, close = (draw(st.integers(low, high)) for _ in range(2))
     volume = draw(st.integers(0, 10**9)) / 10 ** draw(st.integers(0, 5))
-    prices = (np.array([value / step]) for value in (open_, high, low, close))
+    row = (open_ / step, high / step, low / step, close / step, volume, 0.0)
     hour_ms = draw(st.integers(400_000, 500_000)) * HOUR_MS
-    return Candles(np.array([hour_ms]), *prices, np.array([volume]), np.array([0.0]))
+    return Candles(np.array([hour_ms]), *(np.array([value]) for value in row))
 
 
 @given(hours(), st.integers(0, 2**63), st.sampled_from(["BTCUSDT", "XRPUSDT"]))

@@ -1,5 +1,6 @@
 """What the simulated exchange knows at a time: nothing later than it, and the same as a recomputation from its data."""
 
+import copy
 import math
 
 import numpy as np
@@ -23,7 +24,7 @@ def _market(minutes: Candles) -> Market:
 
 def _changed_after(minutes: Candles, now_ms: int) -> Candles:
     """The same past and the same open of the running minute; another future."""
-    other = Candles(*(column.copy() for column in minutes.columns()))
+    other = copy.deepcopy(minutes)
     running = other.time_ms >= now_ms - now_ms % MINUTE_MS
     after = other.time_ms > now_ms
     for column in (other.high, other.close, other.volume, other.quote_volume):
