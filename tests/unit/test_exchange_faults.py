@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -168,3 +170,9 @@ async def test_faults_are_listed_counted_and_checked(exchange: Exchange) -> None
     for wrong in ({"fault": "flood"}, {"fault": "500", "count": 0}, {"fault": "500", "match": 3}):
         async with exchange.client.post(f"{exchange.address}/control/faults", json=wrong) as response:
             assert response.status == 400
+
+
+def test_each_fault_is_documented() -> None:
+    section = (Path(__file__).parents[2] / "docs" / "exchange.md").read_text().split("\n| fault |")[1]
+    cells = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    assert set(re.findall(r"`([^`]+)`", " ".join(cells))) == set(FAULTS)
