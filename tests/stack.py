@@ -1,6 +1,7 @@
 """What tests need to run on the real stack: waiting for a condition, and programs that end with the test run."""
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -13,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from hdfs import InsecureClient
 from pydantic import BaseModel, SecretStr
 
 from config import Settings, load_settings
@@ -24,7 +28,7 @@ T = TypeVar("T")
 _LOOK_S = 0.05
 
 
-def eventually(predicate: Callable[[], T], deadline_s: float, what: str) -> T:
+def eventually(predicate: Callable[[], T], deadline_s: float, what: str, *, every_s: float = _LOOK_S) -> T:
     """Look again until `predicate` gives something true; fail with `what` when `deadline_s` has passed."""
     deadline = time.monotonic() + deadline_s
     while True:
@@ -33,10 +37,12 @@ def eventually(predicate: Callable[[], T], deadline_s: float, what: str) -> T:
             return value
         if time.monotonic() > deadline:
             pytest.fail(f"not within {deadline_s:g} s: {what}; last seen: {value!r}")
-        time.sleep(_LOOK_S)
+        time.sleep(every_s)
 
 
-async def eventually_async(predicate: Callable[[], Awaitable[T]], deadline_s: float, what: str) -> T:
+async def eventually_async(
+    predicate: Callable[[], Awaitable[T]], deadline_s: float, what: str, *, every_s: float = _LOOK_S
+) -> T:
     """`eventually` for coroutines."""
     deadline = time.monotonic() + deadline_s
     while True:
@@ -45,7 +51,7 @@ async def eventually_async(predicate: Callable[[], Awaitable[T]], deadline_s: fl
             return value
         if time.monotonic() > deadline:
             pytest.fail(f"not within {deadline_s:g} s: {what}; last seen: {value!r}")
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(every_s)
 
 
 def free_ports(count: int) -> list[int]:
@@ -130,6 +136,26 @@ def running(
             process.kill()
             process.wait()
             pytest.fail(f"{command!r} did not stop within {stop_s:g} s:\n" + "\n".join(tail(log)))
+
+
+def read_table(settings: Settings, path: str) -> pd.DataFrame:
+    """All rows of the Parquet files below an HDFS folder, as any plain reader sees them; empty where there are none.
+
+    As Spark and pyarrow do, names that start with `_` or `.` are left out.
+    """
+    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    if client.status(path, strict=False) is None:
+        return pd.DataFrame()
+    frames = []
+    for folder, folders, files in client.walk(path):
+        folders[:] = [name for name in folders if name[0] not in "_."]
+        if any(part[0] in "_." for part in folder.removeprefix(path).split("/") if part):
+            continue
+        for name in files:
+            if name.endswith(".parquet") and name[0] not in "_.":
+                with client.read(f"{folder}/{name}") as reader:
+                    frames.append(pq.ParquetFile(io.BytesIO(reader.read())).read().to_pandas())
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """The stack as tests and programs meet it."""
 
+import io
 import json
 import subprocess
 import sys
 
+import pandas as pd
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from hdfs import InsecureClient
 
 from config import Settings
 from devstack.stack import ROOT
-from tests.stack import StackUnderTest, environment_of, settings_with
+from tests.stack import StackUnderTest, environment_of, read_table, settings_with
 
 
 async def test_kafka_carries_a_record(settings: Settings) -> None:
@@ -36,6 +38,16 @@ def test_hdfs_keeps_a_file(settings: Settings) -> None:
     client.write(path, b"rows")
     with client.read(path) as reader:
         assert reader.read() == b"rows"
+
+
+def test_a_table_is_read_as_a_plain_reader_sees_it(settings: Settings) -> None:
+    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    for path, rows in (("date=2024-08-05/a", [1, 2]), ("date=2024-08-06/b", [3]), ("_staging/c", [4])):
+        data = io.BytesIO()
+        pd.DataFrame({"row": rows}).to_parquet(data)
+        client.write(f"{settings.hdfs.root}/table/{path}.parquet", data.getvalue())
+    assert sorted(read_table(settings, f"{settings.hdfs.root}/table")["row"]) == [1, 2, 3]
+    assert read_table(settings, f"{settings.hdfs.root}/none").empty
 
 
 def test_status_asks_each_part(stack: StackUnderTest) -> None:
