@@ -17,7 +17,7 @@ from faust.types import TP
 from config import Settings, load_settings
 from marketdata.errors import BitcoinDataError
 from marketdata.topics import TopicRole
-from streams import topics
+from streams import commands, health, topics
 from streams.agents.clean import NAME as CLEAN
 from streams.agents.clean import CleanAgent
 from streams.agents.features import NAME as FEATURES
@@ -110,11 +110,8 @@ def build_app(settings: Settings, clock: WorkerClock) -> StreamsApp:
     app.worker_state = WorkerState(metrics, exchanges)
     _add_agents(app)
     _add_collector(app)
-    from streams.commands import attach as attach_commands
-    from streams.health import attach as attach_health
-
-    attach_commands(app)
-    attach_health(app)
+    commands.register()
+    health.attach(app)
     return app
 
 

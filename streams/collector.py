@@ -70,9 +70,12 @@ class Collector:
         self._told_at = 0.0
         self._refused: frozenset[str] = frozenset()
 
-    async def collect(self, instant_ms: int) -> list[Tick]:
-        """Poll all sources for one instant and publish; a source that fails leaves nulls and its status."""
-        outcomes = await asyncio.gather(*(self._poll(source) for source in self._sources))
+    async def collect(self, instant_ms: int, budget_s: float) -> list[Tick]:
+        """Poll all sources for one instant, within `budget_s` real seconds, and publish.
+
+        A source that fails leaves nulls and its status.
+        """
+        outcomes = await asyncio.gather(*(self._poll(source, budget_s) for source in self._sources))
         polled = {source.name: outcome for source, outcome in zip(self._sources, outcomes, strict=True)}
         polled.update({name: Polled(DISABLED) for name in self._disabled})
         ticks = [build_tick(market, instant_ms, polled) for market in self._markets]
@@ -99,16 +102,15 @@ class Collector:
                 self._metrics.skipped_polls.inc(skipped)
                 self._told["skipped"] += skipped
                 log.warning("skipped %d polls from %s on: the one before ran late", skipped, to_rfc3339(next_ms))
-            await self.collect(instant_ms)
+            await self.collect(instant_ms, self._clock.real_seconds(self._interval_ms / 1000) * BUDGET_SHARE)
             self._on_round()
             self._tell_sometimes()
             next_ms = instant_ms + self._interval_ms
 
-    async def _poll(self, source: QuoteSource) -> Polled:
+    async def _poll(self, source: QuoteSource, budget_s: float) -> Polled:
         async def ask(timeout_s: float) -> Reading:
             return await source.poll(self._markets, timeout_s)
 
-        budget_s = self._clock.real_seconds(self._interval_ms / 1000) * BUDGET_SHARE
         outcome = await self._guards[source.name].call(ask, budget_s)
         received_ms = self._clock.now_ms()
         up = outcome.status == OK

@@ -1,0 +1,74 @@
+"""What every command has: one event loop, one line for an error of ours, an exit code, and output for people or as JSON.
+
+Faust runs a command inside a whole worker, which takes seconds to stop; these end as soon as their work is done.
+"""
+
+import asyncio
+import logging.config
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn
+
+import msgspec
+from faust.cli import AppCommand, option
+from rich.console import Console
+from rich.table import Table
+
+from marketdata.errors import BitcoinDataError
+from streams.logs import logging_config
+
+JSON_OPTION = option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+_FAILED = 1
+_INTERRUPTED = 130
+
+
+class StreamsCommand(AppCommand):
+    """A command of this project; `run` returns its exit code, None for 0."""
+
+    abstract: ClassVar[bool] = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run to the end and leave.
+
+        Raises:
+            SystemExit: always.
+        """
+        logging.config.dictConfig(logging_config("WARNING"))
+        try:
+            code = asyncio.run(self.run(*self.args, *args, **{**self.kwargs, **kwargs}))
+        except BitcoinDataError as error:
+            sys.stderr.write(f"{self.ctx.info_name}: {error}\n")
+            code = _FAILED
+        except KeyboardInterrupt:
+            code = _INTERRUPTED
+        raise SystemExit(code or 0)
+
+    @property
+    def console(self) -> Console:
+        """Coloured where there is a terminal, plain text elsewhere."""
+        return Console(file=self.stdout, soft_wrap=True, highlight=False)
+
+    def lines(self, records: Sequence[Any]) -> None:
+        """Records as JSON, one a line."""
+        for record in records:
+            self.stdout.write(msgspec.json.encode(record).decode() + "\n")
+        self.stdout.flush()
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:  # type: ignore[override]
+        """Rows for people; None is shown as a dash."""
+        table = Table(box=None, pad_edge=False)
+        for header in headers:
+            table.add_column(header, no_wrap=True)
+        for row in rows:
+            table.add_row(*(shown(value) for value in row))
+        self.console.print(table)
+
+
+def shown(value: object) -> str:
+    """A value for people."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.6g}" if abs(value) < 1 else f"{value:,.2f}"
+    return str(value)

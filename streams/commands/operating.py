@@ -1,0 +1,190 @@
+"""Commands that do or check something: collect-once, topics, check."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import click
+import httpx
+import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from faust.cli import argument
+
+from marketdata.errors import BitcoinDataError, ConfigurationError, StorageError
+from marketdata.times import floor_to, to_rfc3339
+from streams import topics as topic_admin
+from streams.batching import Item
+from streams.commands.frame import JSON_OPTION, StreamsCommand
+from streams.kafka import client_options
+from streams.sources.contracts import OK, QuoteSource, Reading
+
+_TIMEOUT_S = 5.0  # real seconds that a check waits for one part
+
+
+class collect_once(StreamsCommand):  # noqa: N801  Faust names a command by its class
+    """Poll every source once, publish the ticks and show them."""
+
+    options = [JSON_OPTION]  # noqa: RUF012  Faust's name and type
+
+    async def run(self, *, as_json: bool) -> int:
+        from streams.application import build_collector
+
+        settings, clock = self.app.settings, self.app.clock
+        await topic_admin.ensure(settings)
+        await clock.start(_TIMEOUT_S)
+        async with _publisher(settings.kafka) as publish:
+            collector = build_collector(self.app, publish)
+            instant_ms = floor_to(clock.now_ms(), int(settings.streams.poll_interval_s * 1000))
+            ticks = await collector.collect(instant_ms, _TIMEOUT_S)
+        await self.app.worker_state.exchanges.close()
+        if as_json or self.json:
+            self.lines(ticks)
+        else:
+            columns = ("price", "bid_price", "ask_price", "volume_24h", "market_cap")
+            sources = list(ticks[0].sources)
+            self.console.print(f"ticks of {to_rfc3339(instant_ms)}")
+            self.table(
+                ("market", *columns, *sources),
+                [
+                    (tick.symbol, *(getattr(tick, name) for name in columns), *(tick.sources[s].status for s in sources))
+                    for tick in ticks
+                ],
+            )
+        return 0 if any(state.status == OK for tick in ticks for state in tick.sources.values()) else 1
+
+
+class topics(StreamsCommand):  # noqa: N801
+    """Create the topics, or show where the cluster differs from their declared policy (exit code 1 where it does)."""
+
+    options = [argument("action", type=click.Choice(["create", "show"])), JSON_OPTION]  # noqa: RUF012
+
+    async def run(self, action: str, *, as_json: bool) -> int:
+        settings = self.app.settings
+        policies = topic_admin.declared(settings, self.app.worker_state.changelogs)
+        as_json = as_json or self.json
+        async with topic_admin.TopicAdmin(settings.kafka) as admin:
+            created = await admin.create(policies) if action == "create" else []
+            drift = await admin.drift(policies)
+        differing: dict[str, list[str]] = {}
+        for one in drift:
+            differing.setdefault(one.topic, []).append(one.text)
+        if as_json:
+            self.lines([
+                {**msgspec.to_builtins(policy), "created": policy.name in created, "drift": differing.get(policy.name, [])}
+                for policy in policies
+            ])
+        else:
+            self.table(
+                ("topic", "partitions", "replicas", "policy", "state"),
+                [
+                    (
+                        policy.name,
+                        policy.partitions,
+                        policy.replication_factor,
+                        " ".join(f"{key}={value}" for key, value in policy.config.items()),
+                        "; ".join(differing.get(policy.name, [])) or ("created" if policy.name in created else "ok"),
+                    )
+                    for policy in policies
+                ],
+            )
+        return 1 if drift else 0
+
+
+class check(StreamsCommand):  # noqa: N801
+    """Look whether settings, brokers, exchanges and HDFS can be used; exit code 1 where one cannot."""
+
+    options = [JSON_OPTION]  # noqa: RUF012
+
+    async def run(self, *, as_json: bool) -> int:
+        settings, exchanges = self.app.settings, self.app.worker_state.exchanges
+        checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+            ("settings", self._settings),
+            ("kafka", self._kafka),
+            ("clock", self._clock),
+            *((source.name, self._source(source)) for source in exchanges.sources),
+            ("hdfs", self._hdfs),
+        ]
+        results = []
+        for name, look in checks:
+            started = time.monotonic()
+            try:
+                detail, well = await look(), True
+            except BitcoinDataError as error:
+                detail, well = str(error), False
+            results.append({"part": name, "ok": well, "detail": detail, "seconds": time.monotonic() - started})
+        await exchanges.close()
+        if as_json or self.json:
+            self.lines(results)
+        else:
+            for one in results:
+                mark = "[green]✓[/green]" if one["ok"] else "[red]✗[/red]"
+                self.console.print(f"{mark} {one['part']:10}", end=" ")
+                self.console.print(str(one["detail"]), markup=False)
+        return 0 if all(one["ok"] for one in results) else 1
+
+    async def _settings(self) -> str:
+        from streams.application import plan_of
+
+        settings = self.app.settings
+        warnings = plan_of(self.app)
+        told = f"profile {settings.profile}, {len(settings.markets)} markets every {settings.streams.poll_interval_s:g} s"
+        return "; ".join([told, *warnings])
+
+    async def _kafka(self) -> str:
+        settings = self.app.settings
+        policies = topic_admin.declared(settings, self.app.worker_state.changelogs)
+        async with topic_admin.TopicAdmin(settings.kafka) as admin:
+            drift = await admin.drift(policies)
+        if drift:
+            raise ConfigurationError("; ".join(one.text for one in drift))
+        return f"{settings.kafka.brokers}: {len(policies)} topics as declared"
+
+    async def _clock(self) -> str:
+        await self.app.clock.start(0.0)
+        return f"exchange time is {to_rfc3339(self.app.clock.now_ms())}"
+
+    def _source(self, source: QuoteSource) -> Callable[[], Awaitable[str]]:
+        async def look() -> str:
+            markets = self.app.settings.parsed_markets
+            reading: Reading = await source.poll(markets, _TIMEOUT_S)
+            missing = [market.symbol for market in markets if market.symbol not in reading.quotes]
+            if missing:
+                raise ConfigurationError(f"answers, but not for {', '.join(missing)}")
+            return f"answers for {len(reading.quotes)} markets"
+
+        return look
+
+    async def _hdfs(self) -> str:
+        hdfs = self.app.settings.hdfs
+        try:
+            async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
+                answer = await client.get(
+                    f"{hdfs.webhdfs}/webhdfs/v1/", params={"op": "LISTSTATUS", "user.name": hdfs.user}
+                )
+                answer.raise_for_status()
+                found = [entry["pathSuffix"] for entry in answer.json()["FileStatuses"]["FileStatus"]]
+        except (httpx.HTTPError, KeyError, ValueError) as error:
+            raise StorageError(f"{hdfs.webhdfs}: WebHDFS does not answer: {error!r}") from error
+        there = "is there" if hdfs.root.split("/")[1] in found else "is not there yet"
+        return f"{hdfs.webhdfs}: answers; {hdfs.root} {there}"
+
+
+@asynccontextmanager
+async def _publisher(kafka: Any) -> Any:
+    producer = AIOKafkaProducer(**client_options(kafka), acks="all", enable_idempotence=True)
+    await producer.start()
+
+    async def publish(topic: str, items: Sequence[Item]) -> None:
+        try:
+            for key, value, headers in items:
+                await producer.send(topic, value=value, key=key, headers=list(headers))
+            await producer.flush()
+        except KafkaError as error:
+            raise ConfigurationError(f"topic {topic}: not delivered: {error!r}") from error
+
+    try:
+        yield publish
+    finally:
+        await producer.stop()
