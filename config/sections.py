@@ -1,0 +1,243 @@
+"""The sections of the settings tree; each field's text is what docs/settings.md says of it.
+
+Must never read the environment or a file.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from marketdata.topics import TopicRole
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class KafkaSettings(_Section):
+    """How to reach the brokers, in Kafka's own words; SASL and TLS are passed through."""
+
+    brokers: str = "127.0.0.1:19092"
+    """Bootstrap servers, `host:port,host:port`."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """As Kafka's own clients name it."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """With a SASL protocol."""
+    sasl_username: str | None = None
+    """With a SASL protocol."""
+    sasl_password: SecretStr | None = None
+    """With a SASL protocol; a secret."""
+    ssl_cafile: Path | None = None
+    """Certificates to trust, PEM; none: the system's."""
+    partitions: int = Field(4, ge=1)
+    """Of topics that are created."""
+    replication_factor: int = Field(1, ge=1)
+    """Of topics that are created."""
+
+
+class TopicSettings(_Section):
+    """Names and retention of the topics; roles are those of `marketdata.topics`."""
+
+    prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$")
+    """Stands before every topic's name."""
+    names: dict[TopicRole, str] = Field(default_factory=dict)
+    """Role to name, where another than the default is wanted."""
+    retention_hours: dict[TopicRole, float] = Field(default_factory=dict)
+    """Role to hours, counted from arrival."""
+
+
+class HdfsSettings(_Section):
+    """Where the files live. `url` is for Spark, `webhdfs` for readers without a JVM."""
+
+    url: str = "hdfs://127.0.0.1:19000"
+    """The file system, for Spark."""
+    webhdfs: str = "http://127.0.0.1:19870"
+    """The NameNode's HTTP address, for readers without a JVM."""
+    user: str = "bitcoin"
+    """Owner of the files."""
+    root: str = Field("/bitcoin", pattern=r"^/[^/].*[^/]$")
+    """Folder of all tables and models."""
+    replication: int = Field(1, ge=1)
+    """Copies of each block."""
+    wait_s: float = Field(60.0, gt=0)
+    """How long a job waits for HDFS at its start."""
+
+    @property
+    def raw_data(self) -> str:
+        return f"{self.root}/raw_data"
+
+    @property
+    def minute_candles(self) -> str:
+        return f"{self.root}/minute_candles"
+
+    @property
+    def hourly_metrics(self) -> str:
+        return f"{self.root}/hourly_metrics"
+
+    @property
+    def checkpoints(self) -> str:
+        return f"{self.root}/checkpoints"
+
+    @property
+    def models(self) -> str:
+        return f"{self.root}/models"
+
+
+class ClockSettings(_Section):
+    """`system`: this machine's UTC clock. `exchange`: Binance's /time, which a replay runs `speed` times as fast."""
+
+    source: Literal["system", "exchange"] = "system"
+    """Whose time it is."""
+    speed: float = Field(1.0, gt=0)
+    """Event seconds a real second; only a replay has another than 1."""
+
+
+class BinanceSettings(_Section):
+    """Binance spot REST, public market data; the default host needs no key."""
+
+    enabled: bool = True
+    """Whether it is asked."""
+    base_url: str = "https://data-api.binance.vision"
+    """REST; the default serves market data without a key."""
+    timeout_s: float = Field(5.0, gt=0)
+    """Of one request."""
+    weight_per_minute: int = Field(6000, ge=1)
+    """The limit of request weight that the poll plan is held against."""
+
+
+class CoinGeckoSettings(_Section):
+    """CoinGecko v3. `plan` decides the header the key goes into."""
+
+    enabled: bool = True
+    """Whether it is asked."""
+    base_url: str = "https://api.coingecko.com/api/v3"
+    """REST; the pro plan has another host."""
+    api_key: SecretStr | None = None
+    """A secret; goes into the plan's header."""
+    plan: Literal["demo", "pro"] = "demo"
+    """Decides the header that the key goes into."""
+    timeout_s: float = Field(10.0, gt=0)
+    """Of one request."""
+    calls_per_minute: int = Field(30, ge=1)
+    """The plan's limit; a poll plan beyond it is warned of at start."""
+    calls_per_month: int | None = Field(10_000, ge=1)
+    """The plan's limit; none: unlimited."""
+
+
+class StreamsSettings(_Section):
+    """The Faust worker. Times called `_s` here are exchange time, but for those of the web and of retries."""
+
+    app_id: str = "bitcoin-streams"
+    """Faust's application and consumer group."""
+    poll_interval_s: float = Field(60.0, gt=0)
+    """Event seconds between polls, on the epoch's grid."""
+    lateness_s: float = Field(120.0, ge=0)
+    """How late a tick may come and still enter the rolling windows."""
+    max_future_s: float = Field(60.0, ge=0)
+    """How far ahead of the clock a tick's time may be."""
+    candle_lookback_h: int = Field(0, ge=0)
+    """Hours of candles fetched when none were published before."""
+    store: Literal["memory", "rocksdb"] = "rocksdb"
+    """Where tables are kept; `memory` reads its whole changelog at each start."""
+    data_dir: Path = Path(".state/streams")
+    """Tables on disk; one worker a folder."""
+    web_host: str = "127.0.0.1"
+    """Where the dashboard listens."""
+    web_port: int = Field(6066, ge=1, le=65535)
+    """Where the dashboard listens."""
+    session_timeout_s: float = Field(6.0, gt=0)
+    """After which a dead worker's partitions move."""
+    linger_ms: float = Field(10.0, ge=0)
+    """Waited before each poll of the broker, so that batches grow under light load."""
+    standby_replicas: int = Field(0, ge=0)
+    """Copies of tables on other workers."""
+
+
+class BatchSettings(_Section):
+    """Spark. `hour_grace_s`: exchange time after an hour's end before its row is written first."""
+
+    master: str = "local[2]"
+    """Spark's master URL."""
+    driver_memory: str = "1g"
+    """Of the driver, which is all there is with a local master."""
+    shuffle_partitions: int = Field(2, ge=1)
+    """`spark.sql.shuffle.partitions`."""
+    jars_dir: Path | None = None
+    """Spark's Kafka connector; none: the cache that `python -m devstack jars` fills."""
+    trigger_s: float = Field(10.0, gt=0)
+    """Real seconds between micro-batches."""
+    hour_grace_s: float = Field(120.0, ge=0)
+    """Event seconds after an hour's end before its row is first written."""
+    raw_slot_minutes: int = Field(60, ge=1, le=60)
+    """Minutes of ticks in one file; less than an hour where one would hold millions of rows."""
+    max_offsets_per_trigger: int = Field(200_000, ge=1)
+    """Records of one micro-batch at most."""
+    backfill_hours: int = Field(17_520, ge=1)
+    """Hourly klines fetched by `backfill`."""
+    backfill_minutes: int = Field(10_080, ge=0)
+    """One-minute klines fetched by `backfill`."""
+
+
+class ForecastingSettings(_Section):
+    """The trainer and the predictor; hours are hours of exchange time."""
+
+    symbols: tuple[str, ...] = ("BTC-USD",)
+    """Markets that are forecast."""
+    model: Literal["lstm-quantile", "lstm-plain"] = "lstm-quantile"
+    """What is trained; `lstm-plain` is scored like the rest."""
+    horizon_h: int = Field(1, ge=1)
+    """Hours ahead."""
+    sequence_h: int = Field(60, ge=2)
+    """Hours that the network sees."""
+    train_hours: int = Field(17_520, ge=500)
+    """Newest hours used for training."""
+    calibration_hours: int = Field(1_440, ge=100)
+    """Held out of training for the band's conformal scores."""
+    epochs: int = Field(50, ge=1)
+    """At most; early stopping ends sooner."""
+    batch_size: int = Field(128, ge=1)
+    """Windows a step."""
+    max_windows: int | None = Field(None, ge=100)
+    """Only the newest so many; none: all."""
+    patience: int = Field(5, ge=1)
+    """Epochs without a better validation loss before it stops."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One network each; their mean is the forecast."""
+    retrain_every_h: int = Field(168, ge=1)
+    """Event hours between trainings."""
+    max_model_age_h: int = Field(168, ge=1)
+    """An older champion is replaced by a baseline, which says so."""
+    poll_s: float = Field(5.0, gt=0)
+    """Real seconds between looks for a closed hour."""
+    report_dir: Path = Path("build/report")
+    """Where `report` writes."""
+    plot_path: Path = Path("build/report/latest.png")
+    """The newest plot of truth and forecast, which the dashboard shows."""
+
+
+class DevstackSettings(_Section):
+    """The local stack. The ports of Kafka, HDFS and the exchange are those of their addresses above.""" ""
+
+    state_dir: Path = Path(".state/stack")
+    """Data, logs and state of the local stack."""
+    exchange_port: int = Field(18080, ge=1, le=65535)
+    """Of the simulated exchange."""
+    exchange_data: Path = Path("devstack/sample")
+    """Folder of candles that it replays."""
+    exchange_start: str = "2024-08-05T00:00:00Z"
+    """Where the replay begins; a stored clock goes on from where it was."""
+    exchange_speed: float = Field(60.0, gt=0)
+    """Event seconds a real second."""
+    exchange_seed: int = 20240805
+    """Of what the history lacks."""
+    jars_dir: Path | None = None
+    """Cache of jars; none: in the user's cache folder."""
+    ivy_settings: Path | None = None
+    """An Ivy settings file, for a mirror."""
+    kafka_heap: str = "512m"
+    """-Xmx of Kafka."""
+    hdfs_heap: str = "384m"
+    """-Xmx of NameNode and DataNode each."""
+    startup_s: float = Field(90.0, gt=0)
+    """How long a part may take to become healthy."""
