@@ -49,7 +49,8 @@ def run_demo(settings: Settings) -> int:
     without = frozenset[str]() if settings.profile == "demo" else frozenset({"exchange"})
     if running_state(settings) is not None:
         raise StackError("a stack already runs; stop it with: make down")
-    java = check_all(settings, without)
+    own_web = ("the dashboard", f"{settings.streams.web_host}:{settings.streams.web_port}", "streams.web_port")
+    java = check_all(settings, without, own_web)
     show = open_show(Console(soft_wrap=True))
     try:
         with only_supervisor(settings.devstack.state_dir) as state:
@@ -108,25 +109,40 @@ class Demo:
         raise StackError(story)
 
     async def _work(self, parts: list[Part]) -> None:
+        """Each program starts as soon as what it needs is there; two cores are busy all the way."""
         settings = self._settings
-        await self._stage(
-            "Kafka and HDFS", self._stack.start([_quick(part) for part in parts], settings.devstack.startup_s)
-        )
-        await self._job("topics", TOPICS)
         web = f"http://{settings.streams.web_host}:{settings.streams.web_port}"
-        worker = Part("streams", web, WORKER, lambda: http_problem(web), stage=_ROOMS_STAGE, grace_s=_ROOMS_GRACE_S)
-        async with asyncio.TaskGroup() as together:
-            together.create_task(self._worker(worker))
-            together.create_task(self._job("backfill", BACKFILL))
         teller = EventTeller(settings, self._show.line, self._first_prediction)
-        await teller.open()
+        topics_made = asyncio.Event()
         try:
-            await self._stack.run(self._room("raw", RAW))
-            if not await self._has_models():
-                await self._job("train", TRAIN)
+            async with asyncio.TaskGroup() as group:
+                ready = {
+                    name: group.create_task(self._stack.start(chosen, settings.devstack.startup_s))
+                    for name, chosen in _by_need(parts).items()
+                }
+
+                async def streams() -> None:
+                    await asyncio.gather(ready["kafka"], ready["exchange"])
+                    await self._job("topics", TOPICS)
+                    await teller.open()
+                    topics_made.set()
+                    await self._worker(web)
+
+                async def storage() -> None:
+                    await asyncio.gather(ready["hdfs"], ready["exchange"])
+                    await self._job("backfill", BACKFILL)
+                    await topics_made.wait()
+                    await self._stack.run(self._room("raw", RAW))
+                    if not await self._has_models():
+                        await self._job("train", TRAIN)
+
+                group.create_task(streams())
+                group.create_task(storage())
             await self._stack.run(self._room("forecasting", SERVE))
             self._show.line(f"running; dashboard: {web}/  (Ctrl-C stops everything)")
-            watched = frozenset({"kafka", "hdfs", "webhdfs", "web", *(part.name for part in parts if part.stage > 1)})
+            watched = frozenset(
+                {"kafka", "hdfs", "webhdfs", "web", *(["exchange"] if _by_need(parts)["exchange"] else [])}
+            )
             self._keep(follow_health(settings, watched, self._show.line))
             await teller.follow()
         finally:
@@ -152,9 +168,10 @@ class Demo:
         work = self._stack.job(name, command, stage=_ROOMS_STAGE, grace_s=_ROOMS_GRACE_S, follow=follow)
         await self._stage(name, work)
 
-    async def _worker(self, worker: Part) -> None:
+    async def _worker(self, web: str) -> None:
+        worker = Part("streams", web, WORKER, lambda: http_problem(web), stage=_ROOMS_STAGE, grace_s=_ROOMS_GRACE_S)
         await self._stage("streams worker", self._stack.start([worker], self._settings.devstack.startup_s))
-        self._show.line(f"dashboard: {worker.address}/")
+        self._show.line(f"dashboard: {web}/")
 
     async def _has_models(self) -> bool:
         """Whether each symbol of the settings has a champion, which forecasting names in files of that folder."""
@@ -175,5 +192,10 @@ async def _unasked() -> str | None:
     return None
 
 
-def _quick(part: Part) -> Part:
-    return replace(part, grace_s=min(part.grace_s, _STACK_GRACE_S))
+def _by_need(parts: list[Part]) -> dict[str, list[Part]]:
+    """The stack's parts by what waits for them; one that is left out keeps nobody waiting."""
+    needs: dict[str, list[Part]] = {"kafka": [], "hdfs": [], "exchange": []}
+    for part in parts:
+        quick = replace(part, grace_s=min(part.grace_s, _STACK_GRACE_S))
+        needs["hdfs" if part.name in {"namenode", "datanode"} else part.name].append(quick)
+    return needs

@@ -40,8 +40,10 @@ def require_java() -> Java:
     return java
 
 
-def check_all(settings: Settings, without: frozenset[str]) -> Java:
+def check_all(settings: Settings, without: frozenset[str], *more_ports: tuple[str, str, str]) -> Java:
     """Everything that must be true before a start; fetches the jars where some are missing.
+
+    `more_ports` are further ones that must be free, as `check_ports` takes them.
 
     Raises:
         StackError: something is not as it must be; one line that says what to do.
@@ -57,7 +59,8 @@ def check_all(settings: Settings, without: frozenset[str]) -> Java:
         ],
         "exchange": [("the simulated exchange", exchange_address(settings), "devstack.exchange_port")],
     }
-    check_ports(entry for part, entries in wanted.items() if part not in without for entry in entries)
+    own = [entry for part, entries in wanted.items() if part not in without for entry in entries]
+    check_ports([*own, *more_ports])
     fetch_jars(jars_dir(settings), java, say, settings.devstack.ivy_settings)
     return java
 
