@@ -40,8 +40,8 @@ class ExchangeClock:
     """Binance's server time (`GET /api/v3/time`), carried on between two looks by the monotonic clock times `speed`.
 
     It looks again at the first call that comes `resync_s` of real time after the last look; while the exchange does
-    not answer it goes on from what it knows. It never runs backwards. A program with an event loop gives `resync_s` None, so
-    that `now_ms` never waits for the network, and calls `synchronise` from a thread.
+    not answer it goes on from what it knows. It never runs backwards. A program with an event loop gives `resync_s`
+    None, so that `now_ms` never waits for the network, and calls `synchronise` from a thread.
     """
 
     def __init__(

@@ -217,7 +217,7 @@ class ForecastingSettings(_Section):
 
 
 class DevstackSettings(_Section):
-    """The local stack. The ports of Kafka, HDFS and the exchange are those of their addresses above.""" ""
+    """The local stack. The ports of Kafka, HDFS and the exchange are those of their addresses above."""
 
     state_dir: Path = Path(".state/stack")
     """Data, logs and state of the local stack."""
