@@ -83,7 +83,8 @@ def calibrate(name: str, forecast: Forecast, samples: Samples, calibrator: Calib
     widening = samples.widening[forecast.anchors]
     narrowed = forecast.narrowed(widening)
     truth = samples.target[forecast.anchors]
-    replay = (calibrator or Calibrator()).replay(narrowed.log_quantiles, narrowed.sigma, truth, lag=samples.horizon_h)
+    used = Calibrator() if calibrator is None else calibrator  # an empty one is falsy, and must be filled all the same
+    replay = used.replay(narrowed.log_quantiles, narrowed.sigma, truth, lag=samples.horizon_h)
     return WalkForward(name, forecast, replay, truth, narrowed.sigma, narrowed.log_quantiles)
 
 

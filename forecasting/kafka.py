@@ -5,6 +5,7 @@ import logging
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
 
@@ -59,22 +60,14 @@ async def tail(kafka: KafkaSettings, topic: str, cls: type[R], count: int, wait_
     """The newest records of each partition of a topic, at most `count` a partition, in each partition's order.
 
     Raises:
-        ForecastError: the topic does not exist within `wait_s`.
+        ForecastError: no broker answers, or the topic does not exist, within `wait_s`.
     """
+    numbers = await _partitions(kafka, topic, wait_s)
     consumer = AIOKafkaConsumer(**connection(kafka), enable_auto_commit=False, auto_offset_reset="earliest")
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait_s
     await consumer.start()
     try:
-        while topic not in await consumer.topics():
-            if loop.time() > deadline:
-                raise ForecastError(
-                    f"topic {topic}: does not exist after {wait_s:g} s: expected it from "
-                    "`python -m faust -A streams topics create`"
-                )
-            await asyncio.sleep(0.5)
-        consumer.assign([TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())])
-        partitions = sorted(consumer.assignment())
+        partitions = [TopicPartition(topic, number) for number in numbers]
+        consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
         begins = await consumer.beginning_offsets(partitions)
         for partition in partitions:
@@ -90,3 +83,24 @@ async def tail(kafka: KafkaSettings, topic: str, cls: type[R], count: int, wait_
         return records
     finally:
         await consumer.stop()
+
+
+async def _partitions(kafka: KafkaSettings, topic: str, wait_s: float) -> list[int]:
+    """The partitions of a topic, as soon as it exists."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    admin = AIOKafkaAdminClient(**connection(kafka))
+    await admin.start()
+    try:
+        while True:
+            (found,) = await admin.describe_topics([topic])
+            if found["error_code"] == 0 and found["partitions"]:
+                return sorted(int(part["partition"]) for part in found["partitions"])
+            if loop.time() > deadline:
+                raise ForecastError(
+                    f"topic {topic}: does not exist after {wait_s:g} s: expected it from "
+                    "`python -m faust -A streams topics create`"
+                )
+            await asyncio.sleep(0.5)
+    finally:
+        await admin.close()
