@@ -9,10 +9,11 @@ import logging
 import socket
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import faust
 from faust.types import TP
+from faust.web.drivers.aiohttp import Web as AiohttpWeb
 
 from config import Settings, load_settings
 from marketdata.errors import BitcoinDataError
@@ -60,6 +61,16 @@ class WorkerState:
     started_at: float = 0.0
 
 
+class OwnWeb(AiohttpWeb):
+    """Faust's web server with our pages alone: none of Faust's own lie at our paths or show tables."""
+
+    default_blueprints: ClassVar[list[Any]] = []
+    production_blueprints: ClassVar[list[Any]] = []
+    debug_blueprints: ClassVar[list[Any]] = []
+    optional_blueprints: ClassVar[list[Any]] = []
+    logger = logging.getLogger("faust.web")
+
+
 class StreamsApp(faust.App):
     """Faust's application with the batch event, and its topics and clock in place before it subscribes."""
 
@@ -73,11 +84,17 @@ class StreamsApp(faust.App):
         await topics.ensure(self.settings, self.worker_state.changelogs)
         await self.clock.start()
         self.worker_state.started_at = self.loop.time()
+        from streams.views import attach as attach_views
+
+        attach_views(self, self.settings, self.clock)
         await super().on_first_start()
 
     async def on_shutdown(self) -> None:
         await super().on_shutdown()  # by now no task is left that asks
         await self.worker_state.exchanges.close()
+
+    def _new_web(self) -> Any:
+        return OwnWeb(self)
 
     def _new_transport(self) -> Any:
         return BatchTransport(self.conf.broker_consumer, self)
@@ -168,7 +185,7 @@ def _add_agents(app: StreamsApp) -> None:
     sources = {CLEAN: settings.topic(TopicRole.TICKS).name, FEATURES: settings.topic(TopicRole.TICKS_CLEAN).name}
     BatchConsumer.batch_topics = frozenset(sources.values())
     app.worker_state.topics.update(sources)
-    made = {
+    made: dict[str, CleanAgent | FeaturesAgent] = {
         CLEAN: CleanAgent(settings, clock, metrics, _table(app, CLEAN), lambda: app.producer),
         FEATURES: FeaturesAgent(settings, clock, metrics, _table(app, FEATURES), lambda: app.producer),
     }
@@ -176,7 +193,7 @@ def _add_agents(app: StreamsApp) -> None:
         topic = app.topic(topic_name, schema=RawBatchSchema(), key_type=bytes, value_type=bytes)
         app.agent(topic, name=name)(_loop(app, name, topic_name, made[name]))
 
-    async def forget(_sender: Any, _partitions: Any, **_kwargs: Any) -> None:
+    async def forget(*_moved: Any, **_kwargs: Any) -> None:
         app.worker_state.positions.clear()
         for agent in made.values():
             agent.forget()
@@ -185,9 +202,11 @@ def _add_agents(app: StreamsApp) -> None:
     app.on_partitions_assigned.connect(forget, weak=False)
 
 
-def _table(app: StreamsApp, name: str) -> BatchTable:
+def _table(app: StreamsApp, name: str) -> Any:
     options = dict(_ROCKSDB_OPTIONS) if app.settings.streams.store == "rocksdb" else {}
-    table = app.Table(name, key_type=bytes, value_type=bytes, partitions=app.settings.kafka.partitions, options=options)
+    table: Any = app.Table(
+        name, key_type=bytes, value_type=bytes, partitions=app.settings.kafka.partitions, options=options
+    )
     app.worker_state.changelogs.append(table.changelog_topic_name)
     return table
 
@@ -196,17 +215,27 @@ def _loop(app: StreamsApp, name: str, topic: str, agent: CleanAgent | FeaturesAg
     """The agent's coroutine: batch by batch, and the end of the worker when one cannot be handled."""
     metrics = app.worker_state.metrics
 
+    def consumer() -> Any:
+        return app.consumer
+
+    def app_has_failed() -> bool:
+        producer: Any = app.producer
+        return consumer().refused is not None or producer.send_error is not None
+
     async def run(stream: Any) -> None:
         async for records in stream:
+            if app_has_failed():
+                continue  # what comes after a batch that failed must not be answered before it
             partition = records[0].partition
             try:
                 with metrics.agent_seconds.labels(name).time():
                     if not agent.delivered.known(partition):
                         await agent.delivered.load(_assigned(app, topic))
+                    agent.delivered.read(partition, records[-1].offset)
                     await agent.handle(partition, records)
             except Exception as error:
                 # Faust acknowledges the event all the same, so nothing may be committed any more.
-                app.consumer.refuse_commits(error)
+                consumer().refuse_commits(error)
                 log.exception("%s stops at %s-%d@%d", name, topic, partition, records[0].offset)
                 await app.crash(error)
                 raise
@@ -233,7 +262,8 @@ def _add_collector(app: StreamsApp) -> None:
         return not app.rebalancing and first in app.consumer.assignment()
 
     async def publish(topic: str, items: Any) -> None:
-        await app.producer.publish(topic, items)
+        producer: Any = app.producer
+        await producer.publish(topic, items)
 
     @app.task
     async def keep_clock() -> None:

@@ -5,9 +5,9 @@ Faust 0.15.3 spends 86-300 µs on every message. Here its aiokafka driver is sub
 changelog records are collected and sent as one record batch an event; the producer sends many records at once. The rest
 (rebalancing, recovery, streams, commits) is Faust's own.
 
-What an agent on it owes, for Faust acknowledges an event even when its agent raised, and here an event is a whole batch:
-catch what is bad per record; deliver the outputs before the state that suppresses their replay is stored; skip what is
-not newer than the offset in the state; call `refuse_commits` before it raises.
+What an agent on it owes, for Faust acknowledges an event even when its agent raised, and here an event is a whole
+batch: catch what is bad per record; deliver the outputs before the state that suppresses their replay is stored; skip
+what is not newer than the offset in the state; call `refuse_commits` before it raises.
 
 Names with an underscore belong to Faust: `PINNED` lists them, and a test holds them against the installed version. This
 module must never import a record, an agent or a source.
@@ -52,7 +52,9 @@ Item = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 
 _faust_log = logging.getLogger("faust.batching")  # what Faust says of its services goes under Faust's name
 
-_STOP_WAIT_S = 2.0  # how long a stopping worker waits for events under way; what they leave is done again
+# How long events under way are waited for; what they leave is done again by whoever comes next.
+_STOP_WAIT_S = 2.0
+_REBALANCE_WAIT_S = 30.0
 
 
 class _Sent(Protocol):
@@ -79,7 +81,10 @@ class BatchConsumer(driver.Consumer):
         """Commit nothing more: what was acknowledged since the last commit is read again by whoever comes next."""
         self.refused = why
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
+    async def getmany(  # noqa: C901  one pass over what a poll gave
+        self,
+        timeout: float,  # noqa: ASYNC109  Faust's signature
+    ) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Batches as single messages, other topics message by message."""
         if self.linger_s:
             await asyncio.sleep(self.linger_s)  # lets batches grow under light load
@@ -127,7 +132,7 @@ class BatchConsumer(driver.Consumer):
             last.timestamp_type,
             None,
             None,
-            records,
+            records,  # type: ignore[arg-type]  # a batch: RawBatchSchema takes it from here
             None,
             0,
             0,
@@ -162,7 +167,8 @@ class BatchConsumer(driver.Consumer):
         return committable
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        if self.refused is not None or self.app.producer.send_error is not None:
+        producer: Any = self.app.producer
+        if self.refused is not None or producer.send_error is not None:
             return False
         committed: bool = await super()._commit(offsets)
         return committed
@@ -190,10 +196,10 @@ class BatchConsumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Wait for events under way, but not for ever: an agent that raised never acknowledges its last one."""
         try:
-            async with asyncio.timeout(_STOP_WAIT_S):
+            async with asyncio.timeout(_STOP_WAIT_S if self.app.should_stop else _REBALANCE_WAIT_S):
                 await super().wait_empty()
         except TimeoutError:
-            self.log.warning("stopped with events under way; they will be read again")
+            self.log.warning("went on with events under way; they will be read again")
 
 
 class BatchProducer(driver.Producer):
@@ -262,7 +268,7 @@ class BatchProducer(driver.Producer):
         """Send records to the partitions of their keys, and wait until all are delivered."""
         by_partition: defaultdict[int, list[Item]] = defaultdict(list)
         for item in items:
-            by_partition[self.key_partition(topic, item[0]).partition].append(item)
+            by_partition[self.key_partition(topic, item[0] or b"").partition].append(item)
         futures: list[Awaitable[RecordMetadata]] = []
         for partition, group in by_partition.items():
             futures += await self.send_many(topic, partition, group)
@@ -276,7 +282,7 @@ class BatchTransport(driver.Transport):
     Producer = BatchProducer
 
 
-class RawBatchSchema(Schema):
+class RawBatchSchema(Schema):  # type: ignore[type-arg]
     """Nothing is decoded: the event's value is the list of raw records."""
 
     def compile(self, app: Any, **_kwargs: Any) -> Any:
@@ -290,7 +296,7 @@ class RawBatchSchema(Schema):
         return decode
 
 
-class BatchTable(Table):
+class BatchTable(Table):  # type: ignore[type-arg]
     """A plain table of bytes whose changelog records are collected until `flush_changelog`."""
 
     logger = _faust_log
@@ -306,7 +312,9 @@ class BatchTable(Table):
         self._pending.setdefault(self._partition(key), {})[key] = None
 
     def _partition(self, key: bytes) -> int:
-        partition: int = self.partition_for_key(key)
+        partition = self.partition_for_key(key)
+        if partition is None:
+            raise TypeError(f"table {self.name}: use_partitioner is not supported")
         return partition
 
     async def flush_changelog(self) -> None:
@@ -314,7 +322,8 @@ class BatchTable(Table):
         pending, self._pending = self._pending, {}
         for partition, values in pending.items():
             items = ((key, value, ()) for key, value in values.items())
-            await self.app.producer.send_many(self.changelog_topic_name, partition, items, self._sent)
+            producer: Any = self.app.producer
+            await producer.send_many(self.changelog_topic_name, partition, items, self._sent)
 
     def _sent(self, metadata: RecordMetadata, count: int) -> None:
         # metadata.offset is that of the record batch's first record.

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from config.settings import KafkaSettings
+from config.sections import KafkaSettings
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
 from marketdata.markets import Market
@@ -70,7 +70,9 @@ class CandleCollector:
         """Publish every market's closed candles since its last; how many that were."""
         if self._last_open_ms is None:
             self._last_open_ms = await last_open_times(self._kafka, self._topic, [m.symbol for m in self._markets])
-            log.info("candles go on from %s", _told(self._last_open_ms) or "the start")
+            if self._last_open_ms:
+                oldest = to_rfc3339(min(self._last_open_ms.values()))
+                log.info("candles of %d markets go on after %s", len(self._last_open_ms), oldest)
         budget_s = self._clock.real_seconds(MINUTE_MS / 1000) * BUDGET_SHARE
         counts = await asyncio.gather(*(self._market(market, self._last_open_ms, budget_s) for market in self._markets))
         return sum(counts)
@@ -121,7 +123,3 @@ async def last_open_times(kafka: KafkaSettings, topic: str, symbols: Sequence[st
             if found.keys() >= set(symbols) or froms == starts:
                 break
         return {symbol: found[symbol] for symbol in symbols if symbol in found}
-
-
-def _told(last_open_ms: Mapping[str, int]) -> str:
-    return ", ".join(f"{symbol} {to_rfc3339(ms)}" for symbol, ms in sorted(last_open_ms.items()))

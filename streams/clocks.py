@@ -82,6 +82,6 @@ class WorkerClock:
 
     async def sleep_until(self, event_ms: int) -> None:
         """Sleep until the clock has come to a time, however often it is corrected meanwhile."""
-        while (left_ms := event_ms - self.now_ms()) > 0:
+        while (left_ms := event_ms - self.now_ms()) > 0:  # noqa: ASYNC110  time itself is what is waited for
             # Never below a millisecond: the loop's own resolution.
             await asyncio.sleep(max(self.real_seconds(left_ms / 1000), 0.001))

@@ -1,7 +1,8 @@
 """Polls every source at each instant of the exchange's minute grid and publishes one tick a market.
 
-A poll's ticks carry the grid's instant. Polls never overlap: when one takes longer than the interval, the instants that
-passed meanwhile are skipped, counted and logged. Sources, clock and publisher are handed in; it must never import Faust.
+A poll's ticks carry the grid's instant. Polls never overlap: when one takes longer than the interval, the instants
+that passed meanwhile are skipped, counted and logged. Sources, clock and publisher are handed in; it must never import
+Faust.
 """
 
 import asyncio

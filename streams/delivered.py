@@ -11,7 +11,7 @@ It must never know what the records mean.
 import logging
 from collections.abc import Iterable
 
-from config.settings import KafkaSettings
+from config.sections import KafkaSettings
 from streams.reading import TopicReader
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,10 @@ class DeliveredOffsets:
     def delivered(self, partition: int) -> int:
         """Outputs of source offsets up to this one are there already; -1 for none."""
         return self._delivered[partition]
+
+    def read(self, partition: int, offset: int) -> None:
+        """A source record was read: the source's end is after it."""
+        self._ends[partition] = max(self._ends[partition], offset + 1)
 
     def trusted(self, partition: int, offset: int) -> int:
         """A source offset found in a state, or -1 when the source has never come that far: it was created anew."""

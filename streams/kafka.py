@@ -8,7 +8,7 @@ from typing import Any
 from aiokafka.helpers import create_ssl_context
 from yarl import URL
 
-from config.settings import KafkaSettings
+from config.sections import KafkaSettings
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:

@@ -5,12 +5,13 @@ It must never decode or judge what it reads.
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from typing import Self
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from config.settings import KafkaSettings
+from config.sections import KafkaSettings
 from marketdata.errors import ConfigurationError
 from streams.kafka import client_options
 
@@ -31,7 +32,7 @@ class TopicReader:
             topic, **client_options(kafka), enable_auto_commit=False, auto_offset_reset="earliest"
         )
 
-    async def __aenter__(self) -> "TopicReader":
+    async def __aenter__(self) -> Self:
         try:
             await self._consumer.start()
         except (KafkaError, OSError) as error:

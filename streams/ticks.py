@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from marketdata.markets import Market
 from marketdata.records import SourceState, Tick
@@ -29,15 +30,15 @@ def build_tick(market: Market, timestamp_ms: int, polled: Mapping[str, Polled]) 
     for name, outcome in polled.items():
         states[name], found = _one(market.symbol, outcome)
         fields.update(found)
-    price = fields.get("price")
-    return Tick(  # type: ignore[misc]  # the sources' fields are Tick's own names
+    given: dict[str, Any] = {**fields}  # the sources' fields are Tick's own names
+    return Tick(
         symbol=market.symbol,
         tick_id=Tick.make_id(market.symbol, timestamp),
         timestamp=timestamp,
         quote=market.quote,
-        price_usd=price if market.quote == "USD" else None,
+        price_usd=given.get("price") if market.quote == "USD" else None,
         sources=states,
-        **fields,
+        **given,
     )
 
 

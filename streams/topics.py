@@ -1,21 +1,22 @@
 """Creating topics with their declared policy, and showing where a cluster differs from it.
 
 A worker that subscribes before a topic exists consumes nothing and hardly says so, and a topic that is only sent to is
-never declared by Faust: so every topic, changelogs too, is created here before a worker subscribes. It must never change
-or delete a topic that exists.
+never declared by Faust: so every topic, changelogs too, is created here before a worker subscribes. It must never
+change or delete a topic that exists.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
-from config.settings import KafkaSettings, Settings
+from config import Settings
+from config.sections import KafkaSettings
 from marketdata.errors import ConfigurationError
 from marketdata.topics import TopicRole
 from streams.kafka import client_options
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 CO_PARTITIONED = (TopicRole.TICKS, TopicRole.TICKS_CLEAN, TopicRole.FEATURES, TopicRole.DEAD_LETTERS)
 """Topics between which a record keeps its partition."""
+
+# Small segments, cleaned early: a worker without its data folder reads a changelog from its start.
+CHANGELOG_CONFIG = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20), "min.cleanable.dirty.ratio": "0.1"}
 
 _ADMIN_TIMEOUT_MS = 10_000
 _SYMBOLIC = {"-1": "for ever"}
@@ -63,8 +67,7 @@ def declared(settings: Settings, changelogs: Iterable[str] = ()) -> list[TopicPo
         policies.append(TopicPolicy(topic.name, topic.partitions, topic.replication_factor, topic.config))
     kafka = settings.kafka
     policies += [
-        TopicPolicy(name, kafka.partitions, kafka.replication_factor, {"cleanup.policy": "compact"})
-        for name in changelogs
+        TopicPolicy(name, kafka.partitions, kafka.replication_factor, dict(CHANGELOG_CONFIG)) for name in changelogs
     ]
     return policies
 
@@ -76,7 +79,7 @@ class TopicAdmin:
         self._client = AIOKafkaAdminClient(**client_options(kafka), request_timeout_ms=_ADMIN_TIMEOUT_MS)
         self._brokers = kafka.brokers
 
-    async def __aenter__(self) -> "TopicAdmin":
+    async def __aenter__(self) -> Self:
         try:
             await self._client.start()
         except (KafkaError, OSError) as error:
@@ -156,7 +159,7 @@ class TopicAdmin:
             return set(names) - ready
 
         async with asyncio.timeout(deadline_s):
-            while unknown(await self._client.describe_topics()):
+            while unknown(await self._client.describe_topics()):  # noqa: ASYNC110  a broker has no event for it
                 await asyncio.sleep(0.05)
 
 

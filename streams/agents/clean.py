@@ -1,8 +1,8 @@
 """The clean agent: cryptoTopic to ticks-clean and dead-letters, each tick once.
 
-Order of a batch, so that a crash at any point loses and doubles nothing: outputs are delivered, then the state is stored
-and its changelog sent, then the offset is committed. After a crash between the first two, `DeliveredOffsets` suppresses
-what is already there.
+Order of a batch, so that a crash at any point loses and doubles nothing: outputs are delivered, then the state is
+stored and its changelog sent, then the offset is committed. After a crash between the first two, `DeliveredOffsets`
+suppresses what is already there.
 """
 
 import asyncio

@@ -53,11 +53,12 @@ class FeaturesAgent:
             KafkaError: outputs cannot be delivered; nothing of this batch may be committed then.
         """
         delivered = self.delivered.delivered(partition)
+        states = self._states.setdefault(partition, {})
         # What was answered before a crash is computed as its own batch, so that revisions go on from there.
         old = [record for record in records if record.offset <= delivered]
         new = [record for record in records if record.offset > delivered] if old else records
         parts = [
-            roll(partition, part, lambda key: self._state(partition, key), self._clock.now_ms())
+            roll(partition, part, lambda key: self._state(partition, states, key), self._clock.now_ms())
             for part in (old, new)
             if part
         ]
@@ -69,7 +70,7 @@ class FeaturesAgent:
             futures += await producer.send_many(self._output, partition, rows)
         await asyncio.gather(*futures)
         for key in set().union(*(part.touched for part in parts)):
-            for suffix, value in self._states[partition][key].flush().items():
+            for suffix, value in states[key].flush().items():
                 self._table[_table_key(key, suffix)] = value
         await self._table.flush_changelog()
         self._count(parts, len(records))
@@ -84,8 +85,7 @@ class FeaturesAgent:
             if part.reasons:
                 log.warning("refused %d records: %s", len(part.reasons), ", ".join(sorted(set(part.reasons))))
 
-    def _state(self, partition: int, key: bytes) -> MarketFeatures:
-        states = self._states.setdefault(partition, {})
+    def _state(self, partition: int, states: dict[bytes, MarketFeatures], key: bytes) -> MarketFeatures:
         state = states.get(key)
         if state is None:
             state = states[key] = self._restore(key)

@@ -62,8 +62,7 @@ def roll(
         try:
             quote = decode_quote(record.value)
             timestamp_ms = from_rfc3339(quote.timestamp)
-            if record.key != quote.symbol.encode():
-                raise InvalidValueError("key", record.key, f"the symbol {quote.symbol!r} as UTF-8")
+            _check_key(record, quote.symbol)
             state = load(record.key)
         except (msgspec.MsgspecError, InvalidValueError, TypeError, UnicodeDecodeError) as error:
             done.reasons.append(UNDECODABLE_REASON)
@@ -93,6 +92,11 @@ def roll(
     # Rows carry source offsets, and what an output's last record says counts for all before it.
     done.rows.sort(key=_offset)
     return done
+
+
+def _check_key(record: ConsumerRecord, symbol: str) -> None:
+    if record.key != symbol.encode():
+        raise InvalidValueError("key", record.key, f"the symbol {symbol!r} as UTF-8")
 
 
 def _row(key: bytes, opened: _Open) -> Item:

@@ -1,8 +1,8 @@
 """What the clean agent remembers of a market: how far it has read, and the newest timestamps it let through.
 
-Pure. A tick_id is symbol and timestamp, so a timestamp seen again is a duplicate. `REMEMBERED` of them are kept, hours of
-a feed that polls once a minute and minutes of one tick a second: a duplicate comes from a poll published twice, which is
-moments old. Older ones pass, and the batch side drops them by tick_id.
+Pure. A tick_id is symbol and timestamp, so a timestamp seen again is a duplicate. `REMEMBERED` of them are kept: hours
+of a feed that polls once a minute, minutes of one tick a second. That is enough, for a duplicate comes from a poll that
+was published twice, moments ago. Older ones pass, and the batch side drops them by tick_id.
 """
 
 from bisect import bisect_left

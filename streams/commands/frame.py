@@ -1,4 +1,4 @@
-"""What every command has: one event loop, one line for an error of ours, an exit code, and output for people or as JSON.
+"""What every command has: one event loop, one line for an error of ours, an exit code, output for people or as JSON.
 
 Faust runs a command inside a whole worker, which takes seconds to stop; these end as soon as their work is done.
 """
@@ -19,6 +19,7 @@ from streams.logs import logging_config
 
 JSON_OPTION = option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
+_WIDTH = 220  # where there is no terminal to ask
 _FAILED = 1
 _INTERRUPTED = 130
 
@@ -27,6 +28,7 @@ class StreamsCommand(AppCommand):
     """A command of this project; `run` returns its exit code, None for 0."""
 
     abstract: ClassVar[bool] = True
+    app: Any  # a StreamsApp; Faust's interface knows nothing of what it was wired with
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run to the end and leave.
@@ -47,7 +49,8 @@ class StreamsCommand(AppCommand):
     @property
     def console(self) -> Console:
         """Coloured where there is a terminal, plain text elsewhere."""
-        return Console(file=self.stdout, soft_wrap=True, highlight=False)
+        width = None if self.stdout.isatty() else _WIDTH
+        return Console(file=self.stdout, width=width, highlight=False)
 
     def lines(self, records: Sequence[Any]) -> None:
         """Records as JSON, one a line."""

@@ -48,7 +48,11 @@ class collect_once(StreamsCommand):  # noqa: N801  Faust names a command by its 
             self.table(
                 ("market", *columns, *sources),
                 [
-                    (tick.symbol, *(getattr(tick, name) for name in columns), *(tick.sources[s].status for s in sources))
+                    (
+                        tick.symbol,
+                        *(getattr(tick, name) for name in columns),
+                        *(tick.sources[s].status for s in sources),
+                    )
                     for tick in ticks
                 ],
             )
@@ -71,10 +75,16 @@ class topics(StreamsCommand):  # noqa: N801
         for one in drift:
             differing.setdefault(one.topic, []).append(one.text)
         if as_json:
-            self.lines([
-                {**msgspec.to_builtins(policy), "created": policy.name in created, "drift": differing.get(policy.name, [])}
-                for policy in policies
-            ])
+            self.lines(
+                [
+                    {
+                        **msgspec.to_builtins(policy),
+                        "created": policy.name in created,
+                        "drift": differing.get(policy.name, []),
+                    }
+                    for policy in policies
+                ]
+            )
         else:
             self.table(
                 ("topic", "partitions", "replicas", "policy", "state"),
@@ -98,7 +108,7 @@ class check(StreamsCommand):  # noqa: N801
     options = [JSON_OPTION]  # noqa: RUF012
 
     async def run(self, *, as_json: bool) -> int:
-        settings, exchanges = self.app.settings, self.app.worker_state.exchanges
+        exchanges = self.app.worker_state.exchanges
         checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
             ("settings", self._settings),
             ("kafka", self._kafka),
@@ -129,7 +139,9 @@ class check(StreamsCommand):  # noqa: N801
 
         settings = self.app.settings
         warnings = plan_of(self.app)
-        told = f"profile {settings.profile}, {len(settings.markets)} markets every {settings.streams.poll_interval_s:g} s"
+        told = (
+            f"profile {settings.profile}, {len(settings.markets)} markets every {settings.streams.poll_interval_s:g} s"
+        )
         return "; ".join([told, *warnings])
 
     async def _kafka(self) -> str:

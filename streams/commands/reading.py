@@ -90,11 +90,11 @@ class features(StreamsCommand):  # noqa: N801
         settings = self.app.settings
         if market not in settings.markets:
             raise InvalidValueError("market", market, f"one of {', '.join(settings.markets)}")
-        rows = await newest(
-            settings, TopicRole.FEATURES, FeatureRow, _FEATURES_TAIL, lambda row: row.symbol == market
-        )
+        rows = await newest(settings, TopicRole.FEATURES, FeatureRow, _FEATURES_TAIL, lambda row: row.symbol == market)
         if not rows:
-            raise InvalidValueError("market", market, "a market with rows on the features topic; is the worker running?")
+            raise InvalidValueError(
+                "market", market, "a market with rows on the features topic; is the worker running?"
+            )
         row = max(rows, key=lambda one: (one.timestamp_ms, one.revision))
         if as_json or self.json:
             self.lines([row])

@@ -1,7 +1,8 @@
-"""A source behind its guard: retries inside the poll's time, an open circuit while it asked to be left alone, a stop when
-going on makes no sense.
+"""A source behind its guard, which retries, leaves it alone, or stops it.
 
-The guard never raises: what happened is the `Outcome`. Times here are real seconds.
+Retries stay inside the poll's time; the circuit is open for as long as the source asked to be left alone; a source is
+stopped for good when going on makes no sense. The guard never raises: what happened is the `Outcome`. Times here are
+real seconds.
 """
 
 import logging
