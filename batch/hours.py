@@ -77,6 +77,10 @@ class HourWriter:
         ticks, candles = ticks.coalesce(1), candles.coalesce(1)
         return hourly_rows(self._spark, ticks, candles, from_ms, to_ms, trailing=trailing)
 
+    def rows(self, hours: Iterable[int]) -> list[DataFrame]:
+        """The rows of some hours (starts, ms), computed when they are used, one frame a run of hours."""
+        return [self._compute(from_ms, to_ms, trailing=True) for from_ms, to_ms in runs(hours)]
+
     def write(
         self, hours: Iterable[int], *, wait_s: float, live: bool = False, stopped: Callable[[], bool] = lambda: False
     ) -> int:

@@ -6,6 +6,7 @@ never moves over data that is not stored.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from marketdata.times import HOUR_MS
 from marketdata.topics import TopicRole
 
 _LOOK_S = 0.2
+_FINISH_S = 2.5  # a batch under way may end by itself; the program has 5 s in all
 # What a batch must know of its records: how many, how far event time is, which minutes they touch, the first bad one.
 _SUMMARY = (
     "count(*) AS n",
@@ -200,13 +202,18 @@ def run(
         writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped)
         writer.resume()
         failure: list[BaseException] = []
+        idle = threading.Event()
+        idle.set()
 
         def write(records: DataFrame, batch: int) -> None:
+            idle.clear()
             try:
                 writer.write(records, batch)
             except BaseException as error:
                 failure.append(error)
                 raise
+            finally:
+                idle.set()
 
         query = start_query(spark, settings, write, once=once)
         _log.info("streaming into %s", settings.hdfs.raw_data)
@@ -222,6 +229,10 @@ def run(
             raise StorageError(msg) from error
         finally:
             if query.isActive:
+                idle.wait(_FINISH_S)
+                # A batch cut off half way is told at length by Spark; it is whole again after the next start.
+                spark.sparkContext.setLogLevel("OFF")
+                logging.getLogger("py4j").setLevel(logging.CRITICAL)
                 query.stop()
 
 

@@ -63,7 +63,8 @@ def _options(settings: Settings) -> dict[str, str]:
         "spark.hadoop.ipc.client.connect.retry.interval": "200",
         # A state folder of its own in the working folder would be made where the program happens to stand.
         "spark.sql.catalogImplementation": "in-memory",
-        "spark.cleaner.referenceTracking.cleanCheckpoints": "false",
+        "spark.sql.maxMetadataStringLength": "100",
+        "spark.sql.debug.maxToStringFields": "200",
     }
     if local:
         options |= {

@@ -6,7 +6,7 @@ again with the same rows changes nothing. Every merge is done under the table's 
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
@@ -20,6 +20,7 @@ from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, to_datetime
 
 _ONE_TASK_SLOTS = 64  # up to here one task writes all: cheaper than a shuffle
 _BASIS = " ".join(f"WHEN '{basis}' THEN {rank}" for basis, rank in BASIS_RANK.items())
+_ASK_ONE_BY_ONE = 8  # files; for more the folder is listed once
 _log = logging.getLogger(__name__)
 
 
@@ -125,7 +126,18 @@ def hourly_metrics(settings: Settings) -> Table:
 
 def read(spark: SparkSession, store: Store, table: Table, slots: Iterable[str]) -> DataFrame:
     """The rows of the slots' files, as far as the files are there."""
-    files = store.existing(table.file_of(slot) for slot in slots)
+    return _read(spark, table, _existing(store, table, list(slots)))
+
+
+def _existing(store: Store, table: Table, slots: Sequence[str]) -> list[str]:
+    wanted = [table.file_of(slot) for slot in slots]
+    if len(wanted) <= _ASK_ONE_BY_ONE:
+        return store.existing(wanted)
+    there = set(store.files(table.folder))
+    return [name for name in wanted if name in there]
+
+
+def _read(spark: SparkSession, table: Table, files: Sequence[str]) -> DataFrame:
     if not files:
         return spark.createDataFrame([], table.ddl)
     return spark.read.schema(table.ddl).parquet(*files)
@@ -133,10 +145,7 @@ def read(spark: SparkSession, store: Store, table: Table, slots: Iterable[str]) 
 
 def read_all(spark: SparkSession, store: Store, table: Table) -> DataFrame:
     """Every row of the table."""
-    files = [name for name in store.files(table.folder) if name.endswith(".parquet")]
-    if not files:
-        return spark.createDataFrame([], table.ddl)
-    return spark.read.schema(table.ddl).parquet(*files)
+    return _read(spark, table, [name for name in store.files(table.folder) if name.endswith(".parquet")])
 
 
 def merge(
@@ -159,9 +168,9 @@ def merge(
     began = time.monotonic()
     seq = "_seq" if "_seq" in new.columns else "0L AS _seq"
     rows = new.selectExpr(*table.columns, "1 AS _new", seq)
-    files = store.existing(table.file_of(slot) for slot in slots)
+    files = _existing(store, table, slots)
     if files:
-        old = spark.read.schema(table.ddl).parquet(*files)
+        old = _read(spark, table, files)
         rows = old.selectExpr(*table.columns, "0 AS _new", "0L AS _seq").union(rows)
     single = len(slots) == 1
     rows = rows.selectExpr("*", f"{table.slot_sql} AS {SLOT}")

@@ -1,0 +1,77 @@
+"""What is stored, read without Spark: WebHDFS and pyarrow, as any reader of the tables does it."""
+
+import io
+from collections.abc import Iterable, Sequence
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import stamina
+from hdfs import InsecureClient
+from hdfs.util import HdfsError
+from requests.exceptions import RequestException
+
+from config.settings import HdfsSettings
+from marketdata.errors import StorageError
+
+
+class Reader:
+    """Reads whole Parquet files over WebHDFS."""
+
+    def __init__(self, settings: HdfsSettings) -> None:
+        self._settings = settings
+        self._client = InsecureClient(settings.webhdfs, user=settings.user, timeout=30)
+
+    def wait(self) -> None:
+        """Wait until the NameNode answers.
+
+        Raises:
+            StorageError: it does not within `hdfs.wait_s`.
+        """
+        url = f"{self._settings.webhdfs}/webhdfs/v1/?op=GETFILESTATUS&user.name={self._settings.user}"
+        try:
+            for attempt in stamina.retry_context(
+                on=httpx.HTTPError, attempts=None, timeout=self._settings.wait_s, wait_initial=0.2, wait_max=1.0
+            ):
+                with attempt:
+                    httpx.get(url, timeout=5.0, trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            msg = f"hdfs.webhdfs: {self._settings.webhdfs}: no answer after {self._settings.wait_s:g} s: {error}"
+            raise StorageError(msg) from error
+
+    def files(self, folder: str) -> list[str]:
+        """The Parquet files below a folder, none where it is not there."""
+        try:
+            found = self._client.walk(folder)
+            return sorted(
+                f"{parent}/{name}" for parent, _, names in found for name in names if name.endswith(".parquet")
+            )
+        except HdfsError as error:
+            if "does not exist" in str(error) or "FileNotFound" in str(error):
+                return []
+            msg = f"{folder}: cannot be listed: {error}"
+            raise StorageError(msg) from error
+
+    def table(self, file: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One file's rows.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        try:
+            with self._client.read(file) as stream:
+                content = stream.read()
+            return pq.ParquetFile(io.BytesIO(content)).read(columns=list(columns) if columns else None)
+        except (HdfsError, RequestException, pa.ArrowException, OSError) as error:
+            msg = f"{file}: cannot be read: {error}"
+            raise StorageError(msg) from error
+
+    def times_ms(self, files: Iterable[str], column: str) -> dict[str, set[int]]:
+        """The times (ms) of each symbol in some files."""
+        found: dict[str, set[int]] = {}
+        for file in files:
+            rows = self.table(file, ["symbol", column])
+            at = rows[column].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()).to_pylist()
+            for symbol, ms in zip(rows["symbol"].to_pylist(), at, strict=True):
+                found.setdefault(symbol, set()).add(ms)
+        return found
