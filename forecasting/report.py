@@ -1,0 +1,169 @@
+"""The comparison of all models by walk-forward: Markdown, JSON and a picture in `forecasting.report_dir`."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from config.settings import Settings
+from forecasting import plots
+from forecasting.dataset import describe
+from forecasting.evaluation import MIN_GAP_H, WalkForward, calibrate, metrics, pinball, walk_forward
+from forecasting.jsontext import finite, to_json
+from forecasting.models import catalogue
+from forecasting.models.interface import Progress
+from forecasting.models.network import Training
+from forecasting.registry import Registry
+from forecasting.samples import Samples
+from forecasting.storage import Storage
+from forecasting.trainer import load_samples, recipe_of, training_of
+from forecasting.walks import write_walk
+from marketdata.errors import ForecastError
+from marketdata.times import to_rfc3339
+
+log = logging.getLogger(__name__)
+
+SCORED_SHARE = 0.6
+REFIT_H = 720
+QUICK_REFIT_SHARE = 0.5
+QUICK_EPOCHS = 4
+QUICK_WINDOWS = 6_000
+NETS = ("lstm-quantile", "lstm-plain")
+REFERENCES = ("last-price", "ewma", "har")
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("model", "model", "s"),
+    ("n", "n", "d"),
+    ("rmse_bps", "RMSE bp", ".2f"),
+    ("rmse_over_last_price", "over last price", ".4f"),
+    ("clark_west_t", "Clark-West t", ".2f"),
+    ("direction_share", "direction", ".3f"),
+    ("direction_p", "PT p", ".3f"),
+    ("pinball_bps", "pinball bp", ".3f"),
+    ("pinball_skill_over_last-price", "skill over constant width", ".2%"),
+    ("pinball_t_over_last-price", "DM t", ".1f"),
+    ("pinball_skill_over_ewma", "skill over EWMA", ".2%"),
+    ("pinball_t_over_ewma", "DM t", ".1f"),
+    ("pinball_skill_over_har", "skill over HAR", ".2%"),
+    ("pinball_t_over_har", "DM t", ".1f"),
+    ("coverage_80", "80 %", ".3f"),
+    ("coverage_90", "90 %", ".3f"),
+    ("coverage_90_raw", "90 % raw", ".3f"),
+    ("coverage_95", "95 %", ".3f"),
+    ("worst_week_coverage_90", "worst week", ".3f"),
+    ("winkler_90_bps", "Winkler 90 bp", ".1f"),
+    ("qlike", "QLIKE", ".3f"),
+)
+
+
+def write_report(
+    storage: Storage,
+    settings: Settings,
+    *,
+    symbol: str,
+    names: list[str] | None,
+    quick: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Run every model through the same walk-forward and write what came of it.
+
+    The references (last price, EWMA, HAR) always run, and first. Losses by hour go to the registry's folder for
+    contests between recipes, unless `quick`.
+
+    Args:
+        storage: HDFS with hourly rows.
+        settings: the whole tree.
+        symbol: the market.
+        names: models to compare; None for all.
+        quick: two refits, few epochs, one seed: a look, not a judgement.
+        progress: told of each refit.
+
+    Raises:
+        ForecastError: a model is unknown, or there is too little history.
+    """
+    forecasting = settings.forecasting
+    unknown = set(names or ()) - set(catalogue.NAMES)
+    if unknown:
+        raise ForecastError(f"models: {sorted(unknown)}: expected of {', '.join(catalogue.NAMES)}")
+    chosen = list(dict.fromkeys([*REFERENCES, *(names or catalogue.NAMES)]))
+    table, samples = load_samples(storage, settings.hdfs.hourly_metrics, symbol, forecasting)
+    known = samples.anchors[samples.learnable]
+    first = int(known[int(len(known) * (1 - SCORED_SHARE))])
+    training = training_of(forecasting)
+    if quick:
+        training = replace(training, epochs=QUICK_EPOCHS, seeds=training.seeds[:1], max_windows=QUICK_WINDOWS)
+    runs: dict[str, WalkForward] = {}
+    references: dict[str, Any] = {}
+    lines: list[dict[str, Any]] = []
+    for name in chosen:
+        refit_h = _refit_h(name, len(samples.hours) - first, quick=quick)
+        runs[name] = _run(name, samples, first, refit_h, training, progress)
+        if name in REFERENCES:
+            # Calibration costs constant width nothing and gains it a little, so the harder reference is taken.
+            references[name] = pinball(runs[name].calibrated.quantiles, runs[name].truth)
+        lines.append({**metrics(runs[name], samples, references), "refit_every_h": refit_h})
+        if not quick:
+            recipe = recipe_of(forecasting, name) if name in NETS else name
+            write_walk(storage, Registry(storage, settings.hdfs.models, symbol).folder, recipe, runs[name], samples)
+    document = {
+        "symbol": symbol,
+        "quick": quick,
+        "gap_h": MIN_GAP_H,
+        "scored_from": to_rfc3339(int(samples.hours.start_ms[first])),
+        "scored_to": to_rfc3339(samples.hours.end_ms),
+        "epochs": training.epochs,
+        "seeds": list(training.seeds),
+        "max_windows": training.max_windows,
+        "data": describe(table),
+        "lines": lines,
+    }
+    folder = forecasting.report_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "forecasting.json").write_bytes(to_json(document))
+    (folder / "forecasting.md").write_text(markdown(document), encoding="utf-8")
+    shown = next((name for name in NETS if name in runs), chosen[-1])
+    picture = plots.draw(runs[shown], samples, f"{symbol}: walk-forward, {shown}")
+    (folder / "forecasting.png").write_bytes(picture)
+    log.info("report written folder=%s models=%d", folder, len(lines))
+    return document
+
+
+def _refit_h(name: str, scored_h: int, *, quick: bool) -> int:
+    return max(REFIT_H, round(scored_h * QUICK_REFIT_SHARE)) if quick and name in NETS else REFIT_H
+
+
+def _run(name: str, samples: Samples, first: int, refit_h: int, training: Training, progress: Progress) -> WalkForward:
+    told, forecast = walk_forward(
+        lambda: catalogue.make(name, training), samples, first=first, refit_every_h=refit_h, progress=progress
+    )
+    return calibrate(told, forecast, samples)
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """The report as a Markdown table, with what a reader must know to judge it."""
+    heads = " | ".join(head for _, head, _ in COLUMNS)
+    rows = [f"| {heads} |", "|" + "---|" * len(COLUMNS)]
+    for line in finite(document["lines"]):
+        cells = [_cell(line.get(key), spec) for key, _, spec in COLUMNS]
+        rows.append(f"| {' | '.join(cells)} |")
+    data = document["data"]
+    budget = f"{document['epochs']} epochs at most, {len(document['seeds'])} seed(s)"
+    return "\n".join(
+        [
+            f"# Forecasts of {document['symbol']}, next hour's average price",
+            "",
+            f"Walk-forward from {document['scored_from']} to {document['scored_to']}, gap {document['gap_h']} h; "
+            f"{budget}{', a quick look' if document['quick'] else ''}. Rows: {data['rows']} "
+            f"({', '.join(f'{n} of {basis}' for basis, n in data['by_basis'].items())}), SHA-256 {data['sha256'][:16]}….",
+            "",
+            *rows,
+            "",
+            "RMSE is told over the last price: R² or MAPE of price levels would flatter any model. Skill is 1 - pinball / "
+            "pinball of the reference, both with adaptive conformal calibration. Direction is against the last price, p by "
+            "Pesaran and Timmermann; a dash stands where a model names no direction. Persistence of the average is naive: "
+            "an average of a random walk is autocorrelated.",
+            "",
+        ]
+    )
+
+
+def _cell(value: Any, spec: str) -> str:
+    return "–" if value is None else format(value, spec)
