@@ -6,7 +6,7 @@ in between leaves neither a gap nor a second copy. It must never import Faust.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from config.sections import KafkaSettings
 from marketdata.codec import decode, encode

@@ -1,0 +1,180 @@
+"""Cleaning a batch: each rule, duplicates, late ticks, replays; and the state that is kept of a market."""
+
+import base64
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.structs import ConsumerRecord
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketdata.codec import decode, encode
+from marketdata.records import DeadLetter, Tick
+from marketdata.times import to_rfc3339
+from streams.agents.cleaning import Cleaned, clean
+from streams.agents.seen import REMEMBERED, Seen
+from streams.agents.validity import RULES
+
+NOW_MS = 1_722_816_000_000
+
+
+class StoppedClock:
+    def now_ms(self) -> int:
+        return NOW_MS
+
+    def real_seconds(self, event_s: float) -> float:
+        return event_s
+
+
+def tick(timestamp_ms: int = NOW_MS, **changed: Any) -> Tick:
+    timestamp = to_rfc3339(timestamp_ms)
+    fields: dict[str, Any] = {
+        "symbol": "BTC-USD",
+        "tick_id": f"BTC-USD|{timestamp}",
+        "timestamp": timestamp,
+        "quote": "USD",
+        "price": 100.0,
+        "price_usd": 100.0,
+        "bid_price": 99.0,
+        "ask_price": 101.0,
+    }
+    return Tick(**{**fields, **changed})
+
+
+def record(value: bytes | None, offset: int = 0, key: bytes | None = b"BTC-USD") -> ConsumerRecord:
+    return ConsumerRecord("cryptoTopic", 2, offset, 0, 1, key, value, None, -1, -1, ())
+
+
+def run(records: list[ConsumerRecord], states: dict[bytes, Seen] | None = None, delivered: int = -1) -> Cleaned:
+    known = {} if states is None else states
+    return clean(
+        records,
+        lambda key: known.get(key) or Seen(),
+        StoppedClock(),
+        lateness_ms=120_000,
+        max_future_ms=60_000,
+        delivered=delivered,
+    )
+
+
+def letters(done: Cleaned) -> list[DeadLetter]:
+    return [decode(DeadLetter, value) for _key, value, _headers in done.letters]
+
+
+def test_a_good_tick_goes_on_as_it_came() -> None:
+    value = encode(tick())
+    done = run([record(value, 7)])
+    assert done.ticks == [(b"BTC-USD", value, (("source-offset", b"7"),))]
+    assert done.states[b"BTC-USD"].offset == 7
+    assert done.letters == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "field"),
+    [
+        ({"symbol": "btc"}, "key", "key"),
+        ({"quote": "EUR", "price_usd": None}, "quote", "quote"),
+        ({"tick_id": "BTC-USD|now"}, "tick_id", "tick_id"),
+        ({"price_usd": None}, "price_alias", "price_usd"),
+        ({"price": 0.0, "price_usd": 0.0}, "not_positive", "price"),
+        ({"bid_price": 0.0}, "not_positive", "bid_price"),
+        ({"ask_price": -1.0}, "not_positive", "ask_price"),
+        ({"bid_price": 102.0}, "crossed_quote", "ask_price"),
+        ({"bid_qty": -1.0}, "negative", "bid_qty"),
+        ({"ask_qty": -0.1}, "negative", "ask_qty"),
+        ({"high_24h": 0.0}, "not_positive", "high_24h"),
+        ({"low_24h": -5.0}, "not_positive", "low_24h"),
+        ({"high_24h": 1.0, "low_24h": 2.0}, "crossed_range", "high_24h"),
+        ({"volume_24h": -1.0}, "negative", "volume_24h"),
+        ({"market_cap": -1.0}, "negative", "market_cap"),
+        ({"price": None, "price_usd": None, "bid_price": None}, "no_data", "price"),
+    ],
+)
+def test_what_breaks_a_rule_becomes_a_dead_letter(changed: dict[str, Any], reason: str, field: str) -> None:
+    value = encode(tick(**changed))
+    done = run([record(value, 3), record(encode(tick(NOW_MS - 60_000)), 4)])
+    (letter,) = letters(done)
+    assert (letter.reason, letter.field) == (reason, field)
+    assert (letter.topic, letter.partition, letter.offset, letter.key) == ("cryptoTopic", 2, 3, "BTC-USD")
+    assert base64.b64decode(letter.payload) == value
+    assert len(done.ticks) == 1
+
+
+def test_every_rule_has_a_case_above() -> None:
+    cases = test_what_breaks_a_rule_becomes_a_dead_letter.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    shown = {(reason, field) for _changed, reason, field in cases}
+    assert {(rule.reason, rule.field) for rule in RULES} - {("symbol", "symbol")} <= shown
+
+
+def test_a_symbol_of_another_shape_is_refused() -> None:
+    timestamp = to_rfc3339(NOW_MS)
+    value = encode(tick(symbol="btc/usd", tick_id=f"btc/usd|{timestamp}"))
+    (letter,) = letters(run([record(value, key=b"btc/usd")]))
+    assert (letter.reason, letter.field) == ("symbol", "symbol")
+
+
+def test_bytes_that_are_no_tick_are_refused_with_the_codecs_reason() -> None:
+    good = msgspec.to_builtins(tick())
+    bad = [b"", b"{", msgspec.json.encode({**good, "price": "100"}), msgspec.json.encode({**good, "more": 1})]
+    done = run([record(value, offset) for offset, value in enumerate(bad)])
+    assert [letter.reason for letter in letters(done)] == ["empty", "json", "type", "unknown_field"]
+    assert done.reasons == ["empty", "json", "type", "unknown_field"]
+
+
+@pytest.mark.parametrize("key", [None, b"ETH-USD", b"\xff"])
+def test_a_key_that_is_not_the_symbol_is_refused(key: bytes | None) -> None:
+    (letter,) = letters(run([record(encode(tick()), key=key)]))
+    assert letter.reason == "key"
+
+
+def test_a_tick_out_of_the_future_is_refused_beyond_the_bound() -> None:
+    done = run([record(encode(tick(NOW_MS + 60_000)), 0), record(encode(tick(NOW_MS + 60_001)), 1)])
+    assert len(done.ticks) == 1
+    assert [letter.reason for letter in letters(done)] == ["future"]
+
+
+def test_a_duplicate_is_dropped_and_counted_in_any_place() -> None:
+    values = [encode(tick(NOW_MS - ms)) for ms in (120_000, 0, 60_000, 60_000, 0)]
+    done = run([record(value, offset) for offset, value in enumerate(values)])
+    assert [headers[0][1] for _key, _value, headers in done.ticks] == [b"0", b"1", b"2"]
+    assert done.duplicates == 2
+    assert done.letters == []
+
+
+def test_a_late_tick_passes_and_is_counted() -> None:
+    done = run([record(encode(tick(NOW_MS)), 0), record(encode(tick(NOW_MS - 121_000)), 1)])
+    assert (len(done.ticks), done.late) == (2, 1)
+
+
+def test_a_replay_of_what_the_state_holds_changes_nothing() -> None:
+    records = [record(encode(tick(NOW_MS - ms)), 10 - ms // 60_000) for ms in (120_000, 60_000, 0)]
+    first = run(records)
+    again = run(records, first.states)
+    assert (again.ticks, again.replayed, again.duplicates) == ([], 3, 0)
+
+
+def test_what_was_delivered_before_a_crash_is_remembered_and_not_sent_again() -> None:
+    records = [record(encode(tick(NOW_MS - ms)), 10 - ms // 60_000) for ms in (120_000, 60_000, 0)]
+    done = run(records, delivered=9)
+    assert [headers[0][1] for _key, _value, headers in done.ticks] == [b"10"]
+    assert done.states[b"BTC-USD"].timestamps == [NOW_MS - 120_000, NOW_MS - 60_000, NOW_MS]
+
+
+@given(st.lists(st.integers(0, 2**41), max_size=300), st.integers(-1, 2**60))
+def test_the_state_comes_back_from_its_bytes(timestamps: list[int], offset: int) -> None:
+    seen = Seen(offset)
+    fresh = [seen.add(timestamp) for timestamp in timestamps]
+    if len(set(timestamps)) <= REMEMBERED:
+        assert sum(fresh) == len(set(timestamps))
+    assert seen.timestamps == sorted(seen.timestamps)
+    assert len(seen.timestamps) <= REMEMBERED
+    back = Seen.from_bytes(seen.to_bytes())
+    assert (back.offset, back.timestamps) == (seen.offset, seen.timestamps)
+
+
+def test_a_state_of_a_minutely_feed_is_small() -> None:
+    seen = Seen(1_000_000)
+    for minute in range(1_000):
+        seen.add(NOW_MS + minute * 60_000)
+    assert len(seen.to_bytes()) < 450
