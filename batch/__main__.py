@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         logging.basicConfig(
             level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
-        for noisy in ("py4j", "httpx", "httpcore", "pyspark"):
+        for noisy in ("py4j", "httpx", "httpcore", "pyspark", "hdfs"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         with _stop_signals() as (stopped, install):
             return _run(options, settings, stopped, install)

@@ -5,12 +5,15 @@ What is stored is not asked for again, and a row of a higher basis is never repl
 
 import logging
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as sql
 
 from batch import tables
 from batch.hourly import kline_rows
@@ -54,14 +57,17 @@ class History:
     klines: dict[tuple[str, str], list[Kline]]
     refused: dict[str, str]
 
-    def arrow(self, interval: str) -> pa.Table:
-        """All candles of one interval as rows of minute_candles."""
+    def arrow(self, interval: str, wanted: dict[str, set[int]] | None = None) -> pa.Table:
+        """All candles of one interval as rows of minute_candles.
+
+        Args:
+            interval: which.
+            wanted: adds a column `wanted`, true for the open times named (by symbol).
+        """
         rows = [(symbol, k) for (symbol, i), known in self.klines.items() if i == interval for k in known]
         columns = {
             "symbol": pa.array([symbol for symbol, _ in rows], pa.string()),
-            "open_time": pa.array([k.open_ms for _, k in rows], pa.timestamp("ms", tz="UTC")).cast(
-                pa.timestamp("us", tz="UTC")
-            ),
+            "open_time": pa.array([k.open_ms * 1000 for _, k in rows], pa.timestamp("us", tz="UTC")),
             "n_trades": pa.array([k.n_trades for _, k in rows], pa.int64()),
             "source": pa.array(["binance"] * len(rows), pa.string()),
         }
@@ -69,7 +75,11 @@ class History:
         for name in names:
             if name not in columns:
                 columns[name] = pa.array([getattr(k, name) for _, k in rows], pa.float64())
-        return pa.table({name: columns[name] for name in names})
+        table = pa.table({name: columns[name] for name in names})
+        if wanted is None:
+            return table
+        marks = [k.open_ms in wanted.get(symbol, ()) for symbol, k in rows]
+        return table.append_column("wanted", pa.array(marks, pa.bool_()))
 
 
 def missing_ranges(stored: set[int], from_ms: int, to_ms: int, step_ms: int) -> list[tuple[int, int]]:
@@ -177,9 +187,10 @@ def stored(reader: Reader, settings: Settings) -> tuple[dict[str, set[int]], dic
 class BackfillWriter:
     """Stores a history: minute candles first, then all hourly rows in one merge."""
 
-    def __init__(self, spark: SparkSession, store: Store, settings: Settings) -> None:
+    def __init__(self, spark: SparkSession, store: Store, reader: Reader, settings: Settings) -> None:
         self._spark = spark
         self._store = store
+        self._reader = reader
         self._candles = tables.minute_candles(settings)
         self._hourly = tables.hourly_metrics(settings)
         self._hours = HourWriter(spark, store, settings)
@@ -187,50 +198,46 @@ class BackfillWriter:
 
     def write(self, history: History, wanted: dict[str, set[int]], to_ms: int, stopped: Callable[[], bool]) -> int:
         """Merge everything; gives the number of hourly rows that were merged."""
-        minutes, hours = history.arrow("1m"), history.arrow("1h")
+        folder = f"{self._store.staging}/klines-{uuid.uuid4().hex}"
+        try:
+            return self._write(history, wanted, to_ms, stopped, folder)
+        finally:
+            self._store.discard(folder)
+
+    def _write(
+        self, history: History, wanted: dict[str, set[int]], to_ms: int, stopped: Callable[[], bool], folder: str
+    ) -> int:
         touched: set[int] = set()
+        minutes = history.arrow("1m")
         if minutes.num_rows:
-            rows = self._spark.createDataFrame(minutes)
+            rows = self._upload(minutes, f"{folder}/1m.parquet", CANDLES)
             starts = {k.open_ms for (_, i), known in history.klines.items() if i == "1m" for k in known}
             slots = {self._candles.name_of(at) for at in starts}
             with self._store.locks.held(self._candles.name, self._wait_s, stopped) as lease:
                 tables.merge(self._spark, self._store, self._candles, rows, slots, lease)
             tell("backfill minute candles", minutes.num_rows, minutes.num_rows)
-            touched = {floor_to(at, HOUR_MS) for at in starts}
-            touched = {at for at in touched if at + HOUR_MS <= to_ms}
-        parts: list[DataFrame] = []
-        slots = set()
+            touched = {hour for hour in (floor_to(at, HOUR_MS) for at in starts) if hour + HOUR_MS <= to_ms}
+        parts = self._hours.rows(touched)
+        hours = history.arrow("1h", wanted)
         if hours.num_rows:
-            parts.append(self._kline_rows(hours, wanted))
-            slots |= {self._hourly.name_of(at) for known in wanted.values() for at in known}
-        if touched:
-            parts += self._hours.rows(touched)
-            slots |= {self._hourly.name_of(at) for at in touched}
+            klines = self._upload(hours, f"{folder}/1h.parquet", f"{CANDLES}, wanted BOOLEAN")
+            parts.append(kline_rows(self._spark, klines.coalesce(1)))
         if not parts:
             return 0
-        rows = parts[0]
-        for part in parts[1:]:
-            rows = rows.union(part)
-        rows = rows.persist()
-        count = rows.count()
+        hour_starts = touched.union(*wanted.values())
+        counted = Observation("merged")
+        merged = reduce(DataFrame.union, parts).observe(counted, sql.count(sql.lit(1)).alias("rows"))
+        slots = {self._hourly.name_of(at) for at in hour_starts}
         with self._store.locks.held(self._hourly.name, self._wait_s, stopped) as lease:
-            tables.merge(self._spark, self._store, self._hourly, rows, slots, lease)
-        rows.unpersist()
-        tell("backfill hourly rows", count, count)
-        return count
+            tables.merge(self._spark, self._store, self._hourly, merged, slots, lease)
+        rows_merged = int(counted.get["rows"])
+        tell("backfill hourly rows", rows_merged, rows_merged)
+        return rows_merged
 
-    def _kline_rows(self, klines: pa.Table, wanted: dict[str, set[int]]) -> DataFrame:
-        """The rows of the hours that are wanted; the klines before them serve their trailing day alone."""
-        rows = kline_rows(self._spark, self._spark.createDataFrame(klines).coalesce(1))
-        keys = pa.table(
-            {
-                "symbol": pa.array([symbol for symbol, known in wanted.items() for _ in known], pa.string()),
-                "hour_start": pa.array(
-                    [at * 1000 for known in wanted.values() for at in known], pa.timestamp("us", tz="UTC")
-                ),
-            }
-        )
-        return rows.join(self._spark.createDataFrame(keys).coalesce(1), ["symbol", "hour_start"], "left_semi")
+    def _upload(self, rows: pa.Table, file: str, ddl: str) -> DataFrame:
+        """Rows as a staged file: Parquet goes from pyarrow to Spark many times faster than through Py4J."""
+        self._reader.write(file, rows)
+        return self._spark.read.schema(ddl).parquet(file)
 
 
 def summary(history: History, rows: int, to_ms: int) -> str:

@@ -96,7 +96,7 @@ SELECT symbol, open_time AS hour_start, (open + high + low + close) / 4 AS avg_p
   cast(NULL AS DOUBLE) AS last_market_cap, open AS open_price, close AS last_price,
   cast(NULL AS DOUBLE) AS realised_variance, 0L AS n_ticks, 0L AS n_candles, 1D AS coverage,
   'backfill' AS origin, 'candles_1h' AS basis
-FROM known
+FROM known WHERE wanted
 """
 
 
@@ -138,5 +138,13 @@ def hourly_rows(
 
 
 def kline_rows(spark: SparkSession, klines: DataFrame) -> DataFrame:
-    """The rows of hours of which only the one-hour candle is known; `klines` are rows shaped as minute_candles."""
-    return spark.sql(_KLINES, klines=klines).selectExpr(*column_names(HOURLY))
+    """The rows of hours of which only the one-hour candle is known.
+
+    Args:
+        spark: the session.
+        klines: rows shaped as minute_candles, with the 23 h before the first row that is wanted. A boolean column
+            `wanted` chooses among them; without it all are.
+    """
+    if "wanted" not in klines.columns:
+        klines = klines.selectExpr("*", "true AS wanted")
+    return spark.sql(_KLINES, klines=klines)

@@ -74,6 +74,6 @@ def backfill(
             store = open_store(spark, settings)
             found = fetching.result()
             _log.info("klines here after %.1f s", time.monotonic() - began)
-            rows = history.BackfillWriter(spark, store, settings).write(found, plan.hours, end_ms, stopped)
+            rows = history.BackfillWriter(spark, store, reader, settings).write(found, plan.hours, end_ms, stopped)
     _log.info("%s in %.1f s", history.summary(found, rows, end_ms), time.monotonic() - began)
     return 0

@@ -16,7 +16,7 @@ from marketdata.errors import StorageError
 
 
 class Reader:
-    """Reads whole Parquet files over WebHDFS."""
+    """Reads whole Parquet files over WebHDFS; writes one only where nobody reads tables, under `_staging`."""
 
     def __init__(self, settings: HdfsSettings) -> None:
         self._settings = settings
@@ -64,6 +64,20 @@ class Reader:
             return pq.ParquetFile(io.BytesIO(content)).read(columns=list(columns) if columns else None)
         except (HdfsError, RequestException, pa.ArrowException, OSError) as error:
             msg = f"{file}: cannot be read: {error}"
+            raise StorageError(msg) from error
+
+    def write(self, file: str, rows: pa.Table) -> None:
+        """Write rows as a new file.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="snappy")
+        try:
+            self._client.write(file, data=buffer.getvalue(), overwrite=False)
+        except (HdfsError, RequestException) as error:
+            msg = f"{file}: cannot be written: {error}"
             raise StorageError(msg) from error
 
     def times_ms(self, files: Iterable[str], column: str) -> dict[str, set[int]]:
