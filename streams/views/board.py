@@ -1,0 +1,177 @@
+"""What the views know: the newest records of each topic, in bounded memory.
+
+Pure: records are handed in by `streams.views.follower`; it must never read a topic, a clock or the settings.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from marketdata.enrichment import mid_price
+from marketdata.records import Candle, DeadLetter, FeatureRow, Prediction, Record, Score, Tick
+from marketdata.times import from_rfc3339
+from marketdata.topics import TopicRole
+
+T = TypeVar("T", Prediction, Score)
+
+MAX_POINTS = 1_440  # a day of minutes
+_POINTS_BUDGET = 200_000  # points of all markets together: some 50 MB
+_FORECASTS_BUDGET = 50_000
+
+CandlePoint = tuple[int, float, float, float, float, float]
+TickPoint = tuple[int, float | None]
+
+
+@dataclass(slots=True)
+class MarketBoard:
+    """One market. Points have times in ms of event time, prices in the quote currency, volumes in the base coin."""
+
+    ticks: deque[TickPoint]
+    candles: dict[int, CandlePoint] = field(default_factory=dict)
+    tick: Tick | None = None
+    features: FeatureRow | None = None
+    predictions: dict[str, Prediction] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class SourceBoard:
+    """One source as the newest tick tells of it. `failing_since_ms`: event time of the first tick without its data."""
+
+    status: str
+    tick_ms: int
+    observed_at: str | None = None
+    staleness_ms: int | None = None
+    failing_since_ms: int | None = None
+
+
+@dataclass(slots=True)
+class TopicBoard:
+    """How far a topic was read. `event_ms`: newest event time; `arrived_ms`: when the broker got the newest record."""
+
+    records: int = 0
+    undecodable: int = 0
+    skipped: int = 0
+    lag: int = 0
+    event_ms: int | None = None
+    arrived_ms: int | None = None
+
+
+class Board:
+    """All markets of the settings; records of others are counted and left out."""
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.symbols = tuple(symbols)
+        self.points = min(MAX_POINTS, max(60, _POINTS_BUDGET // len(self.symbols)))
+        self.forecasts = min(1_000, max(48, _FORECASTS_BUDGET // len(self.symbols)))
+        self.markets = {symbol: MarketBoard(deque(maxlen=self.points)) for symbol in self.symbols}
+        self.topics: dict[TopicRole, TopicBoard] = {
+            role: TopicBoard() for role in TopicRole if role is not TopicRole.TICKS
+        }
+        self.sources: dict[str, SourceBoard] = {}
+        self.dead_letters: deque[DeadLetter] = deque(maxlen=100)
+        self.dead_letter_reasons: Counter[str] = Counter()
+        self.other_markets = 0
+
+    def take(self, role: TopicRole, record: Record, arrived_ms: int) -> bool:
+        """Take in one record; False where it is of no market here, or older than what is kept."""
+        topic = self.topics[role]
+        topic.records += 1
+        topic.arrived_ms = max(arrived_ms, topic.arrived_ms or 0)
+        event_ms = event_time(record)
+        topic.event_ms = max(event_ms, topic.event_ms or event_ms)
+        if isinstance(record, DeadLetter):
+            self.dead_letters.append(record)
+            self.dead_letter_reasons[record.reason] += 1
+            return True
+        market = self.markets.get(record.symbol)
+        if market is None:
+            self.other_markets += 1
+            return False
+        taken = False
+        match record:
+            case Tick():
+                taken = self._take_tick(market, record, event_ms)
+            case Candle():
+                taken = self._take_candle(market, record)
+            case FeatureRow():
+                taken = _take_features(market, record)
+            case Prediction():
+                taken = _keep(market.predictions, record.prediction_id, record, self.forecasts)
+            case Score():
+                taken = _keep(market.scores, record.prediction_id, record, self.forecasts)
+        return taken
+
+    def _take_tick(self, market: MarketBoard, tick: Tick, event_ms: int) -> bool:
+        if market.ticks and event_ms <= market.ticks[-1][0]:
+            return False
+        market.tick = tick
+        market.ticks.append((event_ms, mid_price(tick.bid_price, tick.ask_price)))
+        for name, state in tick.sources.items():
+            known = self.sources.get(name)
+            if known is not None and event_ms < known.tick_ms:
+                continue
+            since = None
+            if state.status != "ok":
+                since = event_ms if known is None or known.failing_since_ms is None else known.failing_since_ms
+            # What a failing source said last still tells how old its data is.
+            observed = state.observed_at or (known.observed_at if known else None)
+            self.sources[name] = SourceBoard(state.status, event_ms, observed, state.staleness_ms, since)
+        return True
+
+    def _take_candle(self, market: MarketBoard, candle: Candle) -> bool:
+        if candle.interval != "1m":
+            return False
+        candles = market.candles
+        candles[candle.open_time_ms] = (
+            candle.open_time_ms,
+            candle.open,
+            candle.high,
+            candle.low,
+            candle.close,
+            candle.volume,
+        )
+        if len(candles) > self.points * 1.1:  # they come in any order: sorting now and then is enough
+            for at in sorted(candles)[: len(candles) - self.points]:
+                del candles[at]
+        return candle.open_time_ms in candles
+
+
+def _take_features(market: MarketBoard, row: FeatureRow) -> bool:
+    known = market.features
+    if known is not None and (row.timestamp_ms, row.revision) < (known.timestamp_ms, known.revision):
+        return False
+    market.features = row
+    return True
+
+
+def _keep(kept: dict[str, T], key: str, record: T, limit: int) -> bool:
+    """Keep a record once; the oldest arrivals go when there are too many."""
+    if key in kept:
+        return False
+    kept[key] = record
+    while len(kept) > limit:
+        del kept[next(iter(kept))]
+    return True
+
+
+def event_time(record: Record) -> int:
+    """The event time in ms that a record's part of the product is judged by."""
+    match record:
+        case Tick() | FeatureRow():
+            return record.timestamp_ms
+        case Candle():
+            return record.open_time_ms + (60_000 if record.interval == "1m" else 3_600_000)
+        case Prediction():
+            return from_rfc3339(record.issued_at)
+        case Score():
+            return from_rfc3339(record.scored_at)
+        case DeadLetter():
+            return from_rfc3339(record.refused_at)
+    return 0
+
+
+def newest_first(records: Iterable[Prediction]) -> list[Prediction]:
+    """Predictions by the hour they are for, newest first, those issued later first."""
+    return sorted(records, key=lambda p: (p.target_start, p.issued_at), reverse=True)

@@ -1,0 +1,245 @@
+"""The JSON documents of /api, made from the board: plain dicts, times in RFC 3339, prices in the quote currency.
+
+Pure; docs/api.md describes every field. It must never read a topic or a clock: the time comes in as `now_ms`.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from config.settings import Settings
+from marketdata.enrichment import mid_price, spread_bps
+from marketdata.records import Prediction, Score, Tick
+from marketdata.times import from_rfc3339, to_rfc3339
+from marketdata.topics import TopicRole
+from streams.views.board import Board, TickPoint, newest_first
+from streams.views.follower import KafkaBoard
+
+Document = dict[str, Any]
+
+_PARTS = (
+    (TopicRole.TICKS_CLEAN, "Ticks", "collected and cleaned quotes"),
+    (TopicRole.CANDLES, "Candles", "closed one-minute candles"),
+    (TopicRole.FEATURES, "Features", "rolling windows"),
+    (TopicRole.PREDICTIONS, "Forecasts", "the next hour's average price"),
+    (TopicRole.PREDICTION_SCORES, "Scores", "forecasts against the truth"),
+)
+_MISSED_POLLS = 3  # this many in a row make an outage
+
+
+def time_or_none(ms: int | None) -> str | None:
+    """RFC 3339 of a time in ms, None of None."""
+    return None if ms is None else to_rfc3339(ms)
+
+
+def market_row(board: Board, symbol: str) -> Document:
+    """One market in a line: its newest tick."""
+    market = board.markets[symbol]
+    tick = market.tick
+    base, _, quote = symbol.partition("-")
+    row: Document = {"symbol": symbol, "base": base, "quote": quote}
+    if tick is None:
+        return row | dict.fromkeys(("timestamp", "price", "mid", "spread_bps", "change_24h_percent", "last"))
+    mid = mid_price(tick.bid_price, tick.ask_price)
+    return row | {
+        "timestamp": tick.timestamp,
+        "price": tick.price,
+        "mid": mid,
+        "last": tick.price if mid is None else mid,
+        "spread_bps": spread_bps(tick.bid_price, tick.ask_price),
+        "change_24h_percent": tick.price_change_percentage_24h,
+    }
+
+
+def markets(board: Board, now_ms: int | None) -> Document:
+    """All markets, in the order of the settings."""
+    return {"now": time_or_none(now_ms), "markets": [market_row(board, symbol) for symbol in board.symbols]}
+
+
+def features(board: Board, symbol: str) -> Document:
+    """The newest feature row of a market, null before the first."""
+    return {"symbol": symbol, "features": board.markets[symbol].features}
+
+
+def history(board: Board, symbol: str, points: int) -> Document:
+    """The newest one-minute candles and mids, oldest first, as rows of numbers with times in ms."""
+    market = board.markets[symbol]
+    return {
+        "symbol": symbol,
+        "candle_columns": ["open_time_ms", "open", "high", "low", "close", "volume"],
+        "candles": [market.candles[at] for at in sorted(market.candles)[-points:]],
+        "tick_columns": ["timestamp_ms", "mid"],
+        "ticks": list(market.ticks)[-points:],
+    }
+
+
+def tick_event(tick: Tick, row: Document) -> Document:
+    """A tick as the chart wants it."""
+    point: TickPoint = (tick.timestamp_ms, row["mid"])
+    return {"market": row, "point": point, "sources": tick.sources, "flags": tick.flags}
+
+
+def predictions(board: Board, symbol: str | None, limit: int) -> Document:
+    """Predictions, those for the latest hours first."""
+    chosen = board.symbols if symbol is None else (symbol,)
+    found: list[Prediction] = [p for name in chosen for p in board.markets[name].predictions.values()]
+    return {"symbol": symbol, "predictions": newest_first(found)[:limit]}
+
+
+def scores(board: Board, symbol: str | None, limit: int) -> Document:
+    """Scores, the latest hours first, and their summary by market, role, version and origin."""
+    chosen = board.symbols if symbol is None else (symbol,)
+    found = [score for name in chosen for score in board.markets[name].scores.values()]
+    newest = sorted(found, key=lambda s: (s.target_start, s.scored_at), reverse=True)
+    return {"symbol": symbol, "summary": summarise(found), "scores": newest[:limit]}
+
+
+def summarise(found: Iterable[Score]) -> list[Document]:
+    """Scores by market, role, version and origin: live ones never mix with backfilled ones."""
+    groups: dict[tuple[str, str, str, str], list[Score]] = defaultdict(list)
+    for score in found:
+        groups[score.symbol, score.role, score.model_version, score.origin].append(score)
+    rows = []
+    for (symbol, role, version, origin), group in sorted(groups.items()):
+        n = len(group)
+        rmse = math.sqrt(sum(s.error_bps**2 for s in group) / n)
+        reference = math.sqrt(sum(s.last_price_error_bps**2 for s in group) / n)
+        rows.append(
+            {
+                "symbol": symbol,
+                "role": role,
+                "model_version": version,
+                "origin": origin,
+                "n": n,
+                "interval_level": group[-1].interval_level,
+                "coverage": sum(s.covered for s in group) / n,
+                "mean_abs_error_bps": sum(abs(s.error_bps) for s in group) / n,
+                "mean_abs_last_price_error_bps": sum(abs(s.last_price_error_bps) for s in group) / n,
+                "rmse_bps": rmse,
+                "rmse_ratio_to_last_price": rmse / reference if reference else None,
+                "mean_pinball_bps": sum(s.pinball_bps for s in group) / n,
+                "mean_winkler_bps": sum(s.winkler_bps for s in group) / n,
+                "first_target": min(s.target_start for s in group),
+                "last_target": max(s.target_start for s in group),
+            }
+        )
+    return rows
+
+
+def health(board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | None) -> Document:
+    """Each part's last event, age and state; `state` is ok, waiting (nothing yet), late or outage."""
+    parts = [_part(board, kafka, settings, now_ms, *part) for part in _PARTS]
+    sources = [_source(board, settings, now_ms, name) for name in sorted(board.sources)]
+    collected = settings.topic(TopicRole.TICKS).name
+    cleaned = settings.topic(TopicRole.TICKS_CLEAN).name
+    states = [entry["state"] for entry in (*parts, *sources)] + ([] if kafka.connected else ["outage"])
+    worst = next((state for state in ("outage", "late", "waiting") if state in states), "ok")
+    return {
+        "now": time_or_none(now_ms),
+        "speed": settings.clock.speed if settings.clock.source == "exchange" else 1.0,
+        "state": worst,
+        "parts": parts,
+        "sources": sources,
+        "kafka": {
+            "state": "ok" if kafka.connected else "outage",
+            "problem": kafka.problem,
+            "since": time_or_none(kafka.problem_since_ms),
+            "lag": {"clean": kafka.lags.get(collected), "features": kafka.lags.get(cleaned)},
+        },
+        "dead_letters": _dead_letters(board, kafka),
+        "model": _model(board),
+    }
+
+
+def _part(
+    board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | None, role: TopicRole, name: str, what: str
+) -> Document:
+    topic = board.topics[role]
+    # Forecasts come once an hour, and may wait for the hour's row: an hour and a half is late, three hours an outage.
+    hourly = role in (TopicRole.PREDICTIONS, TopicRole.PREDICTION_SCORES)
+    poll_s = settings.streams.poll_interval_s
+    late_s, outage_s = (5_400.0, 10_800.0) if hourly else (2.0 * poll_s + 60, (_MISSED_POLLS + 2) * poll_s + 60)
+    age_s = _age_s(topic.event_ms, now_ms)
+    return {
+        "part": role.value,
+        "name": name,
+        "what": what,
+        "state": _state(age_s, late_s, outage_s),
+        "last_event": time_or_none(topic.event_ms),
+        "last_arrival": time_or_none(topic.arrived_ms),
+        "age_s": age_s,
+        "records": topic.records,
+        "on_topic": kafka.on_topic.get(role),
+        "undecodable": topic.undecodable,
+        "skipped": topic.skipped,
+        "view_lag": topic.lag,
+    }
+
+
+def _source(board: Board, settings: Settings, now_ms: int | None, name: str) -> Document:
+    source = board.sources[name]
+    poll_s = settings.streams.poll_interval_s
+    told_s = _age_s(source.tick_ms, now_ms)
+    state = "disabled" if source.status == "disabled" else "ok" if source.status == "ok" else "outage"
+    if state == "ok":  # as good as the ticks that tell of it
+        state = _state(told_s, 2.0 * poll_s + 60, (_MISSED_POLLS + 2) * poll_s + 60)
+    return {
+        "source": name,
+        "state": state,
+        "status": source.status,
+        "observed_at": source.observed_at,
+        "age_s": _age_s(None if source.observed_at is None else from_rfc3339(source.observed_at), now_ms),
+        "staleness_ms": source.staleness_ms,
+        "failing_since": time_or_none(source.failing_since_ms) if source.status not in ("ok", "disabled") else None,
+        "last_tick": to_rfc3339(source.tick_ms),
+    }
+
+
+def _dead_letters(board: Board, kafka: KafkaBoard) -> Document:
+    newest = board.dead_letters[-1] if board.dead_letters else None
+    return {
+        "on_topic": kafka.on_topic.get(TopicRole.DEAD_LETTERS),
+        "by_reason": dict(board.dead_letter_reasons),
+        "newest": None
+        if newest is None
+        else {
+            "refused_at": newest.refused_at,
+            "reason": newest.reason,
+            "field": newest.field,
+            "value": newest.value,
+            "expected": newest.expected,
+            "topic": newest.topic,
+            "partition": newest.partition,
+            "offset": newest.offset,
+        },
+    }
+
+
+def _model(board: Board) -> Document | None:
+    """What serves the newest hour: the champion, or the baseline in its place with the reason."""
+    found = [p for market in board.markets.values() for p in market.predictions.values() if p.role != "challenger"]
+    if not found:
+        return None
+    newest = max(found, key=lambda p: (p.target_start, p.role == "champion", p.issued_at))
+    return {
+        "model_version": newest.model_version,
+        "role": newest.role,
+        "trained_through": newest.trained_through,
+        "data_through": newest.data_through,
+        "issued_at": newest.issued_at,
+        "n_calib": newest.n_calib,
+        "stale_reason": newest.stale_reason,
+    }
+
+
+def _age_s(at_ms: int | None, now_ms: int | None) -> float | None:
+    return None if at_ms is None or now_ms is None else max(now_ms - at_ms, 0) / 1000
+
+
+def _state(age_s: float | None, late_s: float, outage_s: float) -> str:
+    if age_s is None:
+        return "waiting"
+    if age_s > outage_s:
+        return "outage"
+    return "late" if age_s > late_s else "ok"

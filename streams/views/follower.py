@@ -1,0 +1,230 @@
+"""Follows all partitions of the topics that views show, with a consumer outside of any group.
+
+It starts a bounded number of records back, so a restarted worker shows what it showed before, and jumps forward when it
+falls behind by more than that. It must never commit an offset or write to a topic.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from config.settings import Settings
+from marketdata.codec import decode
+from marketdata.errors import DecodeError
+from marketdata.records import RECORDS, Record
+from marketdata.topics import TOPICS, TopicRole
+from streams.kafka import client_options
+from streams.views.board import Board
+
+log = logging.getLogger(__name__)
+
+_POLL_MS = 200
+_POLL_RECORDS = 2_000
+_RETRY_S = 1.0
+_WATCH_S = 3.0
+_ANSWER_S = 5.0
+_CONFLATE_MS = 200  # of ticks and features, at most one a market and this much time of arrival is shown
+_CONFLATED = (TopicRole.TICKS_CLEAN, TopicRole.FEATURES)
+_MOST_BACK = 20_000
+
+OnRecord = Callable[[TopicRole, Record], None]
+
+
+@dataclass(slots=True)
+class KafkaBoard:
+    """What is known of the brokers.
+
+    lags: topic to records that the worker's group has not committed yet, of all partitions; None where nothing was
+    committed. on_topic: records that each topic holds.
+    """
+
+    connected: bool = False
+    problem: str | None = None
+    problem_since_ms: int | None = None
+    lags: dict[str, int | None] = field(default_factory=dict)
+    on_topic: dict[TopicRole, int] = field(default_factory=dict)
+
+
+class Follower:
+    """Reads for ever into a board; `on_record` is called for each record that changed it."""
+
+    def __init__(self, settings: Settings, board: Board, on_record: OnRecord, now_ms: Callable[[], int | None]) -> None:
+        self._settings = settings
+        self._board = board
+        self._on_record = on_record
+        self._now_ms = now_ms
+        self.kafka = KafkaBoard()
+        self._roles = {settings.topic(role).name: role for role in board.topics}
+        self._positions: dict[TopicPartition, int] = {}
+        self._shown: dict[tuple[TopicRole, bytes], int] = {}
+
+    async def run(self) -> None:
+        """Follow until cancelled; what goes wrong with Kafka is told in `kafka` and tried again."""
+        while True:
+            try:
+                await self._follow()
+            except (KafkaError, OSError, TimeoutError, _NoSuchTopicError) as error:
+                self._note(f"{type(error).__name__}: {error}")
+            await asyncio.sleep(_RETRY_S)
+
+    def _note(self, problem: str | None) -> None:
+        kafka = self.kafka
+        if problem is not None and kafka.problem is None:
+            kafka.problem_since_ms = self._now_ms()
+            log.warning("views cannot read Kafka: %s", problem)
+        elif problem is None and kafka.problem is not None:
+            kafka.problem_since_ms = None
+            log.info("views read Kafka again")
+        kafka.problem = problem
+        kafka.connected = problem is None
+
+    async def _follow(self) -> None:
+        consumer = AIOKafkaConsumer(
+            *self._roles,
+            **client_options(self._settings.kafka),
+            client_id="views",
+            group_id=None,
+            enable_auto_commit=False,
+            fetch_max_wait_ms=_POLL_MS,
+        )
+        async with asyncio.timeout(_ANSWER_S * 2):
+            await consumer.start()
+        try:
+            await self._seek_back(consumer, self._assigned(consumer))
+            self._note(None)
+            watch = asyncio.create_task(self._watch(consumer))
+            try:
+                while not watch.done():
+                    self._take(await consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS))
+                    await self._jump(consumer)
+                watch.result()
+            finally:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
+        finally:
+            await consumer.stop()
+
+    def _assigned(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
+        """All partitions of all topics: without a group, that is what subscribing gives."""
+        tps = sorted(consumer.assignment())
+        for name in self._roles:
+            if not any(tp.topic == name for tp in tps):
+                raise _NoSuchTopicError(name)
+        return tps
+
+    def _back(self, role: TopicRole) -> int:
+        """Records of one partition that hold what the board keeps of it, were all markets alike, and half as much."""
+        board = self._board
+        each = {
+            TopicRole.TICKS_CLEAN: board.points,
+            TopicRole.CANDLES: board.points,
+            TopicRole.FEATURES: 8,
+            TopicRole.DEAD_LETTERS: 1_000,
+        }.get(role, board.forecasts)
+        per_partition = each * len(board.symbols) // self._settings.kafka.partitions
+        return min(_MOST_BACK, max(each, per_partition) * 3 // 2)
+
+    async def _seek_back(self, consumer: AIOKafkaConsumer, tps: Iterable[TopicPartition]) -> None:
+        tps = list(tps)
+        first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+        for tp in tps:
+            known = self._positions.get(tp)
+            start = end[tp] - self._back(self._roles[tp.topic]) if known is None or known > end[tp] else known
+            consumer.seek(tp, max(first[tp], start))
+
+    async def _jump(self, consumer: AIOKafkaConsumer) -> None:
+        """Skip what is too far behind to matter, and note how far behind each topic is."""
+        behind: defaultdict[TopicRole, int] = defaultdict(int)
+        for tp in consumer.assignment():
+            role = self._roles[tp.topic]
+            end = consumer.highwater(tp)
+            if end is None:
+                continue
+            position = await consumer.position(tp)
+            lag = max(end - position, 0)
+            back = self._back(role)
+            if lag > 2 * back:
+                consumer.seek(tp, end - back)
+                self._board.topics[role].skipped += lag - back
+                lag = back
+            behind[role] += lag
+        for role, lag in behind.items():
+            self._board.topics[role].lag = lag
+
+    def _take(self, found: dict[TopicPartition, list[ConsumerRecord]]) -> None:
+        for tp, records in found.items():
+            role = self._roles[tp.topic]
+            kind = RECORDS[TOPICS[role].record]
+            self._positions[tp] = records[-1].offset + 1
+            for record in self._conflate(role, records) if role in _CONFLATED else records:
+                try:
+                    decoded = decode(kind, record.value)
+                except DecodeError as error:
+                    self._board.topics[role].undecodable += 1
+                    log.warning("views pass over %s-%d@%d: %s", tp.topic, tp.partition, record.offset, error)
+                    continue
+                if self._board.take(role, decoded, record.timestamp):
+                    self._on_record(role, decoded)
+
+    def _conflate(self, role: TopicRole, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
+        """At most one record a market and `_CONFLATE_MS` of arrival, and always the last one of each market."""
+        last = {record.key: record for record in records}
+        kept = []
+        for record in records:
+            shown = self._shown.get((role, record.key), 0)
+            if record is last[record.key] or record.timestamp - shown >= _CONFLATE_MS:
+                self._shown[role, record.key] = record.timestamp
+                kept.append(record)
+        return kept
+
+    async def _watch(self, consumer: AIOKafkaConsumer) -> None:
+        """Ask the brokers now and then how long the topics are and what the worker's group has committed."""
+        tps = list(consumer.assignment())
+        group = self._settings.streams.app_id
+        read = [self._settings.topic(role).name for role in (TopicRole.TICKS, TopicRole.TICKS_CLEAN)]
+        admin = AIOKafkaAdminClient(**client_options(self._settings.kafka), client_id="views-admin")
+        async with asyncio.timeout(_ANSWER_S):
+            await admin.start()
+        try:
+            while True:
+                async with asyncio.timeout(_ANSWER_S):
+                    await self._look(consumer, admin, tps, group, read)
+                self._note(None)
+                await asyncio.sleep(_WATCH_S)
+        finally:
+            await admin.close()
+
+    async def _look(
+        self,
+        consumer: AIOKafkaConsumer,
+        admin: AIOKafkaAdminClient,
+        tps: list[TopicPartition],
+        group: str,
+        read: list[str],
+    ) -> None:
+        first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+        held: defaultdict[TopicRole, int] = defaultdict(int)
+        for tp in tps:
+            held[self._roles[tp.topic]] += end[tp] - first[tp]
+        self.kafka.on_topic = dict(held)
+        committed = {
+            tp: known.offset
+            for tp, known in (await admin.list_consumer_group_offsets(group)).items()
+            if tp.topic in read and known.offset >= 0
+        }
+        ends = await consumer.end_offsets(list(committed)) if committed else {}
+        lags: dict[str, int | None] = dict.fromkeys(read)
+        for tp, offset in committed.items():
+            lags[tp.topic] = (lags[tp.topic] or 0) + max(ends[tp] - offset, 0)
+        self.kafka.lags = lags
+
+
+class _NoSuchTopicError(Exception):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"topic {name} is not there yet")
