@@ -1,10 +1,12 @@
 """Progress for a person: live bars on a terminal, plain lines elsewhere.
 
-A job's log tells how far it is: the last `N/M` in it (as in `epoch 3/6` or `backfill: 4/12 files`) moves the bar.
+A job's log tells how far it is: the last `N/M` in it moves the bar, and what stands before it names the step
+(`progress: train epoch 3/6`).
 """
 
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,17 +15,45 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from devstack.process import tail
 
-_COUNT = re.compile(r"(?<![\d/.-])(\d+)/(\d+)(?![\d/])")
+_COUNT = re.compile(r"(?:^|[^\d/.-])(\d+)/(\d+)(?![\d/])")
 _PLAIN_EVERY_S = 5.0
 
 
-def count_in(lines: list[str]) -> tuple[int, int] | None:
-    """The last `N/M` with N not above M."""
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How far a job's present step is."""
+
+    step: str
+    done: int
+    total: int
+
+
+def count_in(lines: list[str]) -> Count | None:
+    """The last `N/M`, with N not above M."""
     for line in reversed(lines):
-        for done, total in reversed(_COUNT.findall(line)):
-            if int(total) > 0 and int(done) <= int(total):
-                return int(done), int(total)
+        for found in reversed(list(_COUNT.finditer(line))):
+            done, total = int(found[1]), int(found[2])
+            if total > 0 and done <= total:
+                step = line[: found.start(1)].removeprefix("progress:").strip(" :")
+                return Count(step, done, total)
     return None
+
+
+class _Pace:
+    """How long a step will still take, from what was seen of it so far."""
+
+    def __init__(self) -> None:
+        self._first: tuple[Count, float] | None = None
+
+    def tell(self, count: Count, now_s: float) -> str:
+        if self._first is None or (self._first[0].step, self._first[0].total) != (count.step, count.total):
+            self._first = (count, now_s)
+        first, since_s = self._first
+        text = f"{count.step} {count.done}/{count.total}".strip()
+        if not first.done < count.done < count.total:
+            return text
+        left_s = (now_s - since_s) / (count.done - first.done) * (count.total - count.done)
+        return f"{text}, about {left_s:.0f} s left"
 
 
 class Show(Protocol):
@@ -51,31 +81,31 @@ class PlainShow:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._began: dict[str, float] = {}
-        self._told: dict[str, tuple[float, tuple[int, int] | None]] = {}
+        self._pace: dict[str, _Pace] = {}
+        self._told: dict[str, tuple[float, Count | None]] = {}
 
     def line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, job: str) -> None:
-        self._began[job] = time.monotonic()
-        self._told[job] = (time.monotonic(), None)
+        self._start(job)
         self.line(f"{job} …")
 
-    def follow(self, job: str, log: Path) -> None:
-        when, last = self._told[job]
-        now = time.monotonic()
-        count = count_in(tail(log)) if now - when >= _PLAIN_EVERY_S else None
-        if count is None or count == last:
-            return
-        self._told[job] = (now, count)
-        done, total = count
-        self.line(f"{job}: {self._count(job, done, total)} after {now - self._began[job]:.0f} s")
+    def _start(self, job: str) -> None:
+        self._began[job] = time.monotonic()
+        self._pace[job] = _Pace()
+        self._told[job] = (time.monotonic(), None)
 
-    def _count(self, job: str, done: int, total: int) -> str:
-        if not 0 < done < total:
-            return f"{done}/{total}"
-        elapsed = time.monotonic() - self._began[job]
-        return f"{done}/{total}, about {elapsed / done * (total - done):.0f} s left"
+    def follow(self, job: str, log: Path) -> None:
+        now = time.monotonic()
+        count = count_in(tail(log))
+        if count is None:
+            return
+        text = self._pace[job].tell(count, now)
+        when, last = self._told[job]
+        if count != last and now - when >= _PLAIN_EVERY_S:
+            self._told[job] = (now, count)
+            self.line(f"{job}: {text} after {now - self._began[job]:.0f} s")
 
     def end(self, job: str) -> None:
         self.line(f"{job} done after {time.monotonic() - self._began[job]:.1f} s")
@@ -103,14 +133,14 @@ class LiveShow(PlainShow):
         self._progress.start()
 
     def begin(self, job: str) -> None:
-        self._began[job] = time.monotonic()
+        self._start(job)
         self._tasks[job] = self._progress.add_task(job, total=None, count="")
 
     def follow(self, job: str, log: Path) -> None:
         count = count_in(tail(log))
         if count is not None:
-            done, total = count
-            self._progress.update(self._tasks[job], completed=done, total=total, count=self._count(job, done, total))
+            text = self._pace[job].tell(count, time.monotonic())
+            self._progress.update(self._tasks[job], completed=count.done, total=count.total, count=text)
 
     def end(self, job: str) -> None:
         self._progress.remove_task(self._tasks.pop(job))

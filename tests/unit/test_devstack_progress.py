@@ -7,21 +7,22 @@ import pytest
 from rich.console import Console
 
 from devstack.events import tell_prediction, tell_score
-from devstack.progress import PlainShow, count_in, open_show
+from devstack.progress import Count, PlainShow, _Pace, count_in, open_show
 from marketdata.records import Prediction, Score
 
 
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (["epoch 1/6", "epoch 3/6 loss 0.2"], (3, 6)),
-        (["backfill: 4/12 files, 2024/08/05"], (4, 12)),
+        (["progress: train epoch 1/6", "progress: train epoch 3/6"], Count("train epoch", 3, 6)),
+        (["backfill: 4/12 files, 2024/08/05"], Count("backfill", 4, 12)),
+        (["progress: klines 2/9", "2024-08-05 INFO up in 11.1 s"], Count("klines", 2, 9)),
         (["no count", "path a/b"], None),
         (["7/3 is no progress", "0/0"], None),
         ([], None),
     ],
 )
-def test_the_last_count_of_a_log_is_its_progress(lines: list[str], expected: tuple[int, int] | None) -> None:
+def test_the_last_count_of_a_log_is_its_progress(lines: list[str], expected: Count | None) -> None:
     assert count_in(lines) == expected
 
 
@@ -36,6 +37,15 @@ def test_plain_progress_is_lines(tmp_path: Path) -> None:
     first, second = out.getvalue().splitlines()
     assert first == "train …"
     assert second.startswith("train done after 0.")
+
+
+def test_the_time_left_is_that_of_the_present_step() -> None:
+    pace = _Pace()
+    assert pace.tell(Count("klines", 10, 20), 100.0) == "klines 10/20"
+    assert pace.tell(Count("klines", 15, 20), 110.0) == "klines 15/20, about 10 s left"
+    assert pace.tell(Count("rows", 1, 4), 111.0) == "rows 1/4"
+    assert pace.tell(Count("rows", 2, 4), 114.0) == "rows 2/4, about 6 s left"
+    assert pace.tell(Count("rows", 4, 4), 120.0) == "rows 4/4"
 
 
 def test_a_terminal_gets_its_lines_too() -> None:
