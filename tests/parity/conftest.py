@@ -1,0 +1,16 @@
+"""One Spark session for all parity tests."""
+
+from collections.abc import Iterator
+
+import pytest
+from pyspark.sql import SparkSession
+
+from tests.spark import session
+from tests.stack import settings_with
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """The product's own session; no HDFS is asked."""
+    with session(settings_with({})) as spark:
+        yield spark
