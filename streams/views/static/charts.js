@@ -1,0 +1,275 @@
+// The two charts: price with live mid and forecasts, and forecasts against the truth hour by hour. Times are UTC.
+
+import {
+  CandlestickSeries, LineSeries, createChart, CrosshairMode, LastPriceAnimationMode, LineStyle,
+} from "/static/vendor/lightweight-charts.mjs";
+import { BandSeries } from "/static/band.js";
+import { hourMinute, date, number, priceDigits } from "/static/format.js";
+
+const HOUR = 3600;
+
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  return new Proxy({}, { get: (_, name) => style.getPropertyValue(`--${name}`).trim() });
+}
+
+function chartOptions(c) {
+  return {
+    layout: {
+      background: { color: "transparent" }, textColor: c.muted, fontFamily: getComputedStyle(document.body).fontFamily,
+      fontSize: 12,
+    },
+    grid: { vertLines: { visible: false }, horzLines: { color: c.line } },
+    rightPriceScale: { borderVisible: false, scaleMargins: { top: 0.08, bottom: 0.08 } },
+    timeScale: { borderColor: c.line },
+    crosshair: {
+      vertLine: { color: c.muted, labelBackgroundColor: c.ink }, horzLine: { color: c.muted, labelBackgroundColor: c.ink },
+    },
+  };
+}
+
+const bandOptions = (c) => ({
+  bandColor: c.band, edgeColor: c["band-edge"], centerColor: c.accent, truthColor: c.truth, missColor: c.down,
+});
+
+class Chart {
+  constructor(element, timeScale) {
+    this.element = element;
+    this.chart = createChart(element, {
+      autoSize: true,
+      layout: { attributionLogo: false }, // the attribution stands in the footer
+      crosshair: { mode: CrosshairMode.Normal },
+      localization: { priceFormatter: (value) => number(value, this.precision ?? 2), timeFormatter: (t) => `${date(t * 1000)} ${hourMinute(t * 1000)} UTC` },
+      timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 4, ...timeScale },
+    });
+    this.isFollowing = true; // until the person moves the chart
+    element.addEventListener("keydown", (event) => this.onKey(event));
+    for (const name of ["pointerdown", "wheel"]) {
+      element.addEventListener(name, () => { this.isFollowing = false; }, { passive: true });
+    }
+    new ResizeObserver(() => requestAnimationFrame(() => this.isFollowing && this.goHome())).observe(element);
+    addEventListener("themechange", () => this.paint());
+  }
+
+  onKey(event) {
+    const scale = this.chart.timeScale();
+    const keys = {
+      ArrowLeft: () => scale.scrollToPosition(scale.scrollPosition() - 10, false),
+      ArrowRight: () => scale.scrollToPosition(scale.scrollPosition() + 10, false),
+      "+": () => scale.applyOptions({ barSpacing: scale.options().barSpacing * 1.25 }),
+      "-": () => scale.applyOptions({ barSpacing: scale.options().barSpacing / 1.25 }),
+      End: () => this.goHome(),
+    };
+    const act = keys[event.key];
+    if (act) {
+      this.isFollowing = event.key === "End";
+      act();
+      event.preventDefault();
+    }
+  }
+
+  // Now stands at three quarters of the width, and what is forecast to the right of it.
+  goHome() {
+    this.isFollowing = true;
+    const scale = this.chart.timeScale();
+    const room = Math.floor((scale.width() / scale.options().barSpacing) * 0.28);
+    scale.scrollToPosition(Math.min(4, room - this.barsAhead()), false);
+  }
+
+  barsAhead() {
+    return 0;
+  }
+
+  digits(value) {
+    const precision = priceDigits(value);
+    if (value == null || precision === this.precision) return;
+    this.precision = precision;
+    const priceFormat = { type: "price", precision, minMove: 10 ** -precision };
+    for (const series of this.series) series.applyOptions({ priceFormat });
+  }
+}
+
+// One forecast per target hour: the champion's where there is one, and of those the one issued last.
+export function servedForecasts(predictions) {
+  const rank = { champion: 2, baseline: 1 };
+  const best = new Map();
+  for (const p of predictions) {
+    if (!(p.role in rank)) continue;
+    const known = best.get(p.target_start);
+    if (!known || rank[p.role] > rank[known.role] || (p.role === known.role && p.issued_at > known.issued_at)) {
+      best.set(p.target_start, p);
+    }
+  }
+  return [...best.values()].sort((a, b) => (a.target_start < b.target_start ? -1 : 1));
+}
+
+function bandRows(predictions, scores, step) {
+  const truth = new Map(scores.map((s) => [s.target_start, s.actual_avg_price]));
+  const rows = [];
+  for (const p of servedForecasts(predictions)) {
+    const start = Date.parse(p.target_start) / 1000;
+    const end = Date.parse(p.target_end) / 1000;
+    for (let time = start; time < end; time += step) {
+      const row = { time, id: p.prediction_id, lower: p.lower, upper: p.upper, center: p.pred_avg_price };
+      if (truth.has(p.target_start)) row.actual = truth.get(p.target_start);
+      rows.push(row);
+    }
+  }
+  // Horizons longer than an hour overlap: a chart holds one value a bar, that of the later forecast.
+  return [...new Map(rows.map((row) => [row.time, row])).values()].sort((a, b) => a.time - b.time);
+}
+
+export class PriceChart extends Chart {
+  constructor(element) {
+    super(element, { barSpacing: 6, minBarSpacing: 0.5 });
+    this.step = 60;
+    this.band = this.chart.addCustomSeries(new BandSeries(), {});
+    this.candle = this.chart.addSeries(CandlestickSeries, { borderVisible: false, priceLineVisible: false, lastValueVisible: false });
+    this.mid = this.chart.addSeries(LineSeries, {
+      lineWidth: 2, lastPriceAnimation: LastPriceAnimationMode.Continuous, priceLineStyle: LineStyle.Dotted,
+      crosshairMarkerRadius: 3,
+    });
+    this.series = [this.band, this.candle, this.mid];
+    this.clear();
+    this.paint();
+  }
+
+  clear() {
+    this.candles = new Map();
+    this.mids = new Map();
+    this.forecasts = [[], []];
+    this.shown = false;
+  }
+
+  paint() {
+    const c = colours();
+    this.chart.applyOptions(chartOptions(c));
+    this.candle.applyOptions({ upColor: c.up, downColor: c.down, wickUpColor: c.up, wickDownColor: c.down });
+    this.mid.applyOptions({ color: c.mid, priceLineColor: c.mid });
+    this.band.applyOptions(bandOptions(c));
+  }
+
+  setStep(step) {
+    this.step = step;
+    this.redraw();
+    this.chart.timeScale().resetTimeScale();
+    this.goHome();
+  }
+
+  barsAhead() {
+    const last = Math.max(this.lastBar ?? 0, this.lastMid ?? 0);
+    return last && this.lastBand > last ? (this.lastBand - last) / this.step : 0;
+  }
+
+  // A tick on the very edge of a bar is how that bar ended.
+  barOf(at) {
+    const inside = at - 0.001;
+    return inside - (inside % this.step);
+  }
+
+  load(history) {
+    this.clear();
+    for (const row of history.candles) this.candles.set(row[0] / 1000, row);
+    for (const [at, mid] of history.ticks) this.mids.set(at / 1000, mid);
+    this.redraw();
+    this.goHome();
+  }
+
+  setForecasts(predictions, scores) {
+    this.forecasts = [predictions, scores];
+    const rows = bandRows(predictions, scores, this.step);
+    this.lastBand = rows.at(-1)?.time ?? 0;
+    this.band.setData(rows);
+    this.digits(predictions[0]?.last_price);
+  }
+
+  addCandle(candle) {
+    const at = Date.parse(candle.open_time) / 1000;
+    this.candles.set(at, [at * 1000, candle.open, candle.high, candle.low, candle.close, candle.volume]);
+    const bar = this.bars(at - (at % this.step), at - (at % this.step) + this.step)[0];
+    if (this.lastBar && bar.time < this.lastBar) this.candle.setData(this.bars()); // a gap that was filled
+    else this.candle.update(bar);
+    this.lastBar = Math.max(this.lastBar ?? 0, bar.time);
+    this.onFirst();
+  }
+
+  addMid([at, mid]) {
+    const time = at / 1000;
+    const bar = this.barOf(time);
+    this.mids.set(time, mid);
+    if (this.lastMid && bar < this.lastMid) return;
+    this.mid.update(this.midPoint(bar, mid, this.lastMid));
+    this.lastMid = bar;
+    this.digits(mid);
+    if (this.isFollowing) this.goHome();
+  }
+
+  // Where quotes are missing nothing is drawn: the point after a gap hides the line that leads to it.
+  midPoint(time, value, before) {
+    if (value == null) return { time };
+    const isAfterGap = before != null && time - before > Math.max(this.step, 60) * 2.5;
+    return isAfterGap ? { time, value, color: "transparent" } : { time, value };
+  }
+
+  // Candles of the chosen length out of minutes; a missing minute leaves its candle shorter, never invented.
+  bars(from = -Infinity, to = Infinity) {
+    const out = new Map();
+    for (const at of [...this.candles.keys()].filter((t) => t >= from && t < to).sort((a, b) => a - b)) {
+      const [, open, high, low, close] = this.candles.get(at);
+      const time = at - (at % this.step);
+      const bar = out.get(time);
+      if (bar) Object.assign(bar, { high: Math.max(bar.high, high), low: Math.min(bar.low, low), close });
+      else out.set(time, { time, open, high, low, close });
+    }
+    return [...out.values()];
+  }
+
+  redraw() {
+    const bars = this.bars();
+    const mids = new Map();
+    for (const [at, mid] of this.mids) mids.set(this.barOf(at), mid);
+    let before = null;
+    const line = [...mids].map(([time, value]) => {
+      const point = this.midPoint(time, value, before);
+      if (value != null) before = time;
+      return point;
+    });
+    this.lastBar = bars.at(-1)?.time;
+    this.lastMid = line.at(-1)?.time;
+    this.digits(bars.at(-1)?.close ?? line.findLast((p) => p.value != null)?.value);
+    this.candle.setData(bars);
+    this.mid.setData(line);
+    this.setForecasts(...this.forecasts);
+    this.onFirst();
+  }
+
+  onFirst() {
+    const any = this.candles.size > 0 || this.mids.size > 0;
+    document.getElementById("price-empty").hidden = any;
+    if (any && !this.shown) this.goHome();
+    this.shown = any;
+  }
+}
+
+export class ForecastChart extends Chart {
+  constructor(element) {
+    super(element, { barSpacing: 22, minBarSpacing: 2 });
+    this.band = this.chart.addCustomSeries(new BandSeries(), {});
+    this.series = [this.band];
+    this.paint();
+  }
+
+  paint() {
+    const c = colours();
+    this.chart.applyOptions(chartOptions(c));
+    this.band.applyOptions(bandOptions(c));
+  }
+
+  set(predictions, scores) {
+    const rows = bandRows(predictions, scores, HOUR);
+    this.band.setData(rows);
+    this.digits(rows.at(-1)?.center);
+    document.getElementById("forecast-empty").hidden = rows.length > 0;
+    if (this.isFollowing) this.goHome();
+  }
+}

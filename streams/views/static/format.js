@@ -1,0 +1,43 @@
+// Numbers and times as people read them. Missing is a dash, never a zero.
+
+const DASH = "–";
+const cache = new Map();
+
+function formatter(digits) {
+  if (!cache.has(digits)) {
+    cache.set(digits, new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+  }
+  return cache.get(digits);
+}
+
+export const number = (value, digits = 2) => (value == null ? DASH : formatter(digits).format(value).replace("-", "−"));
+
+export const priceDigits = (value) => (value == null || Math.abs(value) >= 100 ? 2 : Math.abs(value) >= 1 ? 4 : 5);
+
+export const price = (value) => number(value, priceDigits(value));
+
+export const percent = (value, digits = 2) => (value == null ? DASH : `${number(value, digits)} %`);
+
+export const signedPercent = (value, digits = 2) =>
+  value == null ? DASH : `${value > 0 ? "+" : ""}${percent(value, digits)}`;
+
+export const count = (value) => number(value, 0);
+
+export const ms = (text) => (text == null ? null : Date.parse(text));
+
+export const date = (at) => (at == null ? DASH : new Date(at).toISOString().slice(0, 10));
+
+export const hourMinute = (at) => (at == null ? DASH : new Date(at).toISOString().slice(11, 16));
+
+export const clock = (at) => (at == null ? DASH : `${date(at)} ${new Date(at).toISOString().slice(11, 19)} UTC`);
+
+export const dayTime = (at) => (at == null ? DASH : `${date(at)} ${hourMinute(at)} UTC`);
+
+// Ages below a second are noise of the poll.
+export function age(seconds) {
+  if (seconds == null) return DASH;
+  if (seconds < 100) return `${Math.round(seconds)} s`;
+  if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 172800) return `${number(seconds / 3600, 1)} h`;
+  return `${Math.round(seconds / 86400)} d`;
+}
