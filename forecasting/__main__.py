@@ -1,4 +1,4 @@
-"""`python -m forecasting`: train, predict, serve, report. `--help` lists the options; heavy packages load when needed."""
+"""`python -m forecasting`: train, predict, serve, report (`--help`); heavy packages load when they are needed."""
 
 import argparse
 import logging

@@ -3,6 +3,7 @@
 Model code uses `keras.ops` alone, so another back end is a matter of `KERAS_BACKEND`.
 """
 
+import importlib
 import logging
 import os
 from types import ModuleType
@@ -16,6 +17,4 @@ def load_keras() -> ModuleType:
     os.environ.setdefault("KERAS_BACKEND", DEFAULT_BACKEND)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     logging.getLogger("jax").setLevel(logging.WARNING)
-    import keras
-
-    return keras
+    return importlib.import_module("keras")

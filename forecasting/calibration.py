@@ -111,10 +111,12 @@ class Calibrator:
             track.update(max(float(quantiles[pair]) - truth, truth - float(quantiles[-1 - pair])) / sigma)
 
     def replay(self, quantiles: Floats, sigma: Floats, truth: Floats, lag: int = 1) -> "Replay":
-        """Run through forecasts in order of time: each is calibrated by truths known `lag` steps before it, then scored.
+        """Run through forecasts in order of time: each is calibrated by what was known `lag` steps before it.
 
         Args:
-            quantiles: shape (m, 7), log price. sigma, truth: shape (m,); NaN truths are not learnt from.
+            quantiles: shape (m, 7), log price.
+            sigma: shape (m,), log price.
+            truth: shape (m,); NaN truths are not learnt from.
             lag: steps between a forecast and the moment its truth is known (the horizon in hours).
         """
         m = len(truth)

@@ -42,12 +42,15 @@ def walk_forward(
     gap_h: int = MIN_GAP_H,
     progress: Progress = no_progress,
 ) -> tuple[str, Forecast]:
-    """Expanding refits: each block of `refit_every_h` hours is forecast by a model fitted to what ends `gap_h` before it.
+    """Expanding refits: each block of hours is forecast by a model fitted to what ends a gap before the block.
 
     Args:
         make: gives a fresh model.
+        samples: inputs and targets.
         first: position on the hour grid from which on anchors are scored.
-        refit_every_h, gap_h: hours.
+        refit_every_h: length of a block in hours.
+        gap_h: hours between the last target that is learnt and the first hour of the block.
+        progress: told of each refit.
 
     Raises:
         ForecastError: the gap is shorter than MIN_GAP_H, or nothing can be scored.

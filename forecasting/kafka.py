@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
 
-from config.settings import KafkaSettings
+from config.sections import KafkaSettings
 from marketdata.codec import decode
 from marketdata.errors import DecodeError, ForecastError
 from marketdata.records import Record

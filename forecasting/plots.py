@@ -1,7 +1,8 @@
-"""A picture of real against predicted prices with their band (PNG). Draws without a display; imports matplotlib late."""
+"""A picture of real against predicted prices with their band (PNG), drawn without a display."""
 
 import io
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,8 @@ def draw(run: WalkForward, samples: Samples, title: str, shown_h: int = SHOWN_H)
     from matplotlib.figure import Figure
 
     anchors = run.raw.anchors[-shown_h:]
-    times = [datetime.fromtimestamp(ms / 1000, UTC) for ms in samples.target_start_ms(anchors) + HOUR_MS // 2]
+    middle_ms = samples.target_start_ms(anchors) + HOUR_MS // 2
+    times: Any = [datetime.fromtimestamp(ms / 1000, UTC) for ms in middle_ms]  # matplotlib's types leave dates out
     last = run.raw.last_price[-shown_h:]
     prices = last[:, None] * np.exp(run.calibrated.quantiles[-shown_h:])
     actual = last * np.exp(run.truth[-shown_h:])

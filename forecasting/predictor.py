@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from config.settings import ForecastingSettings
+from config.sections import ForecastingSettings
 from forecasting.calibration import TRACKS, WINDOW_H, Calibrator
 from forecasting.dataset import Ints
 from forecasting.evaluation import WalkForward, calibrate
@@ -109,7 +109,7 @@ def look_ahead(
         except ForecastError as error:
             log.warning("baseline=%s symbol=%s not issued: %s", model.name, samples.hours.symbol, error)
             continue
-        identity = (model.name, None, "baseline", serving)
+        identity: _Identity = (model.name, None, "baseline", serving)
         out.append(
             _prediction(samples, baseline, identity, issued_at_ms, n_calib=min(len(baseline.truth) - 1, WINDOW_H))
         )

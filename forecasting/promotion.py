@@ -19,6 +19,8 @@ COVERAGE = (0.88, 0.92)
 MIN_WORST_WEEK = 0.80
 MAX_RMSE_RATIO = 1.002
 HAR_WATCH_H = 2_000
+REFRESH_COVERAGE = (0.85, 0.95)
+REFRESH_RMSE_RATIO = 1.02
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ def first_of_registry() -> Verdict:
 def refresh(coverage_90: float, rmse_over_last_price: float) -> Verdict:
     """A refit of the champion's recipe, by its own held-out hours (looser bounds: they are few)."""
     checks = (
-        ("coverage_90 within .85-.95", 0.85 <= coverage_90 <= 0.95),
-        ("rmse <= 1.02", rmse_over_last_price <= 1.02),
+        ("coverage_90 within .85-.95", REFRESH_COVERAGE[0] <= coverage_90 <= REFRESH_COVERAGE[1]),
+        ("rmse <= 1.02", rmse_over_last_price <= REFRESH_RMSE_RATIO),
     )
     held = all(ok for _, ok in checks)
     why = "same recipe on newer hours" if held else "same recipe, but its held-out check failed"
@@ -67,6 +69,9 @@ def contest(challenger: Record, champion: Record, har: Record, attempts: int) ->
     """Another recipe against the champion's, on their common walk-forward hours.
 
     Args:
+        challenger: the new recipe's walk-forward.
+        champion: that of the champion's recipe.
+        har: that of the HAR baseline.
         attempts: judgements made before since the champion's promotion; the level is divided by attempts + 1
             (Bonferroni).
     """

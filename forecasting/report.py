@@ -29,6 +29,10 @@ QUICK_EPOCHS = 4
 QUICK_WINDOWS = 6_000
 NETS = ("lstm-quantile", "lstm-plain")
 REFERENCES = ("last-price", "ewma", "har")
+_NOTE = """RMSE is told over the last price: R² or MAPE of price levels would flatter any model. Skill is 1 - pinball / \
+pinball of the reference, both with adaptive conformal calibration. Direction is against the last price, p by Pesaran
+and Timmermann; a dash stands where a model names no direction. Persistence of the average is naive: an average of a
+random walk is autocorrelated."""
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("model", "model", "s"),
     ("n", "n", "d"),
@@ -146,20 +150,18 @@ def markdown(document: dict[str, Any]) -> str:
         rows.append(f"| {' | '.join(cells)} |")
     data = document["data"]
     budget = f"{document['epochs']} epochs at most, {len(document['seeds'])} seed(s)"
+    look = ", a quick look" if document["quick"] else ""
+    bases = ", ".join(f"{count} of {basis}" for basis, count in data["by_basis"].items())
     return "\n".join(
         [
             f"# Forecasts of {document['symbol']}, next hour's average price",
             "",
-            f"Walk-forward from {document['scored_from']} to {document['scored_to']}, gap {document['gap_h']} h; "
-            f"{budget}{', a quick look' if document['quick'] else ''}. Rows: {data['rows']} "
-            f"({', '.join(f'{n} of {basis}' for basis, n in data['by_basis'].items())}), SHA-256 {data['sha256'][:16]}….",
+            f"Walk-forward from {document['scored_from']} to {document['scored_to']}, gap {document['gap_h']} h;",
+            f"{budget}{look}. Rows: {data['rows']} ({bases}), SHA-256 {data['sha256'][:16]}….",
             "",
             *rows,
             "",
-            "RMSE is told over the last price: R² or MAPE of price levels would flatter any model. Skill is 1 - pinball / "
-            "pinball of the reference, both with adaptive conformal calibration. Direction is against the last price, p by "
-            "Pesaran and Timmermann; a dash stands where a model names no direction. Persistence of the average is naive: "
-            "an average of a random walk is autocorrelated.",
+            _NOTE,
             "",
         ]
     )

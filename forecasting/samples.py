@@ -1,7 +1,8 @@
 """What models learn from: causal inputs and the target of each hour, on the grid of hours.
 
-An anchor is an hour t at whose end a forecast is made: it uses rows up to t and aims at the average of hour t + horizon.
-Everything here is a function of rows at or before its own position, so later rows change nothing before them. Pure numpy.
+An anchor is an hour t at whose end a forecast is made: it uses rows up to t and aims at the average of hour t +
+horizon. Every input is a function of rows at or before its own position, so later rows change nothing before them.
+Pure numpy.
 """
 
 from dataclasses import dataclass

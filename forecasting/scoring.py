@@ -21,7 +21,8 @@ def score(prediction: Prediction, *, actual: float, n_ticks: int, coverage: floa
     Args:
         prediction: as it was published.
         actual: the average price of its target hour.
-        n_ticks, coverage: of that hour's row.
+        n_ticks: of that hour's row.
+        coverage: of that hour's row.
         scored_at_ms: event time now.
     """
     last = prediction.last_price

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -47,22 +48,19 @@ async def in_thread(action: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  None only where T allows it
+    def settle(finish: Callable[[], None]) -> None:
+        if not future.cancelled():
+            finish()
 
     def run() -> None:
-        result, problem = None, None
         try:
             result = action()
         except BaseException as error:  # noqa: BLE001  handed to the awaiting coroutine, which raises it
-            problem = error
+            finish = partial(future.set_exception, error)
+        else:
+            finish = partial(future.set_result, result)
         if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, problem)
+            loop.call_soon_threadsafe(settle, finish)
 
     threading.Thread(target=run, daemon=True).start()
     return await future

@@ -15,7 +15,7 @@ import stamina
 from hdfs import InsecureClient
 from hdfs.util import HdfsError
 
-from config.settings import HdfsSettings
+from config.sections import HdfsSettings
 from marketdata.errors import StorageError
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from config.settings import ForecastingSettings
+from config.sections import ForecastingSettings
 from forecasting import promotion
 from forecasting.calibration import Calibrator
 from forecasting.dataset import HourlyStore, Ints, describe, to_hours, to_parquet

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from config.settings import HdfsSettings
+from config.sections import HdfsSettings
 from forecasting.dataset import month_file
 from forecasting.storage import Storage
 from marketdata.times import HOUR_MS, from_rfc3339
@@ -59,7 +59,8 @@ def table(
     high = [prices["high"][max(0, i - 23) : i + 1].max() for i in range(n)]
     low = [prices["low"][max(0, i - 23) : i + 1].min() for i in range(n)]
     volatility = [
-        (h - lo) / c * 100 if i >= 23 else None for i, (h, lo, c) in enumerate(zip(high, low, prices["close"]))
+        (h - lo) / c * 100 if i >= 23 else None
+        for i, (h, lo, c) in enumerate(zip(high, low, prices["close"], strict=True))
     ]
     average = (prices["open"] + prices["high"] + prices["low"] + prices["close"]) / 4
     columns: dict[str, Any] = {

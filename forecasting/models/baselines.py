@@ -19,7 +19,7 @@ class LastPrice(TrailingModel):
 
 
 class Persistence(TrailingModel):
-    """Naive: the hour's average persists. An average of a random walk is autocorrelated (Working 1960): easy to beat."""
+    """Naive: the hour's average persists. Averages of a random walk are autocorrelated (Working 1960): easy to beat."""
 
     name = "persistence-of-average (naive)"
 

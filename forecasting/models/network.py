@@ -95,15 +95,23 @@ def train(
     return [float(value) for value in history.history["val_loss"]]
 
 
+def bare(net: Any) -> Any:
+    """The same net without loss and optimizer, so that any Keras can load its file."""
+    copy = load_keras().models.clone_model(net)
+    copy.set_weights(net.get_weights())
+    return copy
+
+
 def average(nets: list[Any]) -> Any:
     """One net that gives the mean of several of the same shape."""
     if len(nets) == 1:
         return nets[0]
     keras = load_keras()
     into = keras.Input(nets[0].input_shape[1:])
-    for number, net in enumerate(nets):
-        net.name = f"seed_{number}"
-    return keras.Model(into, keras.layers.Average()([net(into) for net in nets]))
+    copies = [bare(net) for net in nets]
+    for number, copy in enumerate(copies):
+        copy.name = f"seed_{number}"
+    return keras.Model(into, keras.layers.Average()([copy(into) for copy in copies]))
 
 
 def run(net: Any, inputs: Float32s) -> Float32s:
@@ -116,10 +124,10 @@ def run(net: Any, inputs: Float32s) -> Float32s:
 
 
 def to_bytes(net: Any) -> bytes:
-    """The net as a `.keras` file."""
+    """The net, without loss and optimizer, as a `.keras` file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
-        net.save(path)
+        bare(net).save(path)
         return path.read_bytes()
 
 

@@ -1,7 +1,7 @@
 """Scalers of the nets' inputs, fitted on the training span alone. Pure numpy.
 
-A missing value becomes 0 after scaling and, where the net has a flag for it, its flag 1: never a made-up price. A column
-that was never known in training stays masked in forecasts, because the net has learnt nothing of it.
+A missing value becomes 0 after scaling and, where the net has a flag for it, its flag 1: never a made-up price. A
+column that was never known in training stays masked in forecasts, because the net has learnt nothing of it.
 """
 
 from dataclasses import dataclass

@@ -47,7 +47,7 @@ def trailing_quantiles(z: Floats, at: Ints, horizon_h: int) -> tuple[Floats, Flo
 
 
 class TrailingModel:
-    """A centre and a scale for every hour; quantiles = centre + scale × trailing quantiles of (target - centre) / scale.
+    """Quantiles = centre + scale × trailing quantiles of (target - centre) / scale, both given for every hour.
 
     The trailing median is taken out, so that the median is the centre itself: the last price stays the last price.
     Subclasses give `_centre` and `_scale` on the whole hour grid, each entry from rows at or before it.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from config.settings import ForecastingSettings
+from config.sections import ForecastingSettings
 from forecasting.dataset import to_hours
 from forecasting.evaluation import calibrate, walk_forward
 from forecasting.models.catalogue import NAMES, make

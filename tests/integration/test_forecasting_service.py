@@ -1,0 +1,204 @@
+"""The commands as programs on the real Kafka and HDFS: serve from nothing to a scored champion, restart, report."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from config import Settings
+from forecasting import kafka
+from marketdata.codec import decode
+from marketdata.records import Prediction, Score
+from marketdata.times import HOUR_MS, floor_to, from_rfc3339
+from marketdata.topics import TopicRole
+from tests.forecasting_hours import SCHEMA, store, walk
+from tests.stack import environment_of, eventually, running
+
+SYMBOL = "BTC-USD"
+N = 900
+BUDGET = {
+    "train_hours": 800,
+    "calibration_hours": 100,
+    "epochs": 1,
+    "max_windows": 350,
+    "seeds": (0,),
+    "poll_s": 0.2,
+    "symbols": (SYMBOL,),
+}
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    """A small budget, this machine's clock, and folders of this test alone."""
+    own = {**BUDGET, "report_dir": tmp_path / "report", "plot_path": tmp_path / "latest.png"}
+    return settings.model_copy(
+        update={
+            "clock": settings.clock.model_copy(update={"source": "system", "speed": 1.0}),
+            "forecasting": settings.forecasting.model_copy(update=own),
+        }
+    )
+
+
+def make_topics(settings: Settings) -> None:
+    async def create() -> None:
+        admin = AIOKafkaAdminClient(**kafka.connection(settings.kafka))
+        await admin.start()
+        try:
+            topics = [settings.topic(role) for role in (TopicRole.PREDICTIONS, TopicRole.PREDICTION_SCORES)]
+            await admin.create_topics(
+                [NewTopic(t.name, t.partitions, t.replication_factor, topic_configs=t.config) for t in topics]
+            )
+        finally:
+            await admin.close()
+
+    asyncio.run(create())
+
+
+def published(settings: Settings) -> list[Prediction]:
+    topic = settings.topic(TopicRole.PREDICTIONS).name
+    return asyncio.run(kafka.tail(settings.kafka, topic, Prediction, 1_000, 10.0))
+
+
+def scores(settings: Settings) -> list[Score]:
+    topic = settings.topic(TopicRole.PREDICTION_SCORES).name
+    return asyncio.run(kafka.tail(settings.kafka, topic, Score, 1_000, 10.0))
+
+
+def history() -> tuple[pa.Table, pa.Table]:
+    """Hours up to and with the present one, and the one after as it will be seen live.
+
+    The service trusts hourly_metrics that an hour is closed, so its next target always lies an hour ahead of this
+    machine's clock, and cannot be over while the test runs.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    rows = walk(N + 1, start_ms=floor_to(now_ms, HOUR_MS) - (N - 1) * HOUR_MS)
+    last = rows.slice(N).to_pydict()
+    last.update(origin=["live"], basis=["ticks"], n_ticks=[60])
+    return rows.slice(0, N), pa.table(last, schema=SCHEMA)
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "forecasting", *words]
+
+
+def test_serve_from_nothing_to_a_scored_champion_and_over_a_restart(settings: Settings, tmp_path: Path) -> None:
+    make_topics(settings)
+    rows, truth = history()
+    store(settings.hdfs, rows)
+    env = environment_of(settings)
+    with running(command("serve"), tmp_path / "serve.log", env) as program:
+
+        def roles() -> set[str]:
+            program.check_running()
+            return {p.role for p in published(settings)}
+
+        eventually(lambda: roles() >= {"baseline"}, 90, "baselines for the next hour")
+        eventually(lambda: roles() >= {"baseline", "champion"}, 150, "a champion, trained by the service itself")
+        before = published(settings)
+    assert program.process.returncode == 0
+    by_version = {p.model_version: p for p in before}
+    assert len(before) == len(by_version) == 3
+    assert by_version["har"].stale_reason == "no_model"
+    champion = next(p for p in before if p.role == "champion")
+    assert champion.stale_reason is None
+    for prediction in before:
+        assert prediction.origin == "live"
+        assert from_rfc3339(prediction.issued_at) < from_rfc3339(prediction.target_end)
+        assert from_rfc3339(prediction.target_start) == from_rfc3339(prediction.data_through)
+        assert prediction.lower <= prediction.pred_avg_price <= prediction.upper
+        prices = list(prediction.quantiles.values())
+        assert prices == sorted(prices)
+    assert settings.forecasting.plot_path.read_bytes().startswith(b"\x89PNG")
+
+    with running(command("serve"), tmp_path / "again.log", env) as program:
+        eventually(lambda: "champion=" in program.output(), 90, "the champion loaded again")
+        assert len(published(settings)) == 3
+        store(settings.hdfs, pa.concat_tables([rows, truth]))
+
+        def scored() -> list[Score]:
+            program.check_running()
+            found = scores(settings)
+            return found if len(found) >= 3 else []
+
+        found = eventually(scored, 90, "three scores")
+        eventually(lambda: len(published(settings)) >= 6, 90, "predictions of the hour after")
+    assert program.process.returncode == 0
+    actual = truth["avg_price"][0].as_py()
+    assert sorted(s.prediction_id for s in found) == sorted(p.prediction_id for p in before)
+    for made in found:
+        assert made.actual_avg_price == actual
+        assert made.error_bps == pytest.approx(np.log(made.pred_avg_price / actual) * 1e4)
+        assert made.origin == "live"
+    after = published(settings)
+    assert len({p.prediction_id for p in after}) == len(after) == 6
+
+    with running(command("serve"), tmp_path / "third.log", env) as program:
+        eventually(lambda: "champion=" in program.output(), 90, "the champion loaded a third time")
+    assert len(published(settings)) == 6
+    assert len(scores(settings)) == 3
+
+
+def test_a_prediction_whose_target_is_over_is_never_issued(settings: Settings, tmp_path: Path) -> None:
+    make_topics(settings)
+    store(settings.hdfs, walk(700))  # ends in 2023
+    late = settings.model_copy(
+        update={"forecasting": settings.forecasting.model_copy(update={"calibration_hours": 1_440})}
+    )
+    with running(command("serve"), tmp_path / "serve.log", environment_of(late)) as program:
+        eventually(lambda: "nothing is issued" in program.output(), 90, "the late target noticed")
+    assert published(settings) == []
+
+
+def test_serve_without_topics_ends_with_one_clear_line(settings: Settings) -> None:
+    hdfs = settings.hdfs.model_copy(update={"wait_s": 3.0})
+    env = environment_of(settings.model_copy(update={"hdfs": hdfs}))
+    done = subprocess.run(command("serve"), env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "topics create" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_predict_prints_records_and_report_writes_a_table(settings: Settings, tmp_path: Path) -> None:
+    rows, _ = history()
+    store(settings.hdfs, rows)
+    env = environment_of(settings)
+    done = subprocess.run(command("predict"), env=env, capture_output=True, timeout=120, check=True)
+    printed = [decode(Prediction, line) for line in done.stdout.splitlines()]
+    assert [p.model_version for p in printed] == ["har", "last-price"]
+    subprocess.run(
+        command("report", "--quick", "--models", "har-rich,drift,lstm-plain"), env=env, timeout=240, check=True
+    )
+    report = json.loads((tmp_path / "report" / "forecasting.json").read_bytes())
+    assert [line["model"] for line in report["lines"]] == [
+        "last-price",
+        "ewma",
+        "har",
+        "har-rich",
+        "drift",
+        "lstm-plain",
+    ]
+    assert report["lines"][0]["rmse_over_last_price"] == pytest.approx(1.0)
+    assert report["lines"][0]["direction_share"] is None
+    text = (tmp_path / "report" / "forecasting.md").read_text()
+    assert "| har-rich |" in text
+    assert (tmp_path / "report" / "forecasting.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unknown_market_is_one_clear_line(settings: Settings) -> None:
+    done = subprocess.run(
+        command("train", "--symbol", "DOGE-USD"),
+        env=environment_of(settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "DOGE-USD" in done.stderr
+    assert "Traceback" not in done.stderr
