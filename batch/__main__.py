@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace, settings: Settings, stopped: Callable[[], 
             settings, stopped, install,
             hours=options.hours, minutes=options.minutes, to_ms=end_ms, archive=options.archive,
         )
-    return jobs.verify(settings, stopped, install, as_json=options.json)
+    return jobs.verify(settings, as_json=options.json)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as sql
 
 from batch import tables
 from batch.hourly import hourly_rows
@@ -16,6 +17,7 @@ from batch.storage import Store
 from config import Settings
 from marketdata.times import DAY_MS, HOUR_MS, SECOND_MS, from_rfc3339, to_datetime, to_rfc3339
 
+_LONGEST_RUN_MS = 31 * DAY_MS  # what one Spark job computes at once
 _log = logging.getLogger(__name__)
 
 
@@ -49,10 +51,10 @@ class DueHours:
 
 
 def runs(hours: Iterable[int]) -> list[tuple[int, int]]:
-    """Hours (starts, ms) as [from, to) ranges without gaps."""
+    """Hours (starts, ms) as [from, to) ranges without gaps, none longer than 31 days."""
     ranges: list[tuple[int, int]] = []
     for hour in sorted(set(hours)):
-        if ranges and ranges[-1][1] == hour:
+        if ranges and ranges[-1][1] == hour and hour - ranges[-1][0] < _LONGEST_RUN_MS:
             ranges[-1] = (ranges[-1][0], hour + HOUR_MS)
         else:
             ranges.append((hour, hour + HOUR_MS))
@@ -115,6 +117,31 @@ class HourWriter:
             )
         return written
 
+    def stored_hours(self) -> tuple[set[int], int]:
+        """The hours (starts, ms) of which ticks or candles are stored, and the newest event time stored (0: none)."""
+        slots = self._raw_hours()
+        newest = 0
+        if slots:
+            last = max(slots)
+            ticks = tables.read(self._spark, self._store, self._raw, self._raw.slots(last, last + HOUR_MS))
+            newest = ticks.selectExpr("unix_millis(max(timestamp)) AS at").first().at or 0
+        candles = tables.read_all(self._spark, self._store, self._candles)
+        hours = candles.groupBy(sql.expr("unix_millis(date_trunc('HOUR', open_time)) AS hour")).agg(
+            sql.expr("unix_millis(max(open_time)) + 60000 AS at")
+        )
+        for hour, at in hours.collect():
+            slots.add(hour)
+            newest = max(newest, at)
+        return slots, newest
+
+    def _raw_hours(self) -> set[int]:
+        hours = set()
+        for name in self._store.files(self._raw.folder):
+            parts = dict(part.split("=", 1) for part in name.split("/") if "=" in part)
+            if "date" in parts and "hour" in parts:
+                hours.add(_hour_ms(parts["date"], int(parts["hour"])))
+        return hours
+
     def unwritten(self) -> set[int]:
         """Stored hours of ticks or recent candles that have no row of their basis: what a stopped program left over."""
         rows = tables.read_all(self._spark, self._store, self._hourly)
@@ -124,12 +151,7 @@ class HourWriter:
             known.add(at)
             if basis == "ticks":
                 with_ticks.add(at)
-        stored = set()
-        for name in self._store.files(self._raw.folder):
-            parts = dict(part.split("=", 1) for part in name.split("/") if "=" in part)
-            if "date" in parts and "hour" in parts:
-                stored.add(_hour_ms(parts["date"], int(parts["hour"])))
-        left = stored - with_ticks
+        left = self._raw_hours() - with_ticks
         newest = max(known, default=0)
         slots = [
             name.rsplit("candles-", 1)[1].removesuffix(".parquet") for name in self._store.files(self._candles.folder)

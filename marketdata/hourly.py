@@ -6,7 +6,7 @@ its timestamp, a filling candle at its minute's last millisecond. Imports nothin
 """
 
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,7 +62,38 @@ def trailing_volatility(candles: Mapping[int, Candle], open_ms: int, step_ms: in
     return (max(c.high for c in window) - min(c.low for c in window)) / candles[open_ms].close * 100
 
 
-def hour_row(symbol: str, hour_start_ms: int, ticks: Iterable[Tick], candles: Iterable[Candle]) -> HourlyRow | None:
+def trailing_volatilities(candles: Mapping[int, Candle], step_ms: int) -> dict[int, float | None]:
+    """`trailing_volatility` of every candle, in one pass: running highs and lows are kept in two ordered queues."""
+    found: dict[int, float | None] = {}
+    highs: deque[tuple[int, float]] = deque()
+    lows: deque[tuple[int, float]] = deque()
+    window: deque[int] = deque()
+    for at in sorted(candles):
+        candle, first_ms = candles[at], at - DAY_MS + step_ms
+        while highs and highs[-1][1] <= candle.high:
+            highs.pop()
+        while lows and lows[-1][1] >= candle.low:
+            lows.pop()
+        highs.append((at, candle.high))
+        lows.append((at, candle.low))
+        window.append(at)
+        for queue in (highs, lows):
+            while queue[0][0] < first_ms:
+                queue.popleft()
+        while window[0] < first_ms:
+            window.popleft()
+        known = window[0] == first_ms and len(window) >= KNOWN_SHARE * (DAY_MS // step_ms)
+        found[at] = (highs[0][1] - lows[0][1]) / candle.close * 100 if known else None
+    return found
+
+
+def hour_row(
+    symbol: str,
+    hour_start_ms: int,
+    ticks: Iterable[Tick],
+    candles: Iterable[Candle],
+    volatilities: Mapping[int, float | None] | None = None,
+) -> HourlyRow | None:
     """The row of one market and hour [hour_start_ms, hour_start_ms + 1 h).
 
     Args:
@@ -71,6 +102,7 @@ def hour_row(symbol: str, hour_start_ms: int, ticks: Iterable[Tick], candles: It
         ticks: the market's ticks; those of other hours are left out.
         candles: the market's one-minute candles of the hour, and of the 24 h before it for `avg_volatility` of an
             hour without ticks.
+        volatilities: those of the candles by open time where they are known already (`trailing_volatilities`).
 
     Returns:
         None where neither a tick with a price nor a candle is known of the hour.
@@ -88,6 +120,8 @@ def hour_row(symbol: str, hour_start_ms: int, ticks: Iterable[Tick], candles: It
         return None
     if used:
         volatility = mean(enriched.price_volatility for _, enriched in used)
+    elif volatilities is not None:
+        volatility = mean(volatilities.get(candle.open_time_ms) for candle in filling)
     else:
         volatility = mean(trailing_volatility(by_time, candle.open_time_ms, MINUTE_MS) for candle in filling)
     caps = [tick.market_cap for tick, _ in used if tick.market_cap is not None]
@@ -139,12 +173,13 @@ def hour_rows(ticks: Iterable[Tick], candles: Iterable[Candle]) -> list[HourlyRo
         ticks_of[tick.symbol, floor_to(tick.timestamp_ms, HOUR_MS)].append(tick)
     for candle in candles:
         candles_of[candle.symbol][candle.open_time_ms] = candle
+    volatilities = {symbol: trailing_volatilities(known, MINUTE_MS) for symbol, known in candles_of.items()}
     hours = set(ticks_of) | {(s, floor_to(at, HOUR_MS)) for s, known in candles_of.items() for at in known}
     rows = []
     for symbol, hour_ms in sorted(hours):
         known = candles_of.get(symbol, {})
-        near = [known[at] for at in range(hour_ms - DAY_MS, hour_ms + HOUR_MS, MINUTE_MS) if at in known]
-        row = hour_row(symbol, hour_ms, ticks_of.get((symbol, hour_ms), ()), near)
+        own = [known[at] for at in range(hour_ms, hour_ms + HOUR_MS, MINUTE_MS) if at in known]
+        row = hour_row(symbol, hour_ms, ticks_of.get((symbol, hour_ms), ()), own, volatilities.get(symbol, {}))
         if row is not None:
             rows.append(row)
     return rows
