@@ -61,7 +61,9 @@ def _time_ms(text: str | None, option: str) -> int | None:
     return None if text is None else from_rfc3339(text, option)
 
 
-def _run(options: argparse.Namespace, settings: Settings, stopped: Callable[[], bool], install: Callable[[], None]) -> int:
+def _run(
+    options: argparse.Namespace, settings: Settings, stopped: Callable[[], bool], install: Callable[[], None]
+) -> int:
     from batch import jobs
 
     start_ms = _time_ms(getattr(options, "start", None), "--from")
@@ -78,8 +80,13 @@ def _run(options: argparse.Namespace, settings: Settings, stopped: Callable[[], 
                 msg = f"--symbols: {options.symbols!r}: expected distinct symbols like BTC-USD,ETH-USD"
                 raise ConfigurationError(msg) from error
         return jobs.backfill(
-            settings, stopped, install,
-            hours=options.hours, minutes=options.minutes, to_ms=end_ms, archive=options.archive,
+            settings,
+            stopped,
+            install,
+            hours=options.hours,
+            minutes=options.minutes,
+            to_ms=end_ms,
+            archive=options.archive,
         )
     return jobs.verify(settings, as_json=options.json)
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as sql
 
 from batch import tables
+from batch.archive import archives, read_archive
 from batch.hourly import kline_rows
 from batch.hours import HourWriter
 from batch.klines import ROWS_A_REQUEST, STEP_MS, Kline, KlineClient
@@ -170,6 +172,39 @@ def fetch(client: KlineClient, spans: Sequence[Span], stopped: Callable[[], bool
     return History({key: [rows[at] for at in sorted(rows)] for key, rows in found.items()}, refused)
 
 
+def from_archives(folder: Path, markets: Sequence[Market], stopped: Callable[[], bool]) -> History:
+    """Candles of downloaded archives in place of the exchange's answers; of a candle told twice the later file wins.
+
+    Raises:
+        StorageError: an archive cannot be read or does not fit its checksum, or stopped half way.
+    """
+    found: dict[tuple[str, str], dict[int, Kline]] = {}
+    files = archives(folder, markets)
+    for done, (path, market, interval) in enumerate(files, start=1):
+        if stopped():
+            msg = "backfill: stopped; nothing of this run was stored"
+            raise StorageError(msg)
+        found.setdefault((market.symbol, interval), {}).update({k.open_ms: k for k in read_archive(path, interval)})
+        tell("backfill archives", done, len(files))
+    return History({key: [rows[at] for at in sorted(rows)] for key, rows in found.items()}, {})
+
+
+def wanted_hours(history: History) -> dict[str, set[int]]:
+    """Every hour of which a one-hour kline is there."""
+    return {symbol: {kline.open_ms for kline in known} for (symbol, i), known in history.klines.items() if i == "1h"}
+
+
+def brings_nothing(history: History, plan: Plan, stored_minutes: dict[str, set[int]]) -> bool:
+    """Whether the exchange had nothing of what was missing, as for hours in which it stood still."""
+    return not any(
+        kline.open_ms in plan.hours.get(symbol, ())
+        if interval == "1h"
+        else kline.open_ms not in stored_minutes.get(symbol, ())
+        for (symbol, interval), known in history.klines.items()
+        for kline in known
+    )
+
+
 def tell(what: str, done: int, total: int) -> None:
     """A progress line on standard error, about one each twentieth."""
     if done == total or done % max(1, total // _PROGRESS_STEPS) == 0:
@@ -219,7 +254,7 @@ class BackfillWriter:
             touched = {hour for hour in (floor_to(at, HOUR_MS) for at in starts) if hour + HOUR_MS <= to_ms}
         parts = self._hours.rows(touched)
         hours = history.arrow("1h", wanted)
-        if hours.num_rows:
+        if any(hours["wanted"].to_pylist()):
             klines = self._upload(hours, f"{folder}/1h.parquet", f"{CANDLES}, wanted BOOLEAN")
             parts.append(kline_rows(self._spark, klines.coalesce(1)))
         if not parts:

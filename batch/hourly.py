@@ -7,20 +7,18 @@ from pyspark.sql import DataFrame, SparkSession
 
 from batch.schemas import HOURLY, column_names
 from marketdata.hourly import KNOWN_SHARE
-from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, to_rfc3339
-
-_COLUMNS = ", ".join(column_names(HOURLY))
+from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS
 
 # The 24 h before each candle without a window of 1,440 rows: a day's highs run on from its start (`day_high`) and, from
 # behind, to its end (`rest_high`); a trailing day is the rest of yesterday from its first minute, and today so far.
 # (van Herk 1992, Gil and Werman 1993.)
-_TRAILING = f"""
+_TRAILING = """
 WITH numbered AS (
   SELECT symbol, open_time, close,
     max(high) OVER so_far AS day_high, min(low) OVER so_far AS day_low,
     max(high) OVER to_end AS rest_high, min(low) OVER to_end AS rest_low,
     row_number() OVER (PARTITION BY symbol ORDER BY open_time) AS n
-  FROM {{candles}}
+  FROM {candles}
   WINDOW so_far AS (PARTITION BY symbol, date_trunc('DAY', open_time) ORDER BY open_time
       ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
     to_end AS (PARTITION BY symbol, date_trunc('DAY', open_time) ORDER BY open_time DESC
@@ -30,7 +28,7 @@ SELECT c.symbol, c.open_time,
   (greatest(c.day_high, f.rest_high) - least(c.day_low, f.rest_low)) / c.close * 100 AS volatility
 FROM numbered c JOIN numbered f
   ON f.symbol = c.symbol AND f.open_time = c.open_time - INTERVAL '1439' MINUTE
-WHERE c.n - f.n + 1 >= {KNOWN_SHARE * DAY_MS / MINUTE_MS}
+WHERE c.n - f.n + 1 >= {known}
 """
 
 _HOURS = """
@@ -41,12 +39,13 @@ WITH observed AS (
     spread, spread_percentage, total_liquidity, price_volatility AS volatility, volume_24h, market_cap,
     cast(NULL AS DOUBLE) AS volume
   FROM {ticks}
-  WHERE coalesce(mid_price, price) IS NOT NULL AND timestamp >= {start} AND timestamp < {end}
+  WHERE coalesce(mid_price, price) IS NOT NULL
+    AND timestamp >= timestamp_millis({start}) AND timestamp < timestamp_millis({end})
   UNION ALL
   SELECT c.symbol, c.open_time + INTERVAL '59.999' SECOND, date_trunc('HOUR', c.open_time), c.open_time, 0, c.close,
     c.open, c.high, c.low, NULL, NULL, NULL, c.volatility, NULL, NULL, c.volume
   FROM {candles} c
-  WHERE c.open_time >= {start} AND c.open_time < {end}
+  WHERE c.open_time >= timestamp_millis({start}) AND c.open_time < timestamp_millis({end})
 ), marked AS (
   SELECT *, is_tick = 1 OR max(is_tick) OVER (PARTITION BY symbol, minute) = 0 AS used FROM observed
 ), filled AS (
@@ -73,24 +72,23 @@ WITH observed AS (
     cast(sum(is_tick) AS BIGINT) AS n_ticks, count_if(used AND is_tick = 0) AS n_candles,
     count_if(used AND NOT minute <=> previous_minute) / 60D AS coverage
   FROM ordered GROUP BY symbol, hour_start
-), rows AS (
-  SELECT *, IF(n_ticks > 0, tick_volatility, trailing) AS avg_volatility,
-    IF(n_ticks > 0, 'live', 'backfill') AS origin, IF(n_ticks > 0, 'ticks', 'candles_1m') AS basis
-  FROM aggregated
 )
+SELECT *, IF(n_ticks > 0, tick_volatility, trailing) AS avg_volatility,
+  IF(n_ticks > 0, 'live', 'backfill') AS origin, IF(n_ticks > 0, 'ticks', 'candles_1m') AS basis
+FROM aggregated WHERE n_ticks + n_candles > 0
 """
 
-_KLINES = f"""
+_KLINES = """
 WITH known AS (
   SELECT *, max(high) OVER day AS high_24h, min(low) OVER day AS low_24h, count(*) OVER day AS n,
     min(open_time) OVER day AS first_time
-  FROM {{klines}}
+  FROM {klines}
   WINDOW day AS (PARTITION BY symbol ORDER BY open_time RANGE BETWEEN INTERVAL '23' HOUR PRECEDING AND CURRENT ROW)
 )
 SELECT symbol, open_time AS hour_start, (open + high + low + close) / 4 AS avg_price,
   cast(NULL AS DOUBLE) AS avg_spread, cast(NULL AS DOUBLE) AS avg_spread_percentage,
   cast(NULL AS DOUBLE) AS total_liquidity,
-  IF(first_time = open_time - INTERVAL '23' HOUR AND n >= {KNOWN_SHARE * DAY_MS / HOUR_MS},
+  IF(first_time = open_time - INTERVAL '23' HOUR AND n >= {known},
     (high_24h - low_24h) / close * 100, NULL) AS avg_volatility,
   high AS high_price, low AS low_price, volume / 60 AS avg_volume, cast(NULL AS DOUBLE) AS avg_volume_24h,
   cast(NULL AS DOUBLE) AS last_market_cap, open AS open_price, close AS last_price,
@@ -100,14 +98,12 @@ FROM known WHERE wanted
 """
 
 
-def _literal(ms: int) -> str:
-    return f"TIMESTAMP '{to_rfc3339(ms)}'"
-
-
 def trailing_volatility(spark: SparkSession, candles: DataFrame) -> DataFrame:
-    """(24 h high - 24 h low) / close x 100 of each one-minute candle whose trailing day is known: symbol, open_time,
-    volatility."""  # noqa: D205, D209
-    return spark.sql(_TRAILING, candles=candles)
+    """(24 h high - 24 h low) / close x 100 of each one-minute candle whose trailing day is known.
+
+    Columns: symbol, open_time, volatility.
+    """
+    return spark.sql(_TRAILING, candles=candles, known=KNOWN_SHARE * DAY_MS / MINUTE_MS)
 
 
 def hourly_rows(
@@ -119,7 +115,8 @@ def hourly_rows(
         spark: the session.
         ticks: rows of raw_data, whole hours.
         candles: rows of minute_candles: whole hours and, where `trailing`, the 24 h before them.
-        from_ms: UTC, on the hour. to_ms: likewise.
+        from_ms: UTC, on the hour.
+        to_ms: likewise, exclusive.
         trailing: False leaves `avg_volatility` of hours without ticks null, and saves a pass over the candles.
     """
     if trailing:
@@ -128,13 +125,13 @@ def hourly_rows(
         marked = spark.sql(
             "SELECT c.*, v.volatility FROM {candles} c LEFT JOIN {known} v "
             "ON v.symbol = c.symbol AND v.open_time = c.open_time",
-            candles=candles, known=known,
+            candles=candles,
+            known=known,
         )
     else:
         marked = candles.selectExpr("*", "cast(NULL AS DOUBLE) AS volatility")
-    query = _HOURS + f"SELECT {_COLUMNS} FROM rows WHERE n_ticks + n_candles > 0"
-    query = query.replace("{start}", _literal(from_ms)).replace("{end}", _literal(to_ms))
-    return spark.sql(query, ticks=ticks, candles=marked)
+    rows = spark.sql(_HOURS, ticks=ticks, candles=marked, start=from_ms, end=to_ms)
+    return rows.selectExpr(*column_names(HOURLY))
 
 
 def kline_rows(spark: SparkSession, klines: DataFrame) -> DataFrame:
@@ -147,4 +144,4 @@ def kline_rows(spark: SparkSession, klines: DataFrame) -> DataFrame:
     """
     if "wanted" not in klines.columns:
         klines = klines.selectExpr("*", "true AS wanted")
-    return spark.sql(_KLINES, klines=klines)
+    return spark.sql(_KLINES, klines=klines, known=KNOWN_SHARE * DAY_MS / HOUR_MS)

@@ -113,7 +113,10 @@ class HourWriter:
             written += count
             _log.info(
                 "hours %s to %s: %d rows in %.0f ms",
-                to_rfc3339(from_ms)[:16], to_rfc3339(to_ms)[:16], count, (time.monotonic() - began) * 1e3,
+                to_rfc3339(from_ms)[:16],
+                to_rfc3339(to_ms)[:16],
+                count,
+                (time.monotonic() - began) * 1e3,
             )
         return written
 
@@ -124,7 +127,8 @@ class HourWriter:
         if slots:
             last = max(slots)
             ticks = tables.read(self._spark, self._store, self._raw, self._raw.slots(last, last + HOUR_MS))
-            newest = ticks.selectExpr("unix_millis(max(timestamp)) AS at").first().at or 0
+            found = ticks.selectExpr("unix_millis(max(timestamp)) AS at").collect()
+            newest = found[0].at or 0
         candles = tables.read_all(self._spark, self._store, self._candles)
         hours = candles.groupBy(sql.expr("unix_millis(date_trunc('HOUR', open_time)) AS hour")).agg(
             sql.expr("unix_millis(max(open_time)) + 60000 AS at")

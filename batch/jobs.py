@@ -5,13 +5,14 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 
 from batch import backfill as history
-from batch.kafka import wait_for_topics
 from batch.hours import HourWriter, grace_ms
+from batch.kafka import wait_for_topics
 from batch.klines import KlineClient
 from batch.raw import run as run_raw
 from batch.session import spark_session
@@ -21,9 +22,10 @@ from batch.verify import Verifier
 from config import Settings
 from config.clock import build_clock
 from marketdata.errors import BitcoinDataError
-from marketdata.times import HOUR_MS
+from marketdata.times import HOUR_MS, to_rfc3339
 from marketdata.topics import TopicRole
 
+_SMALL_PLAN = 24  # requests: their answers are waited for before a session is worth its start
 _log = logging.getLogger(__name__)
 Stopped = Callable[[], bool]
 Install = Callable[[], None]
@@ -59,6 +61,9 @@ def backfill(
     end_ms = build_clock(settings).now_ms() if to_ms is None else to_ms
     reader = Reader(settings.hdfs)
     reader.wait()
+    if archive is not None:
+        found = history.from_archives(Path(archive), settings.parsed_markets, stopped)
+        return _store_history(settings, reader, stopped, install, lambda: found, None, end_ms, began)
     known_hours, known_minutes = history.stored(reader, settings)
     plan = history.plan(
         settings.parsed_markets,
@@ -68,18 +73,32 @@ def backfill(
         minutes=settings.batch.backfill_minutes if minutes is None else minutes,
         to_ms=end_ms,
     )
-    if not plan.spans:
-        _log.info("backfill: everything asked for is stored")
-        return 0
     with httpx.Client(trust_env=False) as http, ThreadPoolExecutor(1, thread_name_prefix="backfill") as side:
-        client = KlineClient(http, settings.binance)
-        fetching: Future[history.History] = side.submit(history.fetch, client, plan.spans, stopped)
-        with spark_session(settings, "backfill") as spark:
-            install()
-            store = open_store(spark, settings)
-            found = fetching.result()
-            _log.info("klines here after %.1f s", time.monotonic() - began)
-            rows = history.BackfillWriter(spark, store, reader, settings).write(found, plan.hours, end_ms, stopped)
+        fetching = side.submit(history.fetch, KlineClient(http, settings.binance), plan.spans, stopped)
+        small = len(plan.spans) <= _SMALL_PLAN
+        if small and history.brings_nothing(fetching.result(), plan, known_minutes):
+            _log.info("backfill to %s: everything that the exchange has is stored", to_rfc3339(end_ms))
+            return 0
+        return _store_history(settings, reader, stopped, install, fetching.result, plan.hours, end_ms, began)
+
+
+def _store_history(
+    settings: Settings,
+    reader: Reader,
+    stopped: Stopped,
+    install: Install,
+    fetched: Callable[[], history.History],
+    wanted: dict[str, set[int]] | None,
+    end_ms: int,
+    began: float,
+) -> int:
+    with spark_session(settings, "backfill") as spark:
+        install()
+        store = open_store(spark, settings)
+        found = fetched()
+        _log.info("klines here after %.1f s", time.monotonic() - began)
+        hours = history.wanted_hours(found) if wanted is None else wanted
+        rows = history.BackfillWriter(spark, store, reader, settings).write(found, hours, end_ms, stopped)
     _log.info("%s in %.1f s", history.summary(found, rows, end_ms), time.monotonic() - began)
     return 0
 

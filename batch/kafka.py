@@ -8,7 +8,7 @@ import stamina
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-from config.settings import KafkaSettings
+from config.sections import KafkaSettings
 from marketdata.errors import StorageError
 
 _log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Klines over HTTP: one request for at most 1,000 candles, retried where that can help, within the exchange's weight.
 
-Wire format: Binance spot REST, GET /api/v3/klines. Rows are [open time, open, high, low, close, volume, close time, quote
-volume, trades, taker buy base, taker buy quote, unused]; times are ms, prices and volumes JSON strings.
+Wire format: Binance spot REST, GET /api/v3/klines. Rows are [open time, open, high, low, close, volume, close time,
+quote volume, trades, taker buy base, taker buy quote, unused]; times are ms, prices and volumes JSON strings.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import stamina
 
-from config.settings import BinanceSettings
+from config.sections import BinanceSettings
 from marketdata.errors import FatalSourceError, RetryableSourceError, SourceError
 from marketdata.times import HOUR_MS, MINUTE_MS
 
@@ -113,8 +113,13 @@ class KlineClient:
         step_ms = STEP_MS[interval]
         self._pace()
         url = f"{self._settings.base_url}/api/v3/klines"
-        asked = {"symbol": symbol, "interval": interval, "startTime": from_ms, "endTime": to_ms - 1,
-                 "limit": ROWS_A_REQUEST}
+        asked: dict[str, str | int] = {
+            "symbol": symbol,
+            "interval": interval,
+            "startTime": from_ms,
+            "endTime": to_ms - 1,
+            "limit": ROWS_A_REQUEST,
+        }
         what = f"klines {symbol} {interval}"
         try:
             response = self._http.get(url, params=asked, timeout=self._settings.timeout_s)

@@ -1,10 +1,10 @@
 """One writer a table: HDFS's own lease on a lock file is the lock.
 
-A lock is a file under `_locks` that its owner created without overwrite and keeps open; the client's JVM renews its lease
-for as long as it lives, and nobody else can open the file for writing. Giving it back deletes the file while it is still
-open, so there is no moment in which a closed lock lies about. After a crash the file stays open in nobody's hand: a
-successor takes it at once where it can tell that the owner's JVM is gone (same machine), else when HDFS's soft limit
-(60 s after the last renewal) has passed. Taking over is an append, which HDFS grants to one client only.
+A lock is a file under `_locks` that its owner created without overwrite and keeps open; the client's JVM renews its
+lease for as long as it lives, and nobody else can open the file for writing. Giving it back deletes the file while it
+is still open, so there is no moment in which a closed lock lies about. After a crash the file stays open in nobody's
+hand: a successor takes it at once where it can tell that the owner's JVM is gone (same machine), else when HDFS's soft
+limit (60 s after the last renewal) has passed. Taking over is an append, which HDFS grants to one client only.
 """
 
 import logging

@@ -16,7 +16,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sql
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming.query import StreamingQuery
 
 from batch import tables, wire
 from batch.hours import DueHours, HourWriter, grace_ms
@@ -133,9 +133,17 @@ class RawWriter:
             hours_ms=(done - candles_at) * 1e3,
         )
         _log.info(
-            "batch %d: %d ticks, %d candles, %d hourly rows in %.0f ms (read %.0f, ticks %.0f, candles %.0f, hours %.0f)",
-            batch, report.ticks, report.candles, report.hours, report.total_ms,
-            report.parse_ms, report.ticks_ms, report.candles_ms, report.hours_ms,
+            "batch %d: %d ticks, %d candles, %d hourly rows in %.0f ms "
+            "(read %.0f, ticks %.0f, candles %.0f, hours %.0f)",
+            batch,
+            report.ticks,
+            report.candles,
+            report.hours,
+            report.total_ms,
+            report.parse_ms,
+            report.ticks_ms,
+            report.candles_ms,
+            report.hours_ms,
         )
         return report
 
@@ -218,7 +226,7 @@ def run(
         query = start_query(spark, settings, write, once=once)
         _log.info("streaming into %s", settings.hdfs.raw_data)
         try:
-            while not stopped() and not query.awaitTermination(_LOOK_S):
+            while not stopped() and not query.awaitTermination(_LOOK_S):  # type: ignore[arg-type]  # floats are fine
                 pass
         except PySparkException as error:
             if stopped():

@@ -53,7 +53,7 @@ def column_names(ddl: str) -> tuple[str, ...]:
     names, depth, word = [], 0, ""
     for character in ddl + ",":
         if character == "," and depth == 0:
-            names.append(word.split()[0])
+            names.append(word.split(maxsplit=1)[0])
             word = ""
             continue
         depth += {"<": 1, ">": -1}.get(character, 0)

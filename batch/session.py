@@ -28,7 +28,9 @@ def _jars(settings: Settings) -> list[Path]:
     folder = spark_jars_dir(settings)
     jars = sorted(folder.glob("*.jar"))
     if not any(jar.name.startswith("spark-sql-kafka") for jar in jars):
-        msg = f"{folder}: no spark-sql-kafka jar; expected those that `python -m devstack jars` fetches (batch.jars_dir)"
+        msg = (
+            f"{folder}: no spark-sql-kafka jar; expected those that `python -m devstack jars` fetches (batch.jars_dir)"
+        )
         raise StackError(msg)
     return jars
 
@@ -55,7 +57,7 @@ def _options(settings: Settings) -> dict[str, str]:
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.parquet.compression.codec": "zstd",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        # Files are staged under a name of their own and renamed by us: no success marker, no second rename by a committer.
+        # Files are staged under a name of their own and renamed by us: no success marker, no rename by a committer.
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
         "spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2",
         "spark.hadoop.fs.defaultFS": settings.hdfs.url,

@@ -1,7 +1,7 @@
 """HDFS as the batch programs see it: waiting for it, its folders, and files that are replaced whole and atomically.
 
-What is written lies under `_staging`, outside what readers scan, until one rename puts it in its place: a reader sees the
-old file or the new one. Knows nothing of what stands in the files.
+What is written lies under `_staging`, outside what readers scan, until one rename puts it in its place: a reader sees
+the old file or the new one. Knows nothing of what stands in the files.
 """
 
 import logging
@@ -26,18 +26,19 @@ class Store:
 
     def __init__(self, spark: SparkSession, settings: Settings) -> None:
         self._spark = spark
-        self._jvm: Any = spark._jvm  # noqa: SLF001  Hadoop's file system has no Python name
-        self._hadoop = self._jvm.org.apache.hadoop.fs
+        jvm: Any = spark._jvm  # noqa: SLF001  Hadoop's file system has no Python name
+        self._hadoop = jvm.org.apache.hadoop.fs
         conf = spark._jsparkSession.sessionState().newHadoopConf()  # noqa: SLF001
-        root = self.path(settings.hdfs.root)
+        root = self._hadoop.Path(settings.hdfs.root)
         self.fs: Any = root.getFileSystem(conf)
         self._context = self._hadoop.FileContext.getFileContext(self.fs.getUri(), conf)
         rename = self._hadoop.Options.Rename
-        self._overwrite = spark.sparkContext._gateway.new_array(rename, 1)  # noqa: SLF001
+        gateway: Any = spark.sparkContext._gateway  # noqa: SLF001
+        self._overwrite = gateway.new_array(rename, 1)
         self._overwrite[0] = rename.OVERWRITE
         self.settings = settings.hdfs
         self.staging = f"{settings.hdfs.root}/_staging"
-        self.locks = Locks(self._jvm, self.fs, f"{settings.hdfs.root}/_locks")
+        self.locks = Locks(jvm, self.fs, f"{settings.hdfs.root}/_locks")
 
     def path(self, name: str) -> Any:
         return self._hadoop.Path(name)

@@ -11,7 +11,7 @@ from hdfs import InsecureClient
 from hdfs.util import HdfsError
 from requests.exceptions import RequestException
 
-from config.settings import HdfsSettings
+from config.sections import HdfsSettings
 from marketdata.errors import StorageError
 
 

@@ -1,7 +1,7 @@
 """The three tables: how their files are cut, and how new rows are merged into them.
 
-A merge reads the files of the slots that new rows belong to, keeps one row a key, and replaces each file whole: doing it
-again with the same rows changes nothing. Every merge is done under the table's lease (`storage.Store.locks`).
+A merge reads the files of the slots that new rows belong to, keeps one row a key, and replaces each file whole: doing
+it again with the same rows changes nothing. Every merge is done under the table's lease (`storage.Store.locks`).
 """
 
 import logging
@@ -84,7 +84,7 @@ def raw_data(settings: Settings) -> Table:
             to_datetime(ms).strftime("%Y-%m-%d-%H-") + f"{to_datetime(ms).minute // minutes * minutes:02d}"
         ),
         file_of=lambda slot: _raw_file(folder, slot, minutes),
-        step_ms=MINUTE_MS * minutes if 60 % minutes == 0 else MINUTE_MS,  # noqa: PLR2004
+        step_ms=MINUTE_MS * minutes if 60 % minutes == 0 else MINUTE_MS,
     )
 
 
@@ -148,12 +148,13 @@ def read_all(spark: SparkSession, store: Store, table: Table) -> DataFrame:
     return _read(spark, table, [name for name in store.files(table.folder) if name.endswith(".parquet")])
 
 
-def merge(
-    spark: SparkSession, store: Store, table: Table, new: DataFrame, slots: Iterable[str], lease: Lease
-) -> int:
+def merge(spark: SparkSession, store: Store, table: Table, new: DataFrame, slots: Iterable[str], lease: Lease) -> int:
     """Merge rows into the table: each slot's file becomes old ∪ new, one row a key, sorted.
 
     Args:
+        spark: the session.
+        store: where the table lies.
+        table: which.
         new: rows of the table's columns, all within `slots`. An integer column `_seq` decides among rows of one key;
             without it any of them stays.
         slots: the slots that are replaced.

@@ -7,6 +7,7 @@ recomputation, no closed hour without its row.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -42,7 +43,10 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "ok": self.ok, "counts": self.counts, "checked_hours": self.checked_hours, "gaps": self.gaps,
+            "ok": self.ok,
+            "counts": self.counts,
+            "checked_hours": self.checked_hours,
+            "gaps": self.gaps,
             "problems": self.problems,
         }
 
@@ -87,8 +91,10 @@ def tick_of(row: Mapping[str, Any]) -> Tick:
             )
     fields = {name: row[name] for name in Tick.__struct_fields__ if name in row}
     fields |= {
-        "timestamp": to_rfc3339(row["timestamp"]), "trade_timestamp": _text(row["trade_timestamp"]),
-        "sources": sources, "flags": tuple(row["flags"] or ()),
+        "timestamp": to_rfc3339(row["timestamp"]),
+        "trade_timestamp": _text(row["trade_timestamp"]),
+        "sources": sources,
+        "flags": tuple(row["flags"] or ()),
     }
     return Tick(**fields)
 
@@ -114,15 +120,11 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[s
 def gap_ranges(times: Iterable[int], step_ms: int) -> list[str]:
     """The holes in a grid of times, as `from/to` (exclusive)."""
     ordered = sorted(times)
-    return [
-        f"{to_rfc3339(a + step_ms)[:16]}/{to_rfc3339(b)[:16]}"
-        for a, b in zip(ordered, ordered[1:], strict=False)
-        if b - a > step_ms
-    ]
+    return [f"{to_rfc3339(a + step_ms)[:16]}/{to_rfc3339(b)[:16]}" for a, b in pairwise(ordered) if b - a > step_ms]
 
 
 class Verifier:
-    """Reads every table once, oldest file first, with no more in memory than two days of candles and an hour of ticks."""
+    """Reads every table once, oldest file first; in memory are two days of candles and an hour of ticks at most."""
 
     def __init__(self, reader: Reader, settings: Settings) -> None:
         self._reader = reader
@@ -220,7 +222,9 @@ class Verifier:
             self._candle_days[slot] = known
         return self._candle_days[slot]
 
-    def _check_hours(self, minutes: Mapping[str, set[int]], hourly: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
+    def _check_hours(
+        self, minutes: Mapping[str, set[int]], hourly: Mapping[tuple[str, int], Mapping[str, Any]]
+    ) -> None:
         self.report.counts.setdefault("raw_data", 0)
         with_candles: dict[int, set[str]] = {}
         for symbol, times in minutes.items():

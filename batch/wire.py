@@ -1,7 +1,7 @@
-"""Kafka records to rows: strict parsing by explicit schemas, and the enrichment of `marketdata.enrichment` in Spark's words.
+"""Kafka records to rows: strict parsing by explicit schemas, and `marketdata.enrichment` in Spark's words.
 
-The clean agent has judged every record before it comes here: one that cannot be read is a fault of the product, so it is
-reported with its place, and the batch fails.
+The clean agent has judged every record before it comes here: one that cannot be read is a fault of the product, so it
+is reported with its place, and the batch fails.
 """
 
 from pyspark.sql import DataFrame
@@ -23,24 +23,41 @@ def _from_json(schema: str) -> str:
 
 
 def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str) -> DataFrame:
-    """Kafka rows (topic, partition, offset, value) as `kind`, `at` (event time), `why` (null where good) and the record.
+    """Kafka rows (topic, partition, offset, value) as parsed records.
 
-    Columns: kind (`tick` or `candle`), topic, partition, offset, at, tick (struct), candle (struct), why.
+    Columns: topic, partition, offset, kind (`tick` or `candle`), tick (struct), candle (struct), at (event time), why
+    (what is wrong with it, null where nothing is).
     """
     kind = f"CASE topic WHEN '{ticks_topic}' THEN '{TICK}' WHEN '{candles_topic}' THEN '{CANDLE}' ELSE '{UNKNOWN}' END"
     return (
         records.selectExpr("topic", "partition", "offset", "cast(value AS STRING) AS text", f"{kind} AS kind")
         .selectExpr(
-            "topic", "partition", "offset", "text", "kind",
+            "topic",
+            "partition",
+            "offset",
+            "text",
+            "kind",
             f"CASE WHEN kind = '{TICK}' THEN {_from_json(TICK_WIRE)} END AS tick",
             f"CASE WHEN kind = '{CANDLE}' THEN {_from_json(CANDLE_WIRE)} END AS candle",
         )
         .selectExpr(
-            "topic", "partition", "offset", "text", "kind", "tick", "candle",
+            "topic",
+            "partition",
+            "offset",
+            "text",
+            "kind",
+            "tick",
+            "candle",
             f"coalesce({_time('tick.timestamp')}, {_time('candle.open_time')}) AS at",
         )
         .selectExpr(
-            "topic", "partition", "offset", "kind", "tick", "candle", "at",
+            "topic",
+            "partition",
+            "offset",
+            "kind",
+            "tick",
+            "candle",
+            "at",
             f"""CASE
                 WHEN tick.{_CORRUPT} IS NOT NULL OR candle.{_CORRUPT} IS NOT NULL THEN 'not JSON of the schema'
                 WHEN coalesce(tick.schema_version, candle.schema_version, -1) <> 1 THEN 'schema_version is not 1'
@@ -66,7 +83,9 @@ def _sources() -> dict[str, str]:
     return columns
 
 
-_MID = "CASE WHEN tick.bid_price > 0 AND tick.bid_price <= tick.ask_price THEN (tick.bid_price + tick.ask_price) / 2 END"
+_MID = (
+    "CASE WHEN tick.bid_price > 0 AND tick.bid_price <= tick.ask_price THEN (tick.bid_price + tick.ask_price) / 2 END"
+)
 _SPREAD = "CASE WHEN mid_price IS NOT NULL THEN tick.ask_price - tick.bid_price END"
 _TICK_COLUMNS = {
     "timestamp": "at",
@@ -93,8 +112,18 @@ def enriched_ticks(parsed: DataFrame) -> DataFrame:
 
 def candle_rows(parsed: DataFrame) -> DataFrame:
     """The good candles as rows of minute_candles, with `_seq` as above."""
-    fields = ("open", "high", "low", "close", "volume", "quote_volume", "n_trades", "taker_buy_volume",
-              "taker_buy_quote_volume", "source")
+    fields = (
+        "open",
+        "high",
+        "low",
+        "close",
+        "volume",
+        "quote_volume",
+        "n_trades",
+        "taker_buy_volume",
+        "taker_buy_quote_volume",
+        "source",
+    )
     return parsed.where(f"kind = '{CANDLE}' AND why IS NULL").selectExpr(
         "candle.symbol AS symbol", "at AS open_time", *(f"candle.{name} AS {name}" for name in fields), "offset AS _seq"
     )

@@ -88,13 +88,13 @@ def random_tick(rng: random.Random, symbol: str, at_ms: int) -> Tick:
         market_cap=_maybe(rng, rng.uniform(1e9, 1e12), 0.5),
         high_24h=_maybe(rng, price * 1.02),
         low_24h=_maybe(rng, price * 0.97),
-        trade_timestamp=None if rng.random() < 0.5 else to_rfc3339(at_ms - 2_345),  # noqa: PLR2004
+        trade_timestamp=None if rng.random() < 0.5 else to_rfc3339(at_ms - 2_345),
         bid_price=bid,
         bid_qty=_maybe(rng, rng.uniform(0, 5)),
         ask_price=ask,
         ask_qty=_maybe(rng, rng.uniform(0, 5)),
-        sources={"binance": state, "coingecko": failed} if rng.random() < 0.5 else {},  # noqa: PLR2004
-        flags=("stale",) if rng.random() < 0.1 else (),  # noqa: PLR2004
+        sources={"binance": state, "coingecko": failed} if rng.random() < 0.5 else {},
+        flags=("stale",) if rng.random() < 0.1 else (),
     )
 
 
@@ -123,15 +123,14 @@ def random_hours(
     made_ticks, made_candles = [], []
     for symbol in symbols:
         for hour in range(hours):
-            with_ticks, with_candles = rng.random() < 0.7, rng.random() < 0.9  # noqa: PLR2004
+            with_ticks, with_candles = rng.random() < 0.7, rng.random() < 0.9
             for minute in range(60):
                 at = from_ms + hour * HOUR_MS + minute * MINUTE_MS
                 if with_candles and rng.random() < candles:
                     made_candles.append(random_candle(rng, symbol, at))
                 if with_ticks and rng.random() < ticks:
-                    offsets = {0} if rng.random() < 0.7 else {rng.randrange(MINUTE_MS), MINUTE_MS - 1}  # noqa: PLR2004
+                    offsets = {0} if rng.random() < 0.7 else {rng.randrange(MINUTE_MS), MINUTE_MS - 1}
                     made_ticks += [random_tick(rng, symbol, at + offset) for offset in offsets]
     rng.shuffle(made_ticks)
     rng.shuffle(made_candles)
     return made_ticks, made_candles
-

@@ -32,7 +32,10 @@ def test_enrichment_equals_the_reference(spark: SparkSession, seed: int) -> None
     ticks = [random_tick(rng, "BTC-USD", START_MS + i * 61_001) for i in range(200)]
     parsed = wire.parse(kafka_rows(spark, ticks), **TOPICS)
     assert parsed.where("why IS NOT NULL").count() == 0
-    found = {row.tick_id: row for row in wire.enriched_ticks(parsed).selectExpr("*", "unix_millis(timestamp) AS at").collect()}
+    found = {
+        row.tick_id: row
+        for row in wire.enriched_ticks(parsed).selectExpr("*", "unix_millis(timestamp) AS at").collect()
+    }
     assert len(found) == len(ticks)
     for tick in ticks:
         row, enriched = found[tick.tick_id], enrich(tick)
@@ -87,7 +90,9 @@ def test_kline_rows_equal_the_reference(spark: SparkSession) -> None:
     hours = [i for i in range(100) if i not in {40, 41, 77}]
     klines = [random_candle(rng, "XRP-USD", START_MS + i * HOUR_MS) for i in hours]
     rows = [
-        tuple(to_datetime(k.open_time_ms) if name == "open_time" else getattr(k, name) for name in column_names(CANDLES))
+        tuple(
+            to_datetime(k.open_time_ms) if name == "open_time" else getattr(k, name) for name in column_names(CANDLES)
+        )
         for k in klines
     ]
     found = collected(kline_rows(spark, spark.createDataFrame(rows, CANDLES)))
@@ -100,10 +105,14 @@ def test_kline_rows_equal_the_reference(spark: SparkSession) -> None:
     ("value", "why"),
     [
         (b"{", "not JSON of the schema"),
-        (b'{"schema_version":1,"tick_id":"a","symbol":"BTC-USD","timestamp":"2024-08-05T00:00:00Z","price":"x"}',
-         "not JSON of the schema"),
-        (b'{"schema_version":2,"tick_id":"a","symbol":"BTC-USD","timestamp":"2024-08-05T00:00:00Z"}',
-         "schema_version is not 1"),
+        (
+            b'{"schema_version":1,"tick_id":"a","symbol":"BTC-USD","timestamp":"2024-08-05T00:00:00Z","price":"x"}',
+            "not JSON of the schema",
+        ),
+        (
+            b'{"schema_version":2,"tick_id":"a","symbol":"BTC-USD","timestamp":"2024-08-05T00:00:00Z"}',
+            "schema_version is not 1",
+        ),
         (b'{"schema_version":1,"tick_id":"a","symbol":"BTC-USD","timestamp":"noon"}', "no event time"),
         (b'{"schema_version":1,"symbol":"BTC-USD","timestamp":"2024-08-05T00:00:00Z"}', "no tick_id"),
         (b'{"schema_version":1,"tick_id":"a","timestamp":"2024-08-05T00:00:00Z"}', "no symbol"),
