@@ -215,16 +215,15 @@ def _loop(app: StreamsApp, name: str, topic: str, agent: CleanAgent | FeaturesAg
     """The agent's coroutine: batch by batch, and the end of the worker when one cannot be handled."""
     metrics = app.worker_state.metrics
 
-    def consumer() -> Any:
-        return app.consumer
+    failed: list[int] = []
 
-    def app_has_failed() -> bool:
+    def app_cannot_send() -> bool:
         producer: Any = app.producer
-        return consumer().refused is not None or producer.send_error is not None
+        return producer.send_error is not None
 
     async def run(stream: Any) -> None:
         async for records in stream:
-            if app_has_failed():
+            if failed or app_cannot_send():
                 continue  # what comes after a batch that failed must not be answered before it
             partition = records[0].partition
             try:
@@ -234,13 +233,14 @@ def _loop(app: StreamsApp, name: str, topic: str, agent: CleanAgent | FeaturesAg
                     agent.delivered.read(partition, records[-1].offset)
                     await agent.handle(partition, records)
             except Exception as error:
-                # Faust acknowledges the event all the same, so nothing may be committed any more.
-                consumer().refuse_commits(error)
+                failed.append(partition)
                 log.exception("%s stops at %s-%d@%d", name, topic, partition, records[0].offset)
                 await app.crash(error)
                 raise
+            consumer: Any = app.consumer
+            consumer.handled(TP(topic, partition), records[-1].offset)
             metrics.agent_lag.labels(topic, str(partition)).set(
-                max((app.consumer.highwater(TP(topic, partition)) or 0) - records[-1].offset - 1, 0)
+                max((consumer.highwater(TP(topic, partition)) or 0) - records[-1].offset - 1, 0)
             )
             app.worker_state.progress[name] = app.loop.time()
             app.worker_state.positions[topic, partition] = records[-1].offset + 1

@@ -5,9 +5,9 @@ Faust 0.15.3 spends 86-300 µs on every message. Here its aiokafka driver is sub
 changelog records are collected and sent as one record batch an event; the producer sends many records at once. The rest
 (rebalancing, recovery, streams, commits) is Faust's own.
 
-What an agent on it owes, for Faust acknowledges an event even when its agent raised, and here an event is a whole
-batch: catch what is bad per record; deliver the outputs before the state that suppresses their replay is stored; skip
-what is not newer than the offset in the state; call `refuse_commits` before it raises.
+What an agent on it owes: catch what is bad per record; deliver the outputs before the state that suppresses their
+replay is stored; skip what is not newer than the offset in the state; declare a batch `handled` when its outputs and
+states are sent, for nothing else is committed; handle nothing more after a batch that failed.
 
 Names with an underscore belong to Faust: `PINNED` lists them, and a test holds them against the installed version. This
 module must never import a record, an agent or a source.
@@ -15,13 +15,14 @@ module must never import a record, an agent or a source.
 
 import asyncio
 import logging
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from typing import Any, Protocol
 
 from aiokafka.structs import ConsumerRecord, RecordMetadata
 from faust.serializers.schemas import Schema
 from faust.tables import Table
+from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
@@ -36,6 +37,9 @@ PINNED: dict[str, tuple[str, ...]] = {
         "_commit",
         "perform_seek",
         "seek",
+        "seek_wait",
+        "earliest_offsets",
+        "assignment",
         "wait_empty",
         "on_partitions_revoked",
         "_to_message",
@@ -65,6 +69,11 @@ class BatchConsumer(driver.Consumer):
     """Yields one message per (partition, poll) for `batch_topics`; everything else takes Faust's own path.
 
     The message's offset is that of the batch's last record, its value the list of raw records.
+
+    Faust acknowledges events that a stream skipped while partitions moved and events whose agent raised, drops what was
+    fetched while its flow stood still, and does not seek back where nothing was committed yet. So for batch topics it
+    is not asked: committed is what agents declared `handled`, and the next offset to yield is known here, so that a
+    fetch that begins after it is read again from there.
     """
 
     logger = _faust_log
@@ -72,14 +81,14 @@ class BatchConsumer(driver.Consumer):
     linger_s: float = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._inflight: defaultdict[TP, deque[ConsumerMessage]] = defaultdict(deque)
+        self._handled: dict[TP, int] = {}
         self._next: dict[TP, int] = {}
-        self.refused: BaseException | None = None
+        self._looked_again: dict[TP, int] = {}
         super().__init__(*args, **kwargs)
 
-    def refuse_commits(self, why: BaseException) -> None:
-        """Commit nothing more: what was acknowledged since the last commit is read again by whoever comes next."""
-        self.refused = why
+    def handled(self, tp: TP, offset: int) -> None:
+        """All records up to this one are done with, outputs and states: it may be committed."""
+        self._handled[tp] = offset
 
     async def getmany(  # noqa: C901  one pass over what a poll gave
         self,
@@ -103,9 +112,9 @@ class BatchConsumer(driver.Consumer):
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return
             if self._is_wanted(tp, active):
-                message = self._to_batch(tp, found, generation)
-                if message is not None:
-                    yield tp, message
+                fresh = await self._in_sequence(tp, found)
+                if fresh:
+                    yield tp, self._to_batch(tp, fresh, generation)
         for tp, record in self.scheduler.iterate(plain) if plain else ():
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return
@@ -116,15 +125,24 @@ class BatchConsumer(driver.Consumer):
     def _is_wanted(self, tp: TP, active: set[TP] | None) -> bool:
         return active is None or tp in active or tp in self._buffered_partitions
 
-    def _to_batch(self, tp: TP, records: list[ConsumerRecord], generation: int) -> ConsumerMessage | None:
+    async def _in_sequence(self, tp: TP, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
+        """The records that follow what was yielded last; none while the partition is read again from there."""
         expected = self._next.get(tp)
-        if expected is not None and records[0].offset < expected:
-            records = [record for record in records if record.offset >= expected]
-            if not records:
-                return None
+        if expected is None or records[0].offset == expected:
+            return records
+        if records[0].offset < expected:
+            return [record for record in records if record.offset >= expected]
+        if self._looked_again.get(tp) == expected:
+            return records  # nothing is there: retention or a transaction's marker took it
+        self._looked_again[tp] = expected
+        await self.seek_wait({tp: expected})
+        return []
+
+    def _to_batch(self, tp: TP, records: list[ConsumerRecord], generation: int) -> ConsumerMessage:
         self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
         last = records[-1]
-        message = ConsumerMessage(
+        self._next[tp] = last.offset + 1
+        return ConsumerMessage(
             tp.topic,
             tp.partition,
             last.offset,
@@ -139,9 +157,6 @@ class BatchConsumer(driver.Consumer):
             tp,
             generation_id=generation,
         )
-        self._next[tp] = last.offset + 1
-        self._inflight[tp].append(message)
-        return message
 
     async def _seek_back(self) -> None:
         try:
@@ -155,43 +170,50 @@ class BatchConsumer(driver.Consumer):
             await super()._add_gap(tp, offset_from, offset_to)
 
     def _new_offset(self, tp: TP) -> int | None:
-        """The offset after the newest batch before which all are acknowledged; None when there is none new."""
+        """The offset after what was handled; None when there is none."""
         if tp.topic not in self.batch_topics:
             offset: int | None = super()._new_offset(tp)
             return offset
-        inflight, committable = self._inflight[tp], None
-        while inflight and inflight[0].acked:
-            committable = inflight.popleft().offset + 1
         self._acked[tp].clear()
         self._acked_index[tp].clear()
-        return committable
+        handled = self._handled.get(tp)
+        return None if handled is None else handled + 1
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         producer: Any = self.app.producer
-        if self.refused is not None or producer.send_error is not None:
+        if producer.send_error is not None:
             return False
         committed: bool = await super()._commit(offsets)
         return committed
 
-    def _forget(self, tps: Iterable[TP] | None = None) -> None:
-        for tp in list(self._inflight) if tps is None else tps:
-            self._inflight.pop(tp, None)
-            self._acked[tp].clear()
-            self._acked_index[tp].clear()
-        for tp in list(self._next) if tps is None else tps:
+    def _forget(self, tps: Iterable[TP]) -> None:
+        for tp in tps:
+            self._handled.pop(tp, None)
             self._next.pop(tp, None)
+            self._looked_again.pop(tp, None)
+            self._acked.pop(tp, None)
+            self._acked_index.pop(tp, None)
 
     async def perform_seek(self) -> None:
-        self._forget()
+        """Seek to the committed offsets, and to the start where there is none."""
+        tps = {tp for tp in self.assignment() if tp.topic in self.batch_topics}
+        self._forget(tps)
+        for tp in tps:
+            self._committed_offset.pop(tp, None)  # Faust notes a commit that failed as done: ask the broker
         await super().perform_seek()
+        committed = {tp: offset for tp in tps if (offset := self._committed_offset[tp])}
+        anew = await self.earliest_offsets(*(tps - committed.keys())) if tps - committed.keys() else {}
+        if anew:
+            await self.seek_wait(anew)
+        self._next.update({ensure_TP(tp): offset for tp, offset in {**committed, **anew}.items()})
 
     async def seek(self, partition: TP, offset: int) -> None:
-        self._next.pop(partition, None)
+        self._next[partition] = offset
         await super().seek(partition, offset)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        self._forget(revoked)
         await super().on_partitions_revoked(revoked)
+        self._forget(revoked)
 
     async def wait_empty(self) -> None:
         """Wait for events under way, but not for ever: an agent that raised never acknowledges its last one."""
