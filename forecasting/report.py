@@ -29,10 +29,10 @@ QUICK_EPOCHS = 4
 QUICK_WINDOWS = 6_000
 NETS = ("lstm-quantile", "lstm-plain")
 REFERENCES = ("last-price", "ewma", "har")
-_NOTE = """RMSE is told over the last price: R² or MAPE of price levels would flatter any model. Skill is 1 - pinball / \
-pinball of the reference, both with adaptive conformal calibration. Direction is against the last price, p by Pesaran
-and Timmermann; a dash stands where a model names no direction. Persistence of the average is naive: an average of a
-random walk is autocorrelated."""
+_NOTE = """RMSE is told over the last price: R² or MAPE of price levels would flatter any model. Skill is one minus
+pinball over the pinball of the reference, both with adaptive conformal calibration. Direction is against the last price,
+p by Pesaran and Timmermann; a dash stands where a model names no direction. Persistence of the average is naive: an
+average of a random walk is autocorrelated."""
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("model", "model", "s"),
     ("n", "n", "d"),

@@ -117,7 +117,7 @@ class Samples:
 def _variance(hours: Hours) -> Floats:
     """Parkinson's variance of each hour, corrected where the range was seen at ticks only."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        span = np.log(hours.high_price / hours.low_price)
+        span: Floats = np.log(hours.high_price / hours.low_price)
         seen = 1.0 - RANGE_LOSS / np.sqrt(np.maximum(hours.n_ticks, 4.0))
         span = np.where(hours.basis == "ticks", span / seen, span)
     out: Floats = span**2 / PARKINSON

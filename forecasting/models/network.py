@@ -97,7 +97,7 @@ def train(
 
 def bare(net: Any) -> Any:
     """The same net without loss and optimizer, so that any Keras can load its file."""
-    copy = load_keras().models.clone_model(net)
+    copy = type(net).from_config(net.get_config())
     copy.set_weights(net.get_weights())
     return copy
 

@@ -37,7 +37,7 @@ class Scaler:
     def min_max(cls, rows: Floats) -> "Scaler":
         """The smallest known value becomes 0, the largest 1."""
         known = np.isfinite(rows)
-        seen = known.any(axis=0)
+        seen: Bools = np.any(known, axis=0)
         low = np.where(seen, np.where(known, rows, np.inf).min(axis=0), 0.0)
         high = np.where(seen, np.where(known, rows, -np.inf).max(axis=0), 1.0)
         return cls(low, np.where(high > low, high - low, 1.0), seen)
