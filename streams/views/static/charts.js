@@ -157,7 +157,7 @@ export class PriceChart extends Chart {
   }
 
   barsAhead() {
-    const last = Math.max(this.lastBar ?? 0, this.lastMid ?? 0);
+    const last = Math.max(this.lastBar ?? 0, this.lastMid?.time ?? 0);
     return last && this.lastBand > last ? (this.lastBand - last) / this.step : 0;
   }
 
@@ -197,18 +197,20 @@ export class PriceChart extends Chart {
     const time = at / 1000;
     const bar = this.barOf(time);
     this.mids.set(time, mid);
-    if (this.lastMid && bar < this.lastMid) return;
-    this.mid.update(this.midPoint(bar, mid, this.lastMid));
-    this.lastMid = bar;
-    this.digits(mid);
+    const before = this.lastMid;
+    if (before && bar < before.time) return;
+    if (mid != null) {
+      this.lastMid = { time: bar, value: mid };
+      // Where quotes are missing nothing is drawn: the point before a gap hides the line that leads on from it.
+      if (this.isGap(before, bar)) this.mid.update({ ...before, color: "transparent" }, true);
+      this.mid.update({ time: bar, value: mid });
+      this.digits(mid);
+    }
     if (this.isFollowing) this.goHome();
   }
 
-  // Where quotes are missing nothing is drawn: the point after a gap hides the line that leads to it.
-  midPoint(time, value, before) {
-    if (value == null) return { time };
-    const isAfterGap = before != null && time - before > Math.max(this.step, 60) * 2.5;
-    return isAfterGap ? { time, value, color: "transparent" } : { time, value };
+  isGap(before, time) {
+    return before != null && time - before.time > Math.max(this.step, 60) * 2.5;
   }
 
   // Candles of the chosen length out of minutes; a missing minute leaves its candle shorter, never invented.
@@ -228,15 +230,13 @@ export class PriceChart extends Chart {
     const bars = this.bars();
     const mids = new Map();
     for (const [at, mid] of this.mids) mids.set(this.barOf(at), mid);
-    let before = null;
-    const line = [...mids].map(([time, value]) => {
-      const point = this.midPoint(time, value, before);
-      if (value != null) before = time;
-      return point;
+    const line = [...mids].filter(([, value]) => value != null).map(([time, value]) => ({ time, value }));
+    line.forEach((point, i) => {
+      if (i && this.isGap(line[i - 1], point.time)) line[i - 1].color = "transparent";
     });
     this.lastBar = bars.at(-1)?.time;
-    this.lastMid = line.at(-1)?.time;
-    this.digits(bars.at(-1)?.close ?? line.findLast((p) => p.value != null)?.value);
+    this.lastMid = line.length ? { time: line.at(-1).time, value: line.at(-1).value } : null;
+    this.digits(bars.at(-1)?.close ?? line.at(-1)?.value);
     this.candle.setData(bars);
     this.mid.setData(line);
     this.setForecasts(...this.forecasts);

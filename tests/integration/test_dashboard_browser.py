@@ -1,0 +1,217 @@
+"""The dashboard in a headless Chromium, against the real worker on the real Kafka and a simulated exchange."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from config import Settings
+from marketdata.codec import encode
+from marketdata.records import DeadLetter, Prediction, Score
+from marketdata.times import HOUR_MS, MINUTE_MS, floor_to, from_rfc3339, to_rfc3339
+from marketdata.topics import TopicRole
+from tests.browser import Browser, chromium
+from tests.integration.streams_support import send, worker
+from tests.stack import ExchangeUnderTest, eventually
+
+SYMBOL = "BTC-USD"
+
+
+@pytest.fixture
+def live(settings: Settings, exchange: ExchangeUnderTest) -> Settings:
+    """A worker's settings on a market that runs 60 times as fast as real: a poll a second."""
+    return settings.model_copy(
+        update={
+            "binance": settings.binance.model_copy(update={"base_url": exchange.binance}),
+            "coingecko": settings.coingecko.model_copy(update={"base_url": exchange.coingecko}),
+            "clock": settings.clock.model_copy(update={"source": "exchange", "speed": 60.0}),
+            "streams": settings.streams.model_copy(update={"candle_lookback_h": 2}),
+        }
+    )
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Browser]:
+    with chromium(tmp_path) as browser:
+        yield browser
+
+
+def address(settings: Settings) -> str:
+    return f"http://{settings.streams.web_host}:{settings.streams.web_port}"
+
+
+def get(settings: Settings, path: str) -> Any:
+    return httpx.get(address(settings) + path, trust_env=False).json()
+
+
+def wait_for_worker(settings: Settings) -> None:
+    def has_ticks() -> bool:
+        try:
+            health = get(settings, "/api/health")
+        except httpx.HTTPError:
+            return False
+        return all(part["state"] == "ok" for part in health["parts"] if part["part"] in ("ticks_clean", "features"))
+
+    eventually(has_ticks, 90, "the worker's ticks and features")
+
+
+def open_page(page: Browser, settings: Settings) -> None:
+    page.open(f"{address(settings)}/")
+    eventually(lambda: page.run("return document.body.dataset.loaded") == SYMBOL, 20, "the page loaded")
+
+
+def drawn_pixels(page: Browser, chart: str) -> int:
+    """Pixels of a chart that are not transparent."""
+    script = """
+        let drawn = 0;
+        for (const canvas of document.querySelectorAll(`#${arguments[0]} canvas`)) {
+          if (!canvas.width || !canvas.height) continue;
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          for (let i = 3; i < data.length; i += 4) drawn += data[i] > 0;
+        }
+        return drawn;"""
+    return int(page.run(script, chart))
+
+
+def prediction(now_ms: int, last_price: float) -> Prediction:
+    start = floor_to(now_ms, HOUR_MS)
+    return Prediction(
+        symbol=SYMBOL,
+        prediction_id=f"{SYMBOL}|{to_rfc3339(start)}|1|model-under-test",
+        issued_at=to_rfc3339(now_ms),
+        data_through=to_rfc3339(start),
+        target_start=to_rfc3339(start),
+        target_end=to_rfc3339(start + HOUR_MS),
+        horizon_h=1,
+        last_price=last_price,
+        pred_avg_price=last_price * 1.001,
+        quantiles={"0.5": last_price * 1.001},
+        lower=last_price * 0.99,
+        upper=last_price * 1.012,
+        interval_level=0.9,
+        sigma=0.006,
+        n_calib=1440,
+        model_version="model-under-test",
+        trained_through=None,
+        role="baseline",
+        origin="live",
+        stale_reason="no model was trained yet",
+    )
+
+
+def score(of: Prediction) -> Score:
+    return Score(
+        symbol=SYMBOL,
+        prediction_id=of.prediction_id,
+        issued_at=of.issued_at,
+        target_start=of.target_start,
+        target_end=of.target_end,
+        scored_at=to_rfc3339(from_rfc3339(of.target_end) + 2 * MINUTE_MS),
+        horizon_h=1,
+        model_version=of.model_version,
+        role=of.role,
+        origin="live",
+        actual_avg_price=of.last_price,
+        pred_avg_price=of.pred_avg_price,
+        last_price=of.last_price,
+        n_ticks=60,
+        coverage=1.0,
+        error_bps=-10.0,
+        last_price_error_bps=12.5,
+        covered=True,
+        interval_level=0.9,
+        pinball_bps=3.0,
+        winkler_bps=200.0,
+    )
+
+
+def dead_letter(now_ms: int) -> DeadLetter:
+    return DeadLetter(
+        symbol=SYMBOL,
+        refused_at=to_rfc3339(now_ms),
+        reason="crossed_quote",
+        field="ask_price",
+        value="<b>1.0</b>",
+        expected="at least bid_price",
+        topic="cryptoTopic",
+        partition=0,
+        offset=7,
+        key=SYMBOL,
+        payload="e30=",
+    )
+
+
+async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Browser, tmp_path: Path) -> None:
+    with worker(live, tmp_path / "worker.log"):
+        wait_for_worker(live)
+        open_page(page, live)
+        eventually(lambda: page.text("#link-text") == "Live", 10, "the live stream")
+        assert page.text("#price-title") == "BTC / USD"
+        assert page.text("#features tbody tr:first-child th") == "Last mid"
+        assert "Waiting for the first hour" in page.text("#forecast")
+        eventually(lambda: drawn_pixels(page, "price-chart") > 2_000, 20, "a chart with something on it")
+
+        seen = page.text("#quote-line")
+        eventually(lambda: page.text("#quote-line") not in ("", seen), 20, "a newer tick on the page")
+        before = page.text("#features-line")
+        eventually(lambda: page.text("#features-line") != before, 20, "newer features on the page")
+
+        markets = get(live, "/api/markets")
+        now_ms = from_rfc3339(markets["now"])
+        made = prediction(now_ms, markets["markets"][0]["last"])
+        empty = drawn_pixels(page, "forecast-chart")
+        key = SYMBOL.encode()
+        await send(live, TopicRole.PREDICTIONS, [(key, encode(made))])
+        eventually(lambda: "model-under-test" in page.text("#forecast"), 20, "the forecast on the page")
+        assert "The baseline serves: no model was trained yet" in page.text("#forecast")
+        eventually(lambda: drawn_pixels(page, "forecast-chart") > empty, 20, "the band in the chart of forecasts")
+        await send(live, TopicRole.PREDICTION_SCORES, [(key, encode(score(made)))])
+        eventually(lambda: "100.0 %" in page.text("#scores"), 20, "the score on the page")
+        await send(live, TopicRole.DEAD_LETTERS, [(key, encode(dead_letter(now_ms)))])
+        eventually(lambda: "1 dead letters" in page.text("#health"), 20, "the dead letter on the page")
+        assert "<b>1.0</b>" in page.text("#health")  # records are text, never markup
+
+        page.run("document.getElementById('market').focus()")
+        page.keys("ETH-U")
+        eventually(lambda: page.text("#price-title") == "ETH / USD", 20, "the market chosen by keyboard")
+        assert page.run("return getComputedStyle(document.activeElement).outlineStyle") != "none"
+
+        page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        theme = "return document.documentElement.dataset.theme"
+        eventually(lambda: page.run(theme) == "dark", 10, "the system's dark theme")
+        page.click("#theme")
+        assert page.run(theme) == "light"
+
+        page.command("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+        assert page.run("return document.documentElement.scrollWidth") <= 390
+        assert page.errors() == []
+
+
+def test_the_page_tells_an_outage_and_survives_a_restart(
+    live: Settings, exchange: ExchangeUnderTest, page: Browser, tmp_path: Path
+) -> None:
+    with ExitStack() as first:
+        first.enter_context(worker(live, tmp_path / "worker.log"))
+        wait_for_worker(live)
+        open_page(page, live)
+        httpx.post(f"{exchange.control}/faults", json={"fault": "503", "match": "bookTicker"}, trust_env=False)
+        eventually(lambda: "Binance: outage (" in page.text("#alerts"), 40, "the outage of Binance on the page")
+        assert "No quote from Binance" in page.text("#quote-line")
+        httpx.delete(f"{exchange.control}/faults", trust_env=False)
+        eventually(lambda: "Binance" not in page.text("#alerts"), 60, "the end of the outage on the page")
+
+    # The worker has stopped within its five seconds although the page was listening.
+    eventually(lambda: page.text("#link-text") == "Reconnecting…", 20, "the page notices that the worker is gone")
+    assert "The worker does not answer" in page.text("#alerts")
+    before = page.text("#quote-line")
+
+    with worker(live, tmp_path / "worker-again.log"):
+        wait_for_worker(live)
+        eventually(lambda: page.text("#link-text") == "Live", 20, "the page is live again")
+        eventually(lambda: page.text("#quote-line") not in ("", before), 20, "a newer tick on the page")
+        assert "The worker does not answer" not in page.text("#alerts")
+        refused = "net::ERR_"  # what the browser says of every attempt while nobody listens
+        assert [line for line in page.errors() if refused not in line] == []

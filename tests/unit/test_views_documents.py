@@ -1,0 +1,231 @@
+"""The board and the documents that are made from it."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from config import Settings
+from marketdata.records import Candle, FeatureRow, Prediction, Score, SourceState, Tick, WindowFeatures
+from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
+from marketdata.topics import TopicRole
+from streams.views import documents
+from streams.views.board import Board
+from streams.views.follower import KafkaBoard
+from streams.views.pages import STATIC
+from tests.stack import settings_with
+
+START = 1_722_816_000_000
+SYMBOLS = ("BTC-USD", "ETH-USD")
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return settings_with({})
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board(SYMBOLS)
+
+
+def tick(at: int, *, bid: float | None = 99.0, status: str = "ok", symbol: str = "BTC-USD") -> Tick:
+    observed = to_rfc3339(at) if status == "ok" else None
+    return Tick(
+        symbol=symbol,
+        tick_id=Tick.make_id(symbol, to_rfc3339(at)),
+        timestamp=to_rfc3339(at),
+        quote="USD",
+        price=100.5,
+        bid_price=bid,
+        ask_price=None if bid is None else bid + 2,
+        sources={"binance": SourceState(status=status, observed_at=observed)},
+    )
+
+
+def candle(at: int) -> Candle:
+    return Candle(symbol="BTC-USD", open_time=to_rfc3339(at), open=1.0, high=2.0, low=0.5, close=1.5, volume=3.0)
+
+
+def prediction(hour: int, role: str, issued: int = 0) -> Prediction:
+    start = START + hour * HOUR_MS
+    return Prediction(
+        symbol="BTC-USD",
+        prediction_id=f"BTC-USD|{hour}|{role}|{issued}",
+        issued_at=to_rfc3339(start + issued),
+        data_through=to_rfc3339(start),
+        target_start=to_rfc3339(start),
+        target_end=to_rfc3339(start + HOUR_MS),
+        horizon_h=1,
+        last_price=100.0,
+        pred_avg_price=101.0,
+        quantiles={},
+        lower=99.0,
+        upper=103.0,
+        interval_level=0.9,
+        sigma=0.01,
+        n_calib=10,
+        model_version=f"{role}-1",
+        trained_through=None,
+        role=role,  # type: ignore[arg-type]
+        origin="live",
+        stale_reason=None,
+    )
+
+
+def score(hour: int, error_bps: float, last_bps: float, *, covered: bool, origin: str = "live") -> Score:
+    start = START + hour * HOUR_MS
+    return Score(
+        symbol="BTC-USD",
+        prediction_id=f"{hour}|{origin}",
+        issued_at=to_rfc3339(start),
+        target_start=to_rfc3339(start),
+        target_end=to_rfc3339(start + HOUR_MS),
+        scored_at=to_rfc3339(start + HOUR_MS),
+        horizon_h=1,
+        model_version="m1",
+        role="champion",
+        origin=origin,  # type: ignore[arg-type]
+        actual_avg_price=100.0,
+        pred_avg_price=100.0,
+        last_price=100.0,
+        n_ticks=60,
+        coverage=1.0,
+        error_bps=error_bps,
+        last_price_error_bps=last_bps,
+        covered=covered,
+        interval_level=0.9,
+        pinball_bps=2.0,
+        winkler_bps=50.0,
+    )
+
+
+def test_the_newest_tick_makes_the_row_and_an_older_one_changes_nothing(board: Board) -> None:
+    assert board.take(TopicRole.TICKS_CLEAN, tick(START + MINUTE_MS), START)
+    assert not board.take(TopicRole.TICKS_CLEAN, tick(START, bid=1.0), START)
+    assert not board.take(TopicRole.TICKS_CLEAN, tick(START, symbol="XRP-USD"), START)
+    row = documents.market_row(board, "BTC-USD")
+    assert (row["mid"], row["last"], row["timestamp"]) == (100.0, 100.0, to_rfc3339(START + MINUTE_MS))
+    assert board.other_markets == 1
+    assert documents.market_row(board, "ETH-USD")["mid"] is None
+
+
+def test_without_quotes_the_price_of_coingecko_stands_and_the_mid_stays_empty(board: Board) -> None:
+    board.take(TopicRole.TICKS_CLEAN, tick(START, bid=None), START)
+    row = documents.market_row(board, "BTC-USD")
+    assert (row["mid"], row["last"]) == (None, 100.5)
+    assert documents.history(board, "BTC-USD", 10)["ticks"] == [(START, None)]
+
+
+def test_candles_come_in_any_order_and_the_oldest_go(board: Board) -> None:
+    wanted = board.points
+    minutes = list(range(0, 2 * wanted * MINUTE_MS, MINUTE_MS))
+    for at in reversed(minutes[:wanted]):
+        board.take(TopicRole.CANDLES, candle(START + at), START)
+    for at in minutes[wanted:]:
+        board.take(TopicRole.CANDLES, candle(START + at), START)
+    rows = documents.history(board, "BTC-USD", wanted)["candles"]
+    assert [row[0] for row in rows] == [START + at for at in minutes[wanted:]]
+    assert len(board.markets["BTC-USD"].candles) <= wanted * 1.1
+
+
+def test_a_row_of_features_is_replaced_only_by_a_newer_one(board: Board) -> None:
+    def row(at: int, revision: int) -> FeatureRow:
+        return FeatureRow(
+            symbol="BTC-USD",
+            timestamp=to_rfc3339(at),
+            revision=revision,
+            mid=1.0,
+            spread_bps=None,
+            ewma_volatility=None,
+            windows={"1m": WindowFeatures(n_ticks=1, coverage=1.0)},
+        )
+
+    board.take(TopicRole.FEATURES, row(START, 1), START)
+    assert not board.take(TopicRole.FEATURES, row(START, 0), START)
+    assert board.take(TopicRole.FEATURES, row(START, 2), START)
+    kept = documents.features(board, "BTC-USD")["features"]
+    assert kept.revision == 2
+
+
+def test_scores_are_summed_by_origin_and_held_against_the_last_price(board: Board) -> None:
+    for record in (
+        score(0, 3.0, -4.0, covered=True),
+        score(1, -5.0, 12.0, covered=False),
+        score(1, 99.0, 1.0, covered=True, origin="backfill"),
+    ):
+        board.take(TopicRole.PREDICTION_SCORES, record, START)
+        board.take(TopicRole.PREDICTION_SCORES, record, START)
+    document = documents.scores(board, "BTC-USD", 2)
+    backfilled, live = document["summary"]
+    assert (backfilled["n"], live["n"], live["coverage"]) == (1, 2, 0.5)
+    assert (live["mean_abs_error_bps"], live["mean_abs_last_price_error_bps"]) == (4.0, 8.0)
+    assert live["rmse_ratio_to_last_price"] == pytest.approx((34 / 160) ** 0.5)
+    assert len(document["scores"]) == 2
+    assert documents.scores(board, "ETH-USD", 5)["summary"] == []
+
+
+def test_predictions_come_latest_hour_first_and_the_model_is_the_champion_of_it(
+    board: Board, settings: Settings
+) -> None:
+    for record in (prediction(1, "baseline", 9), prediction(1, "champion"), prediction(0, "champion")):
+        board.take(TopicRole.PREDICTIONS, record, START)
+    found = documents.predictions(board, None, 5)["predictions"]
+    assert [(p.role, p.target_start) for p in found] == [
+        ("baseline", to_rfc3339(START + HOUR_MS)),
+        ("champion", to_rfc3339(START + HOUR_MS)),
+        ("champion", to_rfc3339(START)),
+    ]
+    assert documents.health(board, KafkaBoard(), settings, START)["model"]["model_version"] == "champion-1"
+
+
+@pytest.mark.parametrize(("minutes", "state"), [(1, "ok"), (4, "late"), (8, "outage")])
+def test_a_part_without_news_is_late_and_then_an_outage(
+    board: Board, settings: Settings, minutes: int, state: str
+) -> None:
+    board.take(TopicRole.TICKS_CLEAN, tick(START), START)
+    document = documents.health(board, KafkaBoard(connected=True), settings, START + minutes * MINUTE_MS)
+    parts = {part["part"]: part["state"] for part in document["parts"]}
+    assert (parts["ticks_clean"], parts["candles"]) == (state, "waiting")
+    assert document["sources"][0]["state"] == state
+
+
+def test_a_source_that_fails_is_an_outage_since_its_first_failure(board: Board, settings: Settings) -> None:
+    for minute, status in enumerate(("ok", "timeout", "server_error")):
+        board.take(TopicRole.TICKS_CLEAN, tick(START + minute * MINUTE_MS, status=status), START)
+    now = START + 2 * MINUTE_MS
+    source = documents.health(board, KafkaBoard(connected=True), settings, now)["sources"][0]
+    assert (source["state"], source["status"]) == ("outage", "server_error")
+    assert (source["failing_since"], source["observed_at"]) == (to_rfc3339(START + MINUTE_MS), to_rfc3339(START))
+    board.take(TopicRole.TICKS_CLEAN, tick(now + MINUTE_MS), START)
+    source = documents.health(board, KafkaBoard(connected=True), settings, now + MINUTE_MS)["sources"][0]
+    assert (source["state"], source["failing_since"]) == ("ok", None)
+
+
+def test_a_thousand_markets_are_kept_in_bounds() -> None:
+    board = Board([f"M{i}-USD" for i in range(1_000)])
+    assert 60 <= board.points <= 200
+    assert board.markets["M0-USD"].ticks.maxlen == board.points
+
+
+def test_vendored_files_have_the_checksums_and_a_licence() -> None:
+    vendor = STATIC / "vendor"
+    sums = dict(line.split("  ")[::-1] for line in (vendor / "SHA256SUMS").read_text().splitlines())
+    assert set(sums) == {"lightweight-charts.mjs", "LICENSE", "NOTICE"}
+    for name, digest in sums.items():
+        assert hashlib.sha256((vendor / name).read_bytes()).hexdigest() == digest
+    assert "Apache License" in (vendor / "LICENSE").read_text()
+
+
+def test_the_page_asks_for_nothing_from_outside() -> None:
+    own = [path for path in STATIC.iterdir() if path.suffix in (".html", ".js", ".css")]
+    assert {path.name for path in own} >= {"index.html", "app.js", "charts.js", "style.css"}
+    for path in own:
+        for line in _loads(path):
+            assert "://" not in line, (path.name, line)
+
+
+def _loads(path: Path) -> list[str]:
+    """Lines that make a browser fetch something."""
+    words = ("src=", "import ", "from ", "fetch(", "url(", 'rel="stylesheet"', "EventSource(", "@import")
+    return [line for line in path.read_text().splitlines() if any(word in line for word in words)]
