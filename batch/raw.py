@@ -210,6 +210,12 @@ def run(
         writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped)
         writer.resume()
         failure: list[BaseException] = []
+
+        def hush() -> None:
+            """A batch that ends half way is told by us in one line, by Spark and Py4J in hundreds."""
+            logging.getLogger("py4j").setLevel(logging.CRITICAL)
+            spark.sparkContext.setLogLevel("OFF")
+
         idle = threading.Event()
         idle.set()
 
@@ -219,6 +225,7 @@ def run(
                 writer.write(records, batch)
             except BaseException as error:
                 failure.append(error)
+                hush()
                 raise
             finally:
                 idle.set()
@@ -238,9 +245,7 @@ def run(
         finally:
             if query.isActive:
                 idle.wait(_FINISH_S)
-                # A batch cut off half way is told at length by Spark; it is whole again after the next start.
-                spark.sparkContext.setLogLevel("OFF")
-                logging.getLogger("py4j").setLevel(logging.CRITICAL)
+                hush()
                 query.stop()
 
 

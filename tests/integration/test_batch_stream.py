@@ -1,0 +1,187 @@
+"""The raw stream on the real Kafka, HDFS and Spark: each tick once, whatever happens, and hours as the formulas say."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+from hdfs import InsecureClient
+
+from batch.verify import differences
+from config import Settings
+from marketdata.hourly import hour_rows
+from marketdata.records import Candle, Tick
+from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339
+from tests.kafka_records import make_topics, publish
+from tests.spark import as_row, random_candle, random_tick
+from tests.stack import ROOT, eventually, read_table, running
+
+START_MS = from_rfc3339("2024-08-05T00:00:00Z")
+SYMBOLS = ("BTC-USD", "ETH-EUR")
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "batch", *words]
+
+
+def run(env: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command(*words), env=env, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+
+
+def records(seed: int, from_minute: int, to_minute: int) -> tuple[list[Tick], list[Candle]]:
+    """A tick and a candle of every minute and market, some left out."""
+    rng = random.Random(seed)
+    ticks, candles = [], []
+    for minute in range(from_minute, to_minute):
+        at = START_MS + minute * MINUTE_MS
+        for symbol in SYMBOLS:
+            if rng.random() < 0.9:
+                ticks.append(random_tick(rng, symbol, at))
+            if rng.random() < 0.9:
+                candles.append(random_candle(rng, symbol, at))
+    return ticks, candles
+
+
+def stored_ids(settings: Settings) -> Counter[str]:
+    rows = read_table(settings, settings.hdfs.raw_data)
+    return Counter(rows["tick_id"]) if len(rows) else Counter()
+
+
+def assert_each_once(settings: Settings, ticks: list[Tick]) -> None:
+    assert stored_ids(settings) == Counter({tick.tick_id: 1 for tick in ticks})
+
+
+def hourly(settings: Settings) -> dict[tuple[str, int], dict[str, Any]]:
+    rows = read_table(settings, settings.hdfs.hourly_metrics)
+    found = {}
+    for row in rows.astype(object).where(pd.notna(rows), None).to_dict("records"):
+        found[row["symbol"], row["hour_start"].value // 1_000_000] = row
+    assert len(found) == len(rows), "an hour stands twice"
+    return found
+
+
+def assert_hours(settings: Settings, ticks: list[Tick], candles: list[Candle], hours: int) -> None:
+    """Exactly the first `hours` hours are there, each equal to the formulas."""
+    expected = {
+        (row.symbol, from_rfc3339(row.hour_start)): as_row(row)
+        for row in hour_rows(ticks, candles)
+        if from_rfc3339(row.hour_start) < START_MS + hours * HOUR_MS
+    }
+    found = hourly(settings)
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        row.pop("hour_start")
+        assert differences(found[key], row) == [], key
+
+
+def test_ticks_and_hours_are_stored_once_and_replays_change_nothing(
+    settings: Settings, child_env: dict[str, str]
+) -> None:
+    make_topics(settings)
+    ticks, candles = records(1, 0, 130)
+    publish(settings, [*ticks, *candles])
+    assert run(child_env, "raw", "--once").returncode == 0
+    assert_each_once(settings, ticks)
+    assert_hours(settings, ticks, candles, 2)
+
+    # The same records again, late ones of a closed hour, and the checkpoint gone.
+    rng = random.Random(2)
+    late = [random_tick(rng, "BTC-USD", START_MS + 7 * MINUTE_MS + 30_000)]
+    publish(settings, [*ticks[:40], *late, *candles[:40]])
+    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    assert client.delete(settings.hdfs.checkpoints, recursive=True)
+    assert run(child_env, "raw", "--once").returncode == 0
+    assert_each_once(settings, [*ticks, *late])
+    assert_hours(settings, [*ticks, *late], candles, 2)
+
+    minutes = read_table(settings, settings.hdfs.minute_candles)
+    assert len(minutes) == len(candles)
+    assert not minutes.duplicated(["symbol", "open_time"]).any()
+
+    checked = run(child_env, "verify", "--json")
+    report = json.loads(checked.stdout)
+    assert (checked.returncode, report["problems"]) == (0, [])
+    assert report["counts"] == {
+        "minute_candles": len(candles),
+        "hourly_metrics": len(hourly(settings)),
+        "raw_data": len(ticks) + 1,
+    }
+    assert client.list(f"{settings.hdfs.root}/_staging") == []
+    assert client.list(f"{settings.hdfs.root}/_locks") == []
+
+
+def test_a_killed_stream_goes_on_where_it_was(settings: Settings, child_env: dict[str, str], tmp_path: Path) -> None:
+    make_topics(settings)
+    env = {**child_env, "BDI_BATCH__TRIGGER_S": "0.1", "BDI_BATCH__MAX_OFFSETS_PER_TRIGGER": "40"}
+    ticks, candles = records(3, 0, 125)
+    publish(settings, [*ticks, *candles])
+    with running(command("raw"), tmp_path / "killed.log", env, end=signal.SIGKILL) as program:
+
+        def half_way() -> bool:
+            program.check_running()
+            return "batch 1: " in program.output()
+
+        eventually(half_way, 120, "the second batch stored")
+        children = psutil.Process(program.process.pid).children(recursive=True)
+        assert children, "the JVM is a child of the program"
+        program.process.kill()  # in the middle of whatever it does
+        eventually(lambda: not any(map(alive, children)), 20, "no JVM left of a killed program")
+    assert 0 < len(stored_ids(settings)) < len(ticks)
+    assert run(child_env, "raw", "--once").returncode == 0
+    assert_each_once(settings, ticks)
+    assert_hours(settings, ticks, candles, 2)
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_record_that_cannot_be_read_fails_loudly_and_nothing_is_lost(
+    settings: Settings, child_env: dict[str, str]
+) -> None:
+    make_topics(settings)
+    ticks, _ = records(4, 0, 3)
+    publish(settings, [*ticks, b'{"schema_version": 1, "price": "dear"}'])
+    failed = run(child_env, "raw", "--once")
+    assert failed.returncode == 1
+    last = failed.stderr.strip().splitlines()[-1]
+    assert f"{settings.topics.prefix}ticks-clean partition " in last
+    assert "not JSON of the schema" in last
+    assert "Traceback" not in failed.stderr
+    assert stored_ids(settings) == Counter()
+
+
+def test_a_running_stream_stops_cleanly_and_backfill_takes_turns(
+    settings: Settings, child_env: dict[str, str], tmp_path: Path
+) -> None:
+    make_topics(settings)
+    ticks, candles = records(5, 0, 65)
+    with running(command("raw"), tmp_path / "raw.log", {**child_env, "BDI_BATCH__TRIGGER_S": "0.5"}) as program:
+        publish(settings, [*ticks, *candles])
+
+        def stored() -> bool:
+            program.check_running()
+            return len(stored_ids(settings)) == len(ticks)
+
+        eventually(stored, 120, "all ticks stored")
+        assert run(child_env, "hourly").returncode == 0  # a second writer of hourly_metrics, while the first streams
+        program.process.send_signal(signal.SIGTERM)
+        assert program.process.wait(10) == 0
+    assert_hours(settings, ticks, candles, 1)
+    assert_each_once(settings, ticks)
+
+
+def test_a_missing_topic_is_one_clear_line(settings: Settings, child_env: dict[str, str]) -> None:
+    failed = run({**child_env, "BDI_HDFS__WAIT_S": "2"}, "raw", "--once")
+    assert failed.returncode == 1
+    assert "ticks-clean" in failed.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in failed.stderr
