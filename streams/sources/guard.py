@@ -21,6 +21,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 4
+_TIMEOUT = "timeout"
 _WAIT_SHARE = 0.1  # of the poll's time: the first wait, and the width of its jitter
 
 
@@ -73,19 +74,15 @@ class Guard:
         return outcome
 
     async def _attempts(self, ask: Callable[[float], Awaitable[T]], deadline: float, budget_s: float) -> Outcome[T]:
+        telling: RetryableSourceError | None = None
+
         def backoff(error: Exception) -> bool | float:
+            nonlocal telling
             if not isinstance(error, RetryableSourceError):
                 return False
-            left = deadline - self._monotonic()
-            if error.retry_after_s is not None:
-                if error.retry_after_s >= left:
-                    return False
-                self._on_retry(error.kind)
-                return error.retry_after_s
-            if left <= 0:
-                return False
-            self._on_retry(error.kind)
-            return True
+            if error.kind != _TIMEOUT or telling is None:
+                telling = error  # a last attempt cut short by the budget tells less than the refusal before it
+            return self._pause(error, deadline - self._monotonic())
 
         wait_s = budget_s * _WAIT_SHARE
         try:
@@ -99,7 +96,8 @@ class Guard:
             ):
                 with attempt:
                     return Outcome(OK, await ask(max(deadline - self._monotonic(), 0.001)))
-        except RetryableSourceError as error:
+        except RetryableSourceError as last:
+            error = telling or last
             if error.retry_after_s is not None:
                 self._open_until = self._monotonic() + error.retry_after_s
                 self._open_kind = error.kind
@@ -108,6 +106,13 @@ class Guard:
             self._stopped = error
             return Outcome(error.kind, detail=str(error))
         raise AssertionError("stamina ends with a result or an error")
+
+    def _pause(self, error: RetryableSourceError, left_s: float) -> bool | float:
+        """Seconds to wait before asking again, True for stamina's own choice, False for not at all."""
+        if left_s <= (error.retry_after_s or 0.0):
+            return False
+        self._on_retry(error.kind)
+        return True if error.retry_after_s is None else error.retry_after_s
 
     def _tell(self, outcome: Outcome[T]) -> None:
         if outcome.status == self.last_status:

@@ -135,7 +135,7 @@ async def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(setting
             for start in range(0, len(part), 300):
                 await send(own, TopicRole.TICKS, keyed(part[start : start + 300]))
 
-            async def some(before: int = before) -> bool:
+            async def some(before: int = before, own: Settings = own) -> bool:
                 return await count(own, TopicRole.TICKS_CLEAN) > before
 
             await eventually_async(some, 40, "the worker works")

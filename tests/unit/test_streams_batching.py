@@ -1,4 +1,4 @@
-"""The batch event stands on names of Faust's that it overrides: they must be there, in the version they were read in."""
+"""The batch event stands on names of Faust's that it overrides: they must be there, in the version that was read."""
 
 import importlib
 from importlib.metadata import version

@@ -47,6 +47,12 @@ async def test_it_gives_up_within_the_budget_with_the_kind() -> None:
     assert 1 <= asked.count <= 4
 
 
+async def test_a_last_attempt_cut_short_does_not_hide_the_refusal_before_it() -> None:
+    guard = Guard("exchange")
+    outcome = await guard.call(Asked(failing("server_error"), failing("timeout")), 0.05)
+    assert outcome.status == "server_error"
+
+
 async def test_a_short_retry_after_is_waited_for() -> None:
     guard = Guard("exchange")
     asked = Asked(failing("rate_limited", 0.01), "data")
