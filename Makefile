@@ -20,6 +20,7 @@ live: setup  ## the same on the real exchanges, at real speed
 	@$(RUN) -m devstack demo --profile live
 
 test: lint  ## lint, then every test on the real stack (ARGS="-k name" chooses)
+	@$(PYTHON) -m devstack.bootstrap browser
 	@$(WITH_JAVA) $(RUN) -m pytest $(ARGS)
 
 lint: setup  ## ruff, mypy --strict and the directions of imports

@@ -43,7 +43,7 @@ def use_supported_python() -> None:
         other = shutil.which(f"python{major}.{minor}")
         if other and not os.environ.get(_HAND_OVER):
             os.environ[_HAND_OVER] = other
-            os.execv(other, [other, "-m", "devstack.bootstrap"])  # noqa: S606  found by name on PATH
+            os.execv(other, [other, "-m", "devstack.bootstrap", *sys.argv[1:]])  # noqa: S606  found by name on PATH
     found = ".".join(str(part) for part in sys.version_info[:3])
     wanted = ", ".join(f"{major}.{minor}" for major, minor in SUPPORTED)
     raise SetupError(
@@ -154,13 +154,28 @@ def make_java() -> None:
         raise SetupError(missing_java(refused))
 
 
+def make_browser() -> None:
+    """The headless Chromium and its driver that the tests of the dashboard use.
+
+    Raises:
+        SetupError: they are not here and may not be installed; the message says what to install.
+    """
+    for program, package in (("chromium", "chromium"), ("chromedriver", "chromium-driver")):
+        if shutil.which(program) is None and root_on_debian():
+            apt_install(package)
+        if shutil.which(program) is None:
+            raise SetupError(f"{program} is not here; on Debian: sudo apt-get install chromium chromium-driver")
+
+
 def main() -> int:
-    """Do it all. Returns the exit code."""
+    """Do it all; with the word `browser`, what the tests need besides. Returns the exit code."""
     began = time.monotonic()
     try:
         use_supported_python()
         make_java()
         make_environment()
+        if sys.argv[1:] == ["browser"]:
+            make_browser()
     except SetupError as error:
         sys.stderr.write(f"setup: {error}\n")
         return 1

@@ -1,0 +1,450 @@
+"""The whole product, started as its user starts it, and judged by what it put out.
+
+One run of `python -m devstack demo` on ports and folders of its own. While it runs, records that must be refused are
+put on `cryptoTopic`. After `HOURS` closed hours everything is read back and held against the exchange's own data, which
+is recomputed here from the history, not asked of the product.
+"""
+
+import asyncio
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from config import Settings
+from devstack.exchange.history import MarketHistory
+from devstack.exchange.market import Market as ExchangeMarket
+from marketdata.markets import Market
+from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339
+from marketdata.topics import TopicRole
+from tests.stack import eventually, free_ports, read_table, settings_with
+
+HOURS = 3
+START_MS = from_rfc3339("2024-08-05T00:00:00Z")
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.acceptance, pytest.mark.integration, pytest.mark.timeout(900)]
+
+BAD_RECORDS = {  # payload, and the reason under which it must be found again
+    b"not json at all": "json",
+    b'{"symbol":"BTC-USD","tick_id":"a","timestamp":"2024-08-05T00:00:00.000Z","quote":"USD","price":"high"}': "type",
+    b'{"symbol":"BTC-USD","tick_id":"b","timestamp":"yesterday","quote":"USD","price":1.0}': "value",
+    b'{"symbol":"BTC-USD","tick_id":"c","timestamp":"2024-08-05T00:00:01.000Z","quote":"USD","bid_price":2.0,'
+    b'"bid_qty":1.0,"ask_price":1.0,"ask_qty":1.0}': "crossed_quote",
+    b'{"symbol":"BTC-USD","tick_id":"d","timestamp":"2024-08-05T00:00:02.000Z","quote":"USD"}': "no_data",
+}
+
+
+@dataclass
+class Outcome:
+    """All that the run put out."""
+
+    settings: Settings
+    ticks: list[tuple[str, int, int, bytes]]
+    clean: list[dict[str, Any]]
+    dead: list[dict[str, Any]]
+    candles: list[dict[str, Any]]
+    features: list[dict[str, Any]]
+    predictions: list[dict[str, Any]]
+    scores: list[dict[str, Any]]
+    raw: pd.DataFrame
+    minutes: pd.DataFrame
+    hourly: pd.DataFrame
+    first_prediction_s: float
+    status: dict[str, Any]
+    stop_s: float
+    exit_code: int
+    left: list[str]
+    printed: str
+
+    @property
+    def live_hours(self) -> list[int]:
+        """Starts of the hours that closed while the product watched all of it, from the first whole one."""
+        first = min(from_rfc3339(tick["timestamp"]) for tick in self.clean)
+        start = first - first % HOUR_MS + (HOUR_MS if first % HOUR_MS > 2 * MINUTE_MS else 0)
+        rows = self.hourly[self.hourly.origin == "live"]
+        closed = sorted({int(at.timestamp() * 1000) for at in rows.hour_start})
+        return [hour for hour in closed if hour >= start]
+
+
+async def _read_topic(brokers: str, name: str) -> list[tuple[str, int, int, bytes]]:
+    consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()]
+        if not partitions:  # metadata is fetched at the first question about a topic
+            await consumer.topics()
+            partitions = [TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()]
+        assert partitions, f"no topic {name}"
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        found: list[tuple[str, int, int, bytes]] = []
+        while any(ends[at] > await consumer.position(at) for at in partitions):
+            for at, records in (await consumer.getmany(timeout_ms=1000)).items():
+                found += [(name, at.partition, record.offset, record.value) for record in records]
+        return found
+    finally:
+        await consumer.stop()
+
+
+def read_topic(settings: Settings, role: TopicRole) -> list[tuple[str, int, int, bytes]]:
+    """Topic, partition, offset and value of every record there is now."""
+    return asyncio.run(_read_topic(settings.kafka.brokers, settings.topic(role).name))
+
+
+def decoded(settings: Settings, role: TopicRole) -> list[dict[str, Any]]:
+    return [json.loads(value) for _, _, _, value in read_topic(settings, role)]
+
+
+async def _send(settings: Settings, payloads: list[bytes]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.brokers)
+    await producer.start()
+    try:
+        for payload in payloads:
+            await producer.send_and_wait(settings.topic(TopicRole.TICKS).name, payload, key=b"BTC-USD")
+    finally:
+        await producer.stop()
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+    folder = tmp_path_factory.mktemp("demo")
+    kafka, hdfs, webhdfs, exchange, web = free_ports(5)
+    changes = {
+        "BDI_PROFILE": "demo",
+        "BDI_KAFKA__BROKERS": f"127.0.0.1:{kafka}",
+        "BDI_HDFS__URL": f"hdfs://127.0.0.1:{hdfs}",
+        "BDI_HDFS__WEBHDFS": f"http://127.0.0.1:{webhdfs}",
+        "BDI_DEVSTACK__EXCHANGE_PORT": str(exchange),
+        "BDI_DEVSTACK__STATE_DIR": str(folder / "stack"),
+        "BDI_STREAMS__DATA_DIR": str(folder / "streams"),
+        "BDI_STREAMS__WEB_PORT": str(web),
+        "BDI_BINANCE__BASE_URL": f"http://127.0.0.1:{exchange}/binance",
+        "BDI_COINGECKO__BASE_URL": f"http://127.0.0.1:{exchange}/coingecko/api/v3",
+    }
+    settings = settings_with(changes, "demo")
+    env = {key: value for key, value in os.environ.items() if not key.startswith("BDI_")} | changes
+    log = folder / "demo.log"
+    began = time.monotonic()
+    with log.open("wb") as output:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "devstack", "demo"],
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    family: list[psutil.Process] = []
+    try:
+
+        def alive(what: str) -> None:
+            assert demo.poll() is None, f"the demo ended before {what}:\n{log.read_text()[-4000:]}"
+
+        def first_prediction() -> bool:
+            alive("its first prediction")
+            return "first prediction" in log.read_text()
+
+        eventually(first_prediction, 400, "the first prediction")
+        first_prediction_s = time.monotonic() - began
+        asyncio.run(_send(settings, list(BAD_RECORDS)))
+
+        def enough_scores() -> bool:
+            alive("its scores")
+            champions = [
+                score
+                for score in decoded(settings, TopicRole.PREDICTION_SCORES)
+                if score["role"] == "champion" and score["origin"] == "live"
+            ]
+            return len({score["target_start"] for score in champions}) >= HOURS
+
+        eventually(enough_scores, 420, f"scores of {HOURS} hours", every_s=2.0)
+        ticks = read_topic(settings, TopicRole.TICKS)
+        wanted = {json.loads(value)["tick_id"] for _, _, _, value in ticks if value not in BAD_RECORDS}
+
+        def all_kept() -> bool:
+            alive("every tick was kept")
+            refused = len(decoded(settings, TopicRole.DEAD_LETTERS))
+            return len(wanted & set(read_table(settings, settings.hdfs.raw_data).tick_id)) + refused >= len(ticks)
+
+        eventually(all_kept, 120, "every tick of cryptoTopic in raw_data or the dead letters", every_s=2.0)
+        status = json.loads(
+            subprocess.run(
+                [sys.executable, "-m", "devstack", "status", "--json"],
+                cwd=ROOT,
+                env=env,
+                capture_output=True,
+                check=True,
+                timeout=60,
+            ).stdout
+        )
+        read = {role: decoded(settings, role) for role in TopicRole if role is not TopicRole.TICKS}
+        tables = {
+            name: read_table(settings, path)
+            for name, path in (
+                ("raw", settings.hdfs.raw_data),
+                ("minutes", settings.hdfs.minute_candles),
+                ("hourly", settings.hdfs.hourly_metrics),
+            )
+        }
+        family = _descendants(demo.pid)
+        stopping = time.monotonic()
+        demo.send_signal(signal.SIGINT)
+        exit_code = demo.wait(timeout=60)
+        stop_s = time.monotonic() - stopping
+        _, left = psutil.wait_procs(family, timeout=2)
+        yield Outcome(
+            settings=settings,
+            ticks=ticks,
+            clean=read[TopicRole.TICKS_CLEAN],
+            dead=read[TopicRole.DEAD_LETTERS],
+            candles=read[TopicRole.CANDLES],
+            features=read[TopicRole.FEATURES],
+            predictions=read[TopicRole.PREDICTIONS],
+            scores=read[TopicRole.PREDICTION_SCORES],
+            **tables,
+            first_prediction_s=first_prediction_s,
+            status=status,
+            stop_s=stop_s,
+            exit_code=exit_code,
+            left=[" ".join(process.cmdline()) for process in left],
+            printed=log.read_text(),
+        )
+    finally:
+        if demo.poll() is None:
+            family = _descendants(demo.pid)
+            demo.kill()
+            demo.wait(timeout=30)
+        for process in family:
+            if process.is_running():
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def exchange(outcome: Outcome) -> ExchangeMarket:
+    """The exchange's own data, read offline."""
+    own = outcome.settings.devstack
+    return ExchangeMarket(MarketHistory.load(ROOT / own.exchange_data, own.exchange_seed))
+
+
+def test_it_ran_and_stopped_as_promised(outcome: Outcome) -> None:
+    assert outcome.exit_code in (0, 130)
+    assert outcome.stop_s <= 15
+    assert outcome.left == []
+    assert "Traceback" not in outcome.printed
+    assert f"127.0.0.1:{outcome.settings.streams.web_port}" in outcome.printed
+    assert {name: part["healthy"] for name, part in outcome.status.items()} == dict.fromkeys(
+        ("kafka", "hdfs", "webhdfs", "exchange", "web"), True
+    )
+
+
+def test_every_tick_is_in_raw_once_or_in_the_dead_letters(outcome: Outcome) -> None:
+    kept = outcome.raw.tick_id
+    assert kept.is_unique
+    refused = {(row["topic"], row["partition"], row["offset"]): row["reason"] for row in outcome.dead}
+    assert len(refused) == len(outcome.dead)
+    lost, kept_ids, reasons = [], set(kept), {}
+    for topic, partition, offset, value in outcome.ticks:
+        place = (topic, partition, offset)
+        if place in refused:
+            reasons[value] = refused[place]
+        elif json.loads(value)["tick_id"] not in kept_ids:
+            lost.append(value)
+    assert lost == []
+    assert {value: reasons.get(value) for value in BAD_RECORDS} == BAD_RECORDS
+    clean_ids = [tick["tick_id"] for tick in outcome.clean]
+    assert len(clean_ids) == len(set(clean_ids))
+
+
+def test_every_quote_is_what_the_exchange_said(outcome: Outcome, exchange: ExchangeMarket) -> None:
+    checked = 0
+    for tick in outcome.clean:
+        binance = tick["sources"]["binance"]
+        if binance["status"] != "ok":
+            assert tick["bid_price"] is None
+            continue
+        quote = exchange.quote(Market.parse(tick["symbol"]).binance, from_rfc3339(binance["observed_at"]))
+        assert quote is not None
+        assert (tick["bid_price"], tick["bid_qty"], tick["ask_price"], tick["ask_qty"]) == (
+            quote.bid_price,
+            quote.bid_qty,
+            quote.ask_price,
+            quote.ask_qty,
+        )
+        checked += 1
+    assert checked > HOURS * 60 * len(outcome.settings.markets) * 0.8
+
+
+def test_candles_are_the_exchanges_and_come_once(outcome: Outcome, exchange: ExchangeMarket) -> None:
+    assert outcome.candles
+    keys = outcome.minutes[["symbol", "open_time"]]
+    assert not keys.duplicated().any()
+    for row in outcome.minutes[outcome.minutes.open_time >= pd.Timestamp(START_MS, unit="ms", tz="UTC")].itertuples():
+        at = int(row.open_time.timestamp() * 1000)
+        truth = exchange.history.minutes(Market.parse(row.symbol).binance, at, at + MINUTE_MS)
+        assert len(truth) == 1
+        assert (row.open, row.high, row.low, row.close) == (truth.open[0], truth.high[0], truth.low[0], truth.close[0])
+        assert row.volume == pytest.approx(truth.volume[0], rel=1e-12)
+
+
+def _expected_hour(outcome: Outcome, exchange: ExchangeMarket, symbol: str, hour: int) -> dict[str, float | None]:
+    """An hour made from the exchange's data alone; of the product only the instants at which it looked are taken."""
+    market = Market.parse(symbol).binance
+    points: list[tuple[int, float]] = []
+    spreads, percentages, liquidity, highs, lows = [], [], [], [], []
+    seen = set()
+    for tick in sorted(outcome.clean, key=lambda tick: tick["timestamp"]):
+        at = from_rfc3339(tick["timestamp"])
+        binance = tick["sources"]["binance"]
+        if tick["symbol"] != symbol or not hour <= at < hour + HOUR_MS:
+            continue
+        if binance["status"] != "ok":
+            if tick["price"] is not None:
+                points.append((at, tick["price"]))
+                seen.add(at // MINUTE_MS)
+            continue
+        quote = exchange.quote(market, from_rfc3339(binance["observed_at"]))
+        assert quote is not None
+        points.append((at, quote.mid))
+        seen.add(at // MINUTE_MS)
+        spreads.append(quote.ask_price - quote.bid_price)
+        percentages.append((quote.ask_price - quote.bid_price) / quote.mid * 100)
+        liquidity.append(quote.bid_qty + quote.ask_qty)
+    highs, lows = [price for _, price in points], [price for _, price in points]
+    truth = exchange.history.minutes(market, hour, hour + HOUR_MS)
+    opens = {}
+    for index in range(len(truth)):
+        start = int(truth.time_ms[index])
+        if start // MINUTE_MS not in seen:
+            points.append((start + MINUTE_MS - 1, float(truth.close[index])))
+            opens[start + MINUTE_MS - 1] = float(truth.open[index])
+            highs.append(float(truth.high[index]))
+            lows.append(float(truth.low[index]))
+    points.sort()
+    prices = [price for _, price in points]
+    first = opens.get(points[0][0], prices[0])
+    path = [first, *prices]
+    return {
+        "avg_price": math.fsum(prices) / len(prices),
+        "open_price": first,
+        "last_price": prices[-1],
+        "high_price": max(highs),
+        "low_price": min(lows),
+        "avg_spread": math.fsum(spreads) / len(spreads),
+        "avg_spread_percentage": math.fsum(percentages) / len(percentages),
+        "total_liquidity": math.fsum(liquidity) / len(liquidity),
+        "avg_volume": float(truth.volume.mean()),
+        "realised_variance": math.fsum(math.log(b / a) ** 2 for a, b in itertools.pairwise(path)),
+    }
+
+
+def test_every_closed_hour_has_one_row_that_equals_the_exchanges_data(
+    outcome: Outcome, exchange: ExchangeMarket
+) -> None:
+    rows = outcome.hourly.set_index(["symbol", "hour_start"])
+    assert rows.index.is_unique
+    assert len(outcome.live_hours) >= HOURS
+    for hour in outcome.live_hours:
+        for symbol in outcome.settings.markets:
+            row = rows.loc[(symbol, pd.Timestamp(hour, unit="ms", tz="UTC"))]
+            expected = _expected_hour(outcome, exchange, symbol, hour)
+            found = {name: row[name] for name in expected}
+            assert found == pytest.approx(expected, rel=1e-9), (symbol, hour)
+            assert (row.origin, row.basis) == ("live", "ticks")
+
+
+def test_history_is_backfilled_and_invents_no_quotes(outcome: Outcome, exchange: ExchangeMarket) -> None:
+    old = outcome.hourly[outcome.hourly.origin == "backfill"]
+    assert len(old) > 17_000 * 0.95 * len(outcome.settings.markets)
+    assert old[["avg_spread", "avg_spread_percentage", "total_liquidity", "last_market_cap"]].isna().all().all()
+    hours = old[(old.basis == "candles_1h") & (old.symbol == "BTC-USD")].sample(200, random_state=0)
+    for row in hours.itertuples():
+        at = int(row.hour_start.timestamp() * 1000)
+        truth = exchange.history.hours("BTCUSDT", at, at + HOUR_MS)
+        assert (row.open_price, row.high_price, row.low_price, row.last_price) == (
+            truth.open[0],
+            truth.high[0],
+            truth.low[0],
+            truth.close[0],
+        )
+
+
+def test_predictions_exist_for_each_following_hour_and_are_honest(outcome: Outcome) -> None:
+    live = [row for row in outcome.predictions if row["origin"] == "live"]
+    assert len({row["prediction_id"] for row in outcome.predictions}) == len(outcome.predictions)
+    for row in live:
+        assert row["issued_at"] < row["target_end"]
+        assert from_rfc3339(row["data_through"]) <= from_rfc3339(row["target_start"])
+        quantiles = list(row["quantiles"].values())
+        assert quantiles == sorted(quantiles)
+        assert row["lower"] < row["upper"]
+    champions = {row["target_start"] for row in live if row["role"] == "champion" and row["symbol"] == "BTC-USD"}
+    first = min(champions)
+    following = {
+        row["target_start"] for row in outcome.scores if row["symbol"] == "BTC-USD" and row["target_start"] >= first
+    }
+    assert len(following) >= HOURS
+    assert following <= champions
+
+
+def test_scores_equal_their_predictions_and_truths(outcome: Outcome) -> None:
+    predictions = {row["prediction_id"]: row for row in outcome.predictions}
+    hours = outcome.hourly.set_index(["symbol", "hour_start"])
+    assert len({row["prediction_id"] for row in outcome.scores}) == len(outcome.scores)
+    assert len(outcome.scores) >= HOURS
+    for score in outcome.scores:
+        prediction = predictions[score["prediction_id"]]
+        truth = hours.loc[(score["symbol"], pd.Timestamp(score["target_start"]))]
+        assert truth.origin == "live"
+        assert score["actual_avg_price"] == pytest.approx(truth.avg_price, rel=1e-12)
+        error = math.log(score["actual_avg_price"] / prediction["pred_avg_price"]) * 10_000
+        assert score["error_bps"] == pytest.approx(error, abs=1e-6)
+        assert score["covered"] == (prediction["lower"] <= score["actual_avg_price"] <= prediction["upper"])
+        assert score["scored_at"] >= score["target_end"]
+
+
+def test_features_follow_the_ticks(outcome: Outcome) -> None:
+    symbols = {row["symbol"] for row in outcome.features}
+    assert symbols == set(outcome.settings.markets)
+    stamps = {(row["symbol"], row["timestamp"]) for row in outcome.clean}
+    assert all((row["symbol"], row["timestamp"]) in stamps for row in outcome.features)
+
+
+def test_the_counts_are_told(outcome: Outcome, record_property: Any) -> None:
+    """No judgement of its own but that all are there: the counts that a reader of the run wants to see."""
+    counts = {
+        "first_prediction_s": round(outcome.first_prediction_s, 1),
+        "stop_s": round(outcome.stop_s, 1),
+        "ticks": len(outcome.ticks),
+        "clean": len(outcome.clean),
+        "dead_letters": len(outcome.dead),
+        "raw": len(outcome.raw),
+        "candles": len(outcome.candles),
+        "minute_candles": len(outcome.minutes),
+        "hourly": len(outcome.hourly),
+        "live_hours": len(outcome.live_hours),
+        "features": len(outcome.features),
+        "predictions": len(outcome.predictions),
+        "scores": len(outcome.scores),
+    }
+    for name, count in counts.items():
+        record_property(name, count)
+    sys.stdout.write(f"\nacceptance: {json.dumps(counts)}\n")
+    assert all(count > 0 for count in counts.values())
