@@ -12,13 +12,13 @@ def logging_config(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-        "filters": {"known": {"()": KnownAndHarmless}},
+        "filters": {"known": {"()": KnownAndHarmless}, "repeated": {"()": Repeated}},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",
                 "formatter": "line",
                 "stream": "ext://sys.stderr",
-                "filters": ["known"],
+                "filters": ["known", "repeated"],
             }
         },
         "root": {"level": level, "handlers": ["stderr"]},
@@ -48,3 +48,30 @@ class KnownAndHarmless(logging.Filter):
         message = record.getMessage()
         known = self.ALWAYS if record.relativeCreated > _STARTING_MS else self.ALWAYS + self.WHILE_STARTING
         return not any(phrase in message for phrase in known)
+
+
+_REPEATED_MS = 10_000
+
+
+class Repeated(logging.Filter):
+    """Lets a library's message through once in ten seconds, with how many times it was said in between.
+
+    A broker that is away makes aiokafka say the same of every partition ten times a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(_LIBRARIES):
+            return True
+        key = (record.name, str(record.msg))
+        said_at, held_back = self._said.get(key, (-_REPEATED_MS, 0))
+        if record.relativeCreated - said_at < _REPEATED_MS:
+            self._said[key] = (said_at, held_back + 1)
+            return False
+        self._said[key] = (record.relativeCreated, 0)
+        if held_back:
+            record.msg = f"{record.msg} (and {held_back} times more in the last seconds)"
+        return True

@@ -6,7 +6,6 @@ suppresses what is already there.
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +15,10 @@ from config.clock import Clock
 from config.settings import Settings
 from marketdata.topics import TopicRole
 from streams.agents.cleaning import clean
+from streams.agents.letters import RefusalLog
 from streams.agents.seen import Seen
 from streams.delivered import DeliveredOffsets
 from streams.metrics import Metrics
-
-log = logging.getLogger(__name__)
 
 NAME = "clean"
 
@@ -36,6 +34,7 @@ class CleanAgent:
         self._source = settings.topic(TopicRole.TICKS).name
         self._output = settings.topic(TopicRole.TICKS_CLEAN).name
         self._letters = settings.topic(TopicRole.DEAD_LETTERS).name
+        self._refusals = RefusalLog(NAME)
         self._lateness_ms = int(settings.streams.lateness_s * 1000)
         self._max_future_ms = int(settings.streams.max_future_s * 1000)
         self.delivered = DeliveredOffsets(settings.kafka, self._source, self._output)
@@ -74,8 +73,7 @@ class CleanAgent:
         self._metrics.replayed.inc(done.replayed)
         for reason in done.reasons:
             self._metrics.dead_letters.labels(reason).inc()
-        if done.reasons:
-            log.warning("refused %d of %d records: %s", len(done.reasons), len(records), ", ".join(set(done.reasons)))
+        self._refusals.add(done.reasons)
 
     def _load(self, partition: int, key: bytes) -> Seen:
         state = Seen.from_bytes(self._table.get(key))

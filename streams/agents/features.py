@@ -18,6 +18,7 @@ from marketdata.errors import InvalidValueError
 from marketdata.features import HEAD, JOURNAL_SIZE, MarketFeatures
 from marketdata.topics import TopicRole
 from marketdata.windows import WINDOWS
+from streams.agents.letters import RefusalLog
 from streams.agents.rolling import Rolled, roll
 from streams.delivered import DeliveredOffsets
 from streams.metrics import Metrics
@@ -37,6 +38,7 @@ class FeaturesAgent:
         self._producer = producer
         self._output = settings.topic(TopicRole.FEATURES).name
         self._letters = settings.topic(TopicRole.DEAD_LETTERS).name
+        self._refusals = RefusalLog(NAME)
         self._lateness_ms = int(settings.streams.lateness_s * 1000)
         self._states: dict[int, dict[bytes, MarketFeatures]] = {}
         self.delivered = DeliveredOffsets(settings.kafka, settings.topic(TopicRole.TICKS_CLEAN).name, self._output)
@@ -82,8 +84,7 @@ class FeaturesAgent:
             self._metrics.replayed.inc(part.replayed)
             for reason in part.reasons:
                 self._metrics.dead_letters.labels(reason).inc()
-            if part.reasons:
-                log.warning("refused %d records: %s", len(part.reasons), ", ".join(sorted(set(part.reasons))))
+            self._refusals.add(part.reasons)
 
     def _state(self, partition: int, states: dict[bytes, MarketFeatures], key: bytes) -> MarketFeatures:
         state = states.get(key)
