@@ -56,7 +56,5 @@ def dead_letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: i
         partition=record.partition,
         offset=record.offset,
         key=key,
-        payload=base64.b64encode((record.value or b"")[:log = logging.getLogger(__name__)
-
-PAYLOAD_LIMIT]).decode(),
+        payload=base64.b64encode((record.value or b"")[:PAYLOAD_LIMIT]).decode(),
     )
