@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import stamina
+
 from config import Settings, load_settings
-from marketdata.errors import BitcoinDataError, ConfigurationError
+from marketdata.errors import BitcoinDataError, ConfigurationError, SourceError
 from marketdata.times import from_rfc3339
 
 _log = logging.getLogger("batch")
@@ -57,6 +59,12 @@ def _stop_signals() -> Iterator[tuple[Callable[[], bool], Callable[[], None]]]:
             signal.signal(number, handler)
 
 
+def _tell_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    """What an exchange did wrong is told; that HDFS or Kafka are still starting is told once by who waits for them."""
+    if isinstance(details.caused_by, SourceError):
+        _log.warning("try %d: %s; again in %.1f s", details.retry_num, details.caused_by, details.wait_for)
+
+
 def _time_ms(text: str | None, option: str) -> int | None:
     return None if text is None else from_rfc3339(text, option)
 
@@ -101,6 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         for noisy in ("py4j", "httpx", "httpcore", "pyspark", "hdfs"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        stamina.instrumentation.set_on_retry_hooks([_tell_retry])
         with _stop_signals() as (stopped, install):
             return _run(options, settings, stopped, install)
     except BitcoinDataError as error:

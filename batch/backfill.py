@@ -20,7 +20,7 @@ from batch import tables
 from batch.archive import archives, read_archive
 from batch.hourly import kline_rows
 from batch.hours import HourWriter
-from batch.klines import ROWS_A_REQUEST, STEP_MS, Kline, KlineClient
+from batch.klines import BAD_REQUEST, INVALID_SYMBOL, ROWS_A_REQUEST, STEP_MS, Kline, KlineClient
 from batch.schemas import CANDLES, column_names
 from batch.storage import Store
 from batch.stored import Reader
@@ -29,7 +29,7 @@ from marketdata.errors import FatalSourceError, StorageError
 from marketdata.markets import Market
 from marketdata.times import DAY_MS, HOUR_MS, floor_to, to_rfc3339
 
-_REQUESTS_AT_ONCE = 4
+_REQUESTS_AT_ONCE = 2  # so that at most one more is under way when the exchange says "too many": more bring a ban
 _PROGRESS_STEPS = 20
 _log = logging.getLogger(__name__)
 
@@ -134,11 +134,11 @@ def plan(
 
 
 def fetch(client: KlineClient, spans: Sequence[Span], stopped: Callable[[], bool]) -> History:
-    """Ask for all spans, a few at once. A market that the exchange refuses is left out, with a warning.
+    """Ask for all spans, a few at once. A market that the exchange does not know is left out, with a warning.
 
     Raises:
         RetryableSourceError: the exchange did not answer well in spite of retries.
-        FatalSourceError: every market was refused.
+        FatalSourceError: the exchange refuses us (a ban, a firewall, our location), or knows none of the markets.
         StorageError: stopped half way.
     """
     found: dict[tuple[str, str], dict[int, Kline]] = {}
@@ -153,6 +153,8 @@ def fetch(client: KlineClient, spans: Sequence[Span], stopped: Callable[[], bool
         try:
             return client.fetch(span.market.binance, span.interval, span.from_ms, span.to_ms)
         except FatalSourceError as error:
+            if error.kind not in {INVALID_SYMBOL, BAD_REQUEST}:
+                raise
             if span.market.symbol not in refused:
                 _log.warning("%s: no klines, the other markets go on: %s", span.market.symbol, error)
             refused[span.market.symbol] = str(error)

@@ -20,7 +20,7 @@ from marketdata.times import HOUR_MS, MINUTE_MS
 
 STEP_MS = {"1m": MINUTE_MS, "1h": HOUR_MS}
 ROWS_A_REQUEST = 1000
-INVALID_SYMBOL = "invalid_symbol"
+INVALID_SYMBOL, BAD_REQUEST = "invalid_symbol", "bad_request"
 _WEIGHT_HEADER = "x-mbx-used-weight-1m"
 _WEIGHT_SHARE = 0.8  # the rest is left to the streams, which share this machine's address
 _COLUMNS = 11
@@ -131,7 +131,10 @@ class KlineClient:
             raise RetryableSourceError(msg, "connection") from error
         self._note_weight(response)
         if response.status_code != httpx.codes.OK:
-            raise _refusal(what, response)
+            refusal = _refusal(what, response)
+            if isinstance(refusal, RetryableSourceError) and refusal.retry_after_s is not None:
+                self._hold_back(refusal.retry_after_s)  # all of us: who goes on asking is banned
+            raise refusal
         try:
             rows = [parse_row(row, step_ms) for row in response.json()]
         except (ValueError, TypeError) as error:
@@ -148,9 +151,12 @@ class KlineClient:
     def _note_weight(self, response: httpx.Response) -> None:
         used = response.headers.get(_WEIGHT_HEADER, "0")
         if used.isdigit() and int(used) >= _WEIGHT_SHARE * self._settings.weight_per_minute:
-            with self._lock:
-                # The count starts anew with each minute of the exchange's clock: a minute from now it surely has.
-                self._not_before = self._monotonic() + 60.0
+            # The count starts anew with each minute of the exchange's clock: a minute from now it surely has.
+            self._hold_back(60.0)
+
+    def _hold_back(self, seconds: float) -> None:
+        with self._lock:
+            self._not_before = max(self._not_before, self._monotonic() + seconds)
 
 
 def _refusal(what: str, response: httpx.Response) -> SourceError:
@@ -169,4 +175,4 @@ def _refusal(what: str, response: httpx.Response) -> SourceError:
         return RetryableSourceError(msg, "server_error")
     if code == -1121:  # noqa: PLR2004  Binance's own number
         return FatalSourceError(msg, INVALID_SYMBOL)
-    return FatalSourceError(msg, "refused" if status in _FATAL else "bad_request")
+    return FatalSourceError(msg, "refused" if status in _FATAL else BAD_REQUEST)

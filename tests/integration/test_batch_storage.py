@@ -1,0 +1,164 @@
+"""The writer's lease and atomic replacement on the real HDFS."""
+
+import io
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hdfs import InsecureClient
+from hdfs.util import HdfsError
+from pyarrow import ArrowException
+from pyspark.sql import SparkSession
+from requests.exceptions import RequestException
+
+from batch import tables
+from batch.schemas import HOURLY
+from batch.storage import open_store
+from config import Settings
+from marketdata.errors import StorageError
+from tests.spark import session
+from tests.stack import ROOT, StackUnderTest, environment_of, eventually, running
+
+HOLD = """
+import sys, time
+from batch.session import spark_session
+from batch.storage import open_store
+from config import load_settings
+settings = load_settings()
+with spark_session(settings, "hold") as spark:
+    store = open_store(spark, settings)
+    lease = store.locks.acquire("table", 60)
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def spark(stack: StackUnderTest) -> Iterator[SparkSession]:
+    with session(stack.settings) as spark:
+        yield spark
+
+
+def hour_sql(value: int) -> str:
+    """Six markets and a month of hours, every number of which is `value`."""
+    numbers = dict.fromkeys(tables.column_names(HOURLY)[2:], f"{value}D")
+    numbers |= {"n_ticks": f"{value}L", "n_candles": "0L", "origin": "'live'", "basis": "'ticks'"}
+    columns = ", ".join(f"{sql} AS {name}" for name, sql in numbers.items())
+    return (
+        "SELECT concat('COIN', cast(id % 6 AS STRING)) AS symbol, "
+        f"TIMESTAMP '2024-08-01T00:00:00Z' + make_dt_interval(0, cast(id div 6 AS INT)) AS hour_start, {columns} "
+        "FROM range(4320)"
+    )
+
+
+def test_readers_are_right_at_every_moment_while_a_writer_replaces(spark: SparkSession, settings: Settings) -> None:
+    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+    file = table.file_of("2024-08")
+    done = threading.Event()
+    wrong: list[str] = []
+    seen: set[int] = set()
+    reads = 0
+
+    def look() -> None:
+        nonlocal reads
+        client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+        while not done.is_set():
+            names = [name for name in client.list(settings.hdfs.hourly_metrics) if not name.startswith("_")]
+            try:
+                for name in names:
+                    with client.read(f"{settings.hdfs.hourly_metrics}/{name}") as stream:
+                        rows = pq.ParquetFile(io.BytesIO(stream.read())).read(["n_ticks"])
+                    values = set(rows["n_ticks"].to_pylist())
+                    if len(values) != 1 or rows.num_rows != 4320:
+                        wrong.append(f"{rows.num_rows} rows of {values}")
+                    seen.update(values)
+            except (HdfsError, RequestException, ArrowException, OSError) as error:
+                wrong.append(repr(error))
+            reads += len(names)
+
+    with store.locks.held(table.name, 10) as lease:
+        tables.merge(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
+        reader = threading.Thread(target=look)
+        reader.start()
+        try:
+            for value in range(2, 22):
+                tables.merge(spark, store, table, spark.sql(hour_sql(value)), ["2024-08"], lease)
+        finally:
+            done.set()
+            reader.join()
+    assert wrong == []
+    assert reads >= 20
+    assert len(seen) > 5
+    assert store.files(settings.hdfs.hourly_metrics) == [file]
+
+
+def test_a_lower_basis_never_replaces_a_higher(spark: SparkSession, settings: Settings) -> None:
+    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+    lower = hour_sql(9).replace("'ticks'", "'candles_1h'")
+    with store.locks.held(table.name, 10) as lease:
+        tables.merge(spark, store, table, spark.sql(lower), ["2024-08"], lease)
+        tables.merge(spark, store, table, spark.sql(hour_sql(3)), ["2024-08"], lease)
+        tables.merge(spark, store, table, spark.sql(lower), ["2024-08"], lease)
+    rows = tables.read_all(spark, store, table).selectExpr("min(n_ticks)", "max(n_ticks)", "count(*)").collect()
+    assert [tuple(row) for row in rows] == [(3, 3, 4320)]
+
+
+def test_one_writer_has_the_lease_and_gives_it_back(spark: SparkSession, settings: Settings) -> None:
+    locks = open_store(spark, settings).locks
+    with locks.held("table", 5):
+        owner = locks.owner_of("table")
+        assert owner is not None
+        assert not owner.is_gone
+        with pytest.raises(StorageError, match="lease of table: held by process"):
+            locks.acquire("table", 0.3)
+    with locks.held("table", 0.3) as lease:
+        lease.check()
+    assert locks.owner_of("table") is None
+
+
+def test_a_lease_that_was_lost_stops_its_owner(spark: SparkSession, settings: Settings) -> None:
+    store = open_store(spark, settings)
+    lost = store.locks.acquire("table", 5)
+    store.fs.delete(store.path(f"{settings.hdfs.root}/_locks/table.lock"))
+    with store.locks.held("table", 5) as lease:
+        with pytest.raises(StorageError, match="lost to another writer"):
+            lost.check()
+        lost.release()  # leaves the new owner's lock alone
+        lease.check()
+
+
+def test_a_killed_owner_is_succeeded_at_once(spark: SparkSession, settings: Settings, tmp_path: Path) -> None:
+    log = tmp_path / "owner.log"
+    locks = open_store(spark, settings).locks
+    with running([sys.executable, "-c", HOLD], log, environment_of(settings)) as program:
+
+        def held() -> bool:
+            program.check_running()
+            return "held" in program.output()
+
+        eventually(held, 90, "the lease held by another program")
+        with pytest.raises(StorageError, match="held by process"):
+            locks.acquire("table", 0.5)
+        program.process.kill()
+        with locks.held("table", 30) as lease:  # sooner than HDFS's soft limit of 60 s
+            lease.check()
+
+
+def test_an_hdfs_that_is_not_there_is_one_clear_line(settings: Settings) -> None:
+    env = {**environment_of(settings), "BDI_HDFS__URL": "hdfs://127.0.0.1:9", "BDI_HDFS__WAIT_S": "1"}
+    failed = subprocess.run(
+        [sys.executable, "-m", "batch", "hourly"],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert "hdfs.url: hdfs://127.0.0.1:9: takes no writes after 1 s" in failed.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in failed.stderr
