@@ -76,6 +76,7 @@ def walk_forward(
     return name, Forecast(
         anchors=np.concatenate([p.anchors for p in parts]),
         log_quantiles=np.concatenate([p.log_quantiles for p in parts]),
+        point=np.concatenate([p.point for p in parts]),
         sigma=np.concatenate([p.sigma for p in parts]),
         last_price=np.concatenate([p.last_price for p in parts]),
     )
@@ -170,7 +171,7 @@ def metrics(run: WalkForward, samples: Samples, references: dict[str, Floats] | 
         references: name to the pinball loss (m,) of another model at the same anchors, for the skill and its t.
     """
     truth, quantiles = run.truth, run.calibrated.quantiles
-    centre = run.raw.centre / samples.widening[run.raw.anchors]
+    centre = run.raw.point / samples.widening[run.raw.anchors]
     loss = pinball(quantiles, truth)
     raw_loss = pinball(run.raw_quantiles, truth)
     proxy = np.exp(samples.log_variance[run.raw.anchors + samples.horizon_h])

@@ -8,7 +8,6 @@ import numpy as np
 
 from forecasting.calibration import HEADLINE, TRACKS
 from forecasting.evaluation import WalkForward
-from forecasting.models.interface import MEDIAN
 from forecasting.samples import Samples
 from marketdata.times import HOUR_MS
 
@@ -25,6 +24,7 @@ def draw(run: WalkForward, samples: Samples, title: str, shown_h: int = SHOWN_H)
     times: Any = [datetime.fromtimestamp(ms / 1000, UTC) for ms in middle_ms]  # matplotlib's types leave dates out
     last = run.raw.last_price[-shown_h:]
     prices = last[:, None] * np.exp(run.calibrated.quantiles[-shown_h:])
+    point = last * np.exp((run.raw.point / samples.widening[run.raw.anchors])[-shown_h:])
     actual = last * np.exp(run.truth[-shown_h:])
     inside = run.calibrated.covered[-shown_h:][np.isfinite(actual)]
     figure = Figure(figsize=(11, 5), layout="constrained")
@@ -34,7 +34,7 @@ def draw(run: WalkForward, samples: Samples, title: str, shown_h: int = SHOWN_H)
     band = f"{level:.0%} band (held {np.mean(inside):.1%} of {len(inside)})" if inside.size else f"{level:.0%} band"
     axes.fill_between(times, prices[:, 0], prices[:, -1], color="#4477aa", alpha=0.18, linewidth=0, label=band)
     axes.fill_between(times, prices[:, 2], prices[:, -3], color="#4477aa", alpha=0.25, linewidth=0, label="50% band")
-    axes.plot(times, prices[:, MEDIAN], color="#4477aa", linewidth=1.2, label="predicted average price")
+    axes.plot(times, point, color="#4477aa", linewidth=1.2, label="predicted average price")
     axes.plot(times, actual, color="#222222", linewidth=1.2, label="real average price")
     axes.set_title(title)
     axes.set_ylabel(f"{samples.hours.symbol.split('-')[1]}")

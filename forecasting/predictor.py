@@ -15,7 +15,7 @@ from forecasting.dataset import Ints
 from forecasting.evaluation import WalkForward, calibrate
 from forecasting.models.baselines import LastPrice
 from forecasting.models.har import Har
-from forecasting.models.interface import LEVELS, MEDIAN, Model
+from forecasting.models.interface import LEVELS, Model
 from forecasting.models.trailing import MIN_RESIDUALS
 from forecasting.registry import Loaded
 from forecasting.samples import Samples
@@ -158,6 +158,7 @@ def _prediction(
     at = int(run.raw.anchors[-1])
     last = float(samples.hours.last_price[at])
     prices = last * np.exp(run.calibrated.quantiles[-1])
+    point = last * np.exp(run.raw.point[-1] / samples.widening[at])
     data_through_ms = int(samples.hours.start_ms[at]) + HOUR_MS
     target_start_ms = data_through_ms + (samples.horizon_h - 1) * HOUR_MS
     target_start = to_rfc3339(target_start_ms)
@@ -171,7 +172,7 @@ def _prediction(
         target_end=to_rfc3339(target_start_ms + HOUR_MS),
         horizon_h=samples.horizon_h,
         last_price=last,
-        pred_avg_price=float(prices[MEDIAN]),
+        pred_avg_price=float(np.clip(point, prices[0], prices[-1])),
         quantiles={level_name(level): float(price) for level, price in zip(LEVELS, prices, strict=True)},
         lower=float(prices[0]),
         upper=float(prices[-1]),

@@ -30,8 +30,8 @@ QUICK_WINDOWS = 6_000
 NETS = ("lstm-quantile", "lstm-plain")
 REFERENCES = ("last-price", "ewma", "har")
 _NOTE = """RMSE is told over the last price: R² or MAPE of price levels would flatter any model. Skill is one minus
-pinball over the pinball of the reference, both with adaptive conformal calibration. Direction is against the last price,
-p by Pesaran and Timmermann; a dash stands where a model names no direction. Persistence of the average is naive: an
+pinball over the pinball of the reference, both with adaptive conformal calibration. Direction is against the last
+price, p by Pesaran and Timmermann; a dash stands where a model names no direction. Persistence is naive: an
 average of a random walk is autocorrelated."""
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("model", "model", "s"),

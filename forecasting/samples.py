@@ -120,8 +120,8 @@ def _variance(hours: Hours) -> Floats:
         span: Floats = np.log(hours.high_price / hours.low_price)
         seen = 1.0 - RANGE_LOSS / np.sqrt(np.maximum(hours.n_ticks, 4.0))
         span = np.where(hours.basis == "ticks", span / seen, span)
-    out: Floats = span**2 / PARKINSON
-    return out
+    variance: Floats = span**2 / PARKINSON
+    return variance
 
 
 def _log(values: Floats) -> Floats:
@@ -131,7 +131,8 @@ def _log(values: Floats) -> Floats:
 
 def _hour_dummies(hours: Hours, ahead: int) -> Floats:
     hour = (hours.start_ms // HOUR_MS + ahead) % 24
-    return (hour[:, None] == np.arange(1, 24)[None, :]).astype(float)
+    dummies: Floats = (hour[:, None] == np.arange(1, 24)[None, :]).astype(np.float64)
+    return dummies
 
 
 def _har_designs(hours: Hours, variance: Floats, sigma: Floats, log_volume: Floats, horizon_h: int) -> list[Floats]:

@@ -19,7 +19,7 @@ def _path(folder: str, recipe: str) -> str:
 
 def write_walk(storage: Storage, folder: str, recipe: str, run: WalkForward, samples: Samples) -> None:
     """Store the losses of calibrated forecasts, a row an hour, in bp."""
-    centre = run.raw.centre / samples.widening[run.raw.anchors]
+    centre = run.raw.point / samples.widening[run.raw.anchors]
     table = pa.table(
         {
             "hour_start_ms": samples.hours.start_ms[run.raw.anchors],

@@ -6,7 +6,7 @@ import numpy as np
 
 from forecasting.dataset import Floats, Ints
 from forecasting.models.har import ridge
-from forecasting.models.interface import LEVELS, Forecast, Progress, Saved, no_progress
+from forecasting.models.interface import LEVELS, MEDIAN, Forecast, Progress, Saved, no_progress
 from forecasting.models.trailing import TrailingModel
 from forecasting.samples import Samples
 from marketdata.errors import ForecastError
@@ -136,6 +136,7 @@ class Boosting:
         return Forecast(
             anchors=anchors,
             log_quantiles=raw * scale[:, None],
+            point=raw[:, MEDIAN] * scale,
             sigma=(raw[:, -1] - raw[:, 0]) * self._spread_to_sd * scale,
             last_price=samples.hours.last_price[anchors],
         )

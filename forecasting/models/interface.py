@@ -27,11 +27,14 @@ class Forecast:
     """Forecasts made at the ends of the hours `anchors` (m,).
 
     log_quantiles: of log(average price of the target hour / last price), shape (m, 7), ascending, levels LEVELS.
-    sigma: standard deviation of the same, shape (m,). last_price: shape (m,).
+    point: the one value that is told of the same, shape (m,); it need not be the median.
+    sigma: standard deviation of the same, shape (m,).
+    last_price: shape (m,).
     """
 
     anchors: Ints
     log_quantiles: Floats
+    point: Floats
     sigma: Floats
     last_price: Floats
 
@@ -41,15 +44,15 @@ class Forecast:
         out: Floats = self.last_price[:, None] * np.exp(self.log_quantiles)
         return out
 
-    @property
-    def centre(self) -> Floats:
-        """The median in log price over the last price, shape (m,)."""
-        out: Floats = self.log_quantiles[:, MEDIAN]
-        return out
-
     def narrowed(self, widening: Floats) -> "Forecast":
-        """For targets whose truth is known less finely: quantiles and sigma over `widening`, shape (m,)."""
-        return Forecast(self.anchors, self.log_quantiles / widening[:, None], self.sigma / widening, self.last_price)
+        """For targets whose truth is known less finely: everything over `widening`, shape (m,)."""
+        return Forecast(
+            self.anchors,
+            self.log_quantiles / widening[:, None],
+            self.point / widening,
+            self.sigma / widening,
+            self.last_price,
+        )
 
 
 @dataclass(frozen=True)

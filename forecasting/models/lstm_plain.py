@@ -79,9 +79,11 @@ class LstmPlain:
 
     def predict(self, samples: Samples, anchors: Ints) -> Forecast:
         sigma = samples.sigma[anchors]
+        centre = self._centre(samples, anchors)
         return Forecast(
             anchors=anchors,
-            log_quantiles=self._centre(samples, anchors)[:, None] + sigma[:, None] * self._residuals,
+            log_quantiles=centre[:, None] + sigma[:, None] * self._residuals,
+            point=centre,
             sigma=sigma * self._rms,
             last_price=samples.hours.last_price[anchors],
         )

@@ -27,9 +27,10 @@ def split_tail(anchors: Ints, share: float, gap_h: int = GAP_H) -> tuple[Ints, I
 
 
 def shrinkage(centre: Floats, truth: Floats) -> float:
-    """How much of the net's median is kept, 0 to 1: the slope of the truth on it, on hours it was not fitted to.
+    """How much of the net's median becomes the point forecast, 0 to 1: the slope of the truth on it, on unseen hours.
 
-    Hourly means are hardly predictable, so an unshrunk median costs more than it brings.
+    Hourly means are hardly predictable: told as it is, the median has .5 % more RMSE than the last price. The quantiles
+    stay as they are, for shrinking them costs .3 % of pinball (BTC 2023-03 to 2024-12).
     """
     power = float(centre @ centre)
     return float(np.clip(centre @ truth / power, 0.0, 1.0)) if power > 0 else 0.0
@@ -87,11 +88,11 @@ class LstmQuantile:
         stop = int(anchors[-1]) + 1
         inputs = self._inputs(samples, stop)
         raw = network.run(self._net, samples.window(inputs, anchors).astype("float32")).astype(float)
-        raw -= (1.0 - self._trust) * raw[:, [MEDIAN]]
         scale = self._har.at(samples)[anchors]
         return Forecast(
             anchors=anchors,
             log_quantiles=raw * scale[:, None],
+            point=self._trust * raw[:, MEDIAN] * scale,
             sigma=np.maximum(raw[:, -1] - raw[:, 0], 1e-3) * self._spread_to_sd * scale,
             last_price=samples.hours.last_price[anchors],
         )

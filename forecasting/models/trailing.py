@@ -78,6 +78,7 @@ class TrailingModel:
         return Forecast(
             anchors=anchors,
             log_quantiles=centre[anchors, None] + scale[anchors, None] * (quantiles - quantiles[:, [MEDIAN]]),
+            point=centre[anchors],
             sigma=scale[anchors] * rms,
             last_price=samples.hours.last_price[anchors],
         )

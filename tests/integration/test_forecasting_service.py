@@ -166,9 +166,10 @@ def test_serve_without_topics_ends_with_one_clear_line(settings: Settings) -> No
 
 
 def test_predict_prints_records_and_report_writes_a_table(settings: Settings, tmp_path: Path) -> None:
-    rows, _ = history()
-    store(settings.hdfs, rows)
-    env = environment_of(settings)
+    more = settings.forecasting.model_copy(update={"train_hours": 1_600})
+    now_ms = time.time_ns() // 1_000_000
+    store(settings.hdfs, walk(1_800, start_ms=floor_to(now_ms, HOUR_MS) - 1_799 * HOUR_MS))
+    env = environment_of(settings.model_copy(update={"forecasting": more}))
     done = subprocess.run(command("predict"), env=env, capture_output=True, timeout=120, check=True)
     printed = [decode(Prediction, line) for line in done.stdout.splitlines()]
     assert [p.model_version for p in printed] == ["har", "last-price"]
