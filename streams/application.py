@@ -81,8 +81,12 @@ class StreamsApp(faust.App):
 
     async def on_first_start(self) -> None:
         self.conf.consumer_group_instance_id = _instance_id(self)
-        await topics.ensure(self.settings, self.worker_state.changelogs)
-        await self.clock.start()
+        try:
+            await topics.ensure(self.settings, self.worker_state.changelogs)
+            await self.clock.start()
+        except BitcoinDataError as error:
+            log.error("the worker cannot start: %s", error)  # noqa: TRY400  one clear line, no traceback
+            raise SystemExit(1) from error
         self.worker_state.started_at = self.loop.time()
         from streams.views import attach as attach_views
 

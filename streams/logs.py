@@ -40,6 +40,8 @@ class KnownAndHarmless(logging.Filter):
     WHILE_STARTING = (
         # A broker that has just been set up makes its offsets topic at the first group's request; aiokafka asks again.
         "GroupCoordinatorNotAvailableError",
+        # A topic that was just created has a leader a moment before that leader knows; aiokafka asks again.
+        "NotLeaderForPartitionError",
     )
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -155,3 +155,12 @@ async def test_without_an_exchange_the_worker_says_so_and_ends(settings: Setting
         eventually(lambda: "waiting for the exchange's time" in program.output(), 30, "a word about the exchange")
         program.process.terminate()
         eventually(lambda: program.process.poll() is not None, 10, "the worker's end")
+
+
+def test_without_a_broker_the_worker_ends_with_one_clear_line(settings: Settings, tmp_path: Path) -> None:
+    nobody = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"brokers": "127.0.0.1:9"})})
+    with running([*FAUST, "worker", "-l", "info"], tmp_path / "w.log", environment_of(nobody)) as program:
+        eventually(lambda: program.process.poll() is not None, 30, "the worker's end")
+    assert program.process.returncode == 1
+    assert "the worker cannot start: kafka.brokers: 127.0.0.1:9: no broker answers" in program.output()
+    assert "Traceback" not in program.output()

@@ -1,0 +1,78 @@
+"""Rolling features of a batch: a row a market and second, replays, what is no tick; and when a worker is live."""
+
+from aiokafka.structs import ConsumerRecord
+
+from marketdata.codec import decode
+from marketdata.features import MarketFeatures
+from marketdata.records import DeadLetter, FeatureRow
+from marketdata.times import to_rfc3339
+from streams.agents.rolling import Rolled, roll
+from streams.health import STALLED_S, liveness
+
+START_MS = 1_722_816_000_000
+
+
+def record(offset: int, after_ms: int, symbol: str = "BTC-USD", key: str | None = None) -> ConsumerRecord:
+    value = (
+        f'{{"symbol":"{symbol}","timestamp":"{to_rfc3339(START_MS + after_ms)}",'
+        '"bid_price":99.0,"bid_qty":1.0,"ask_price":101.0,"ask_qty":1.0}'
+    ).encode()
+    return ConsumerRecord("ticks-clean", 1, offset, 0, 1, (key or symbol).encode(), value, None, -1, -1, ())
+
+
+class States(dict[bytes, MarketFeatures]):
+    def __missing__(self, key: bytes) -> MarketFeatures:
+        state = self[key] = MarketFeatures(key.decode())
+        return state
+
+
+def run(records: list[ConsumerRecord], states: States) -> Rolled:
+    return roll(1, records, states.__getitem__, START_MS)
+
+
+def rows(done: Rolled) -> list[tuple[str, str, int, bytes]]:
+    made = [(decode(FeatureRow, value), headers) for _key, value, headers in done.rows]
+    return [(row.symbol, row.timestamp, row.windows["24h"].n_ticks, headers[0][1]) for row, headers in made]
+
+
+def test_there_is_a_row_for_each_market_and_second_and_at_the_end() -> None:
+    records = [record(0, 0), record(1, 500), record(2, 600, "ETH-USD"), record(3, 1_000), record(4, 1_200)]
+    assert rows(run(records, States())) == [
+        ("BTC-USD", "2024-08-05T00:00:00.500Z", 2, b"1"),
+        ("ETH-USD", "2024-08-05T00:00:00.600Z", 1, b"2"),
+        ("BTC-USD", "2024-08-05T00:00:01.200Z", 4, b"4"),
+    ]
+
+
+def test_a_late_tick_makes_a_row_of_a_higher_revision() -> None:
+    states = States()
+    run([record(0, 60_000)], states)
+    done = run([record(1, 30_000)], states)
+    (row,) = [decode(FeatureRow, value) for _key, value, _headers in done.rows]
+    assert (row.timestamp, row.revision, row.windows["5m"].n_ticks) == ("2024-08-05T00:01:00.000Z", 1, 2)
+
+
+def test_a_tick_beyond_the_lateness_is_counted() -> None:
+    done = run([record(0, 300_000), record(1, 0)], States())
+    assert done.late == 1
+
+
+def test_a_replay_changes_nothing() -> None:
+    states = States()
+    records = [record(0, 0), record(1, 1_000)]
+    run(records, states)
+    again = run(records, states)
+    assert (again.rows, again.touched, again.replayed) == ([], set(), 2)
+
+
+def test_what_is_no_tick_becomes_a_dead_letter() -> None:
+    done = run([record(0, 0, key="ETH-USD"), record(1, 0)], States())
+    (letter,) = [decode(DeadLetter, value) for _key, value, _headers in done.letters]
+    assert (letter.reason, letter.offset) == ("not_a_tick", 0)
+    assert len(done.rows) == 1
+
+
+def test_an_agent_is_stalled_when_records_wait_and_nothing_happens() -> None:
+    assert liveness({"clean": 0, "features": 3}, {"clean": 999.0, "features": STALLED_S}) == {}
+    wrong = liveness({"clean": 0, "features": 3}, {"clean": 999.0, "features": STALLED_S + 1})
+    assert wrong == {"features": "3 records wait and none was handled for 61 s"}
