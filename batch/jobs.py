@@ -92,7 +92,7 @@ def _store_history(
     end_ms: int,
     began: float,
 ) -> int:
-    with spark_session(settings, "backfill") as spark:
+    with spark_session(settings, "backfill", archives=True) as spark:
         install()
         store = open_store(spark, settings)
         found = fetched()

@@ -1,6 +1,7 @@
 """Folders outside the work tree, and the environment that child programs get."""
 
 import os
+import shutil
 from pathlib import Path
 
 from config.settings import Settings
@@ -20,6 +21,11 @@ def jars_dir(settings: Settings) -> Path:
 def spark_jars_dir(settings: Settings) -> Path:
     """Spark's Kafka connector and its jars: `batch.jars_dir`, else what `python -m devstack jars` fills."""
     return settings.batch.jars_dir or jars_dir(settings) / "spark"
+
+
+def java_home() -> str:
+    """The Java that child programs will find: `JAVA_HOME`, else the `java` on the path; empty where there is none."""
+    return os.environ.get("JAVA_HOME") or shutil.which("java") or ""
 
 
 def child_environment(**extra: str) -> dict[str, str]:
