@@ -65,6 +65,14 @@ def refresh(coverage_90: float, rmse_over_last_price: float) -> Verdict:
     return Verdict(promoted=held, why=why, checks=checks)
 
 
+def replacement(why: str, coverage_90: float, rmse_over_last_price: float) -> Verdict:
+    """A model of another recipe where the champion cannot serve at all: a baseline must not serve for ever."""
+    checked = refresh(coverage_90, rmse_over_last_price)
+    if not checked.promoted:
+        return Verdict(promoted=False, why=f"{why}, but the held-out check failed", checks=checked.checks)
+    return Verdict(promoted=True, provisional=True, why=f"{why}: champion provisionally", checks=checked.checks)
+
+
 def contest(challenger: Record, champion: Record, har: Record, attempts: int) -> Verdict:
     """Another recipe against the champion's, on their common walk-forward hours.
 

@@ -18,12 +18,12 @@ from forecasting.models.interface import Model, Progress
 from forecasting.models.lstm_plain import TEST_SHARE
 from forecasting.models.network import Training
 from forecasting.promotion import Verdict
-from forecasting.registry import Registry, check_probe, probe_of, version_name
+from forecasting.registry import Registry, Version, check_probe, probe_of, version_name
 from forecasting.samples import WEEK_H, Samples, build_samples
 from forecasting.storage import Storage
 from forecasting.walks import read_walk
 from marketdata.errors import ForecastError
-from marketdata.times import to_rfc3339
+from marketdata.times import HOUR_MS, to_rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def train(
     version, files = _package(table, samples, parts, model, calibrator, own, lines, recipe, settings)
     registry.publish(version, files)
     loaded = registry.load(version)
-    verdict = judge(storage, registry, loaded.version.name, recipe, model_name, own)
+    verdict = judge(storage, registry, loaded.version, model_name, own, settings.max_model_age_h)
     progress("publish", 1, 1)
     log.info(
         "trained symbol=%s version=%s held_out_h=%d pinball_bps=%.3f skill_over_last_price=%.4f skill_over_har=%.4f "
@@ -221,31 +221,52 @@ def _package(
 
 
 def judge(
-    storage: Storage, registry: Registry, version: str, recipe: str, model_name: str, own: dict[str, Any]
+    storage: Storage,
+    registry: Registry,
+    version: Version,
+    model_name: str,
+    own: dict[str, Any],
+    max_model_age_h: int,
 ) -> Verdict:
     """Compare a published version with the champion, and note the outcome in the registry."""
     current = registry.champion()
     if current is None:
         verdict = promotion.first_of_registry()
-    elif current["version"] == version:
+    elif current["version"] == version.name:
         return Verdict(promoted=True, why="is the champion already")
     else:
-        champion = registry.read_version(current["version"])
-        if champion.recipe == recipe:
-            verdict = promotion.refresh(own["coverage_90"], own["rmse_over_last_price"])
-        else:
-            walks = [read_walk(storage, registry.folder, key) for key in (recipe, champion.recipe, "har")]
-            missing = [k for k, w in zip((model_name, champion.name, "har"), walks, strict=True) if w is None]
-            if missing:
-                verdict = Verdict(
-                    promoted=False, why=f"no walk-forward record of {', '.join(missing)} (python -m forecasting report)"
-                )
-            else:
-                challenger_walk, champion_walk, har_walk = (w for w in walks if w is not None)
-                verdict = promotion.contest(challenger_walk, champion_walk, har_walk, registry.attempts())
+        verdict = _against(storage, registry, version, current["version"], model_name, own, max_model_age_h)
     if verdict.promoted:
-        registry.promote(version, verdict.as_json())
+        registry.promote(version.name, verdict.as_json())
     else:
-        registry.record_attempt(version, verdict.as_json())
-        log.warning("not promoted version=%s why=%s", version, verdict.why)
+        registry.record_attempt(version.name, verdict.as_json())
+        log.warning("not promoted version=%s why=%s", version.name, verdict.why)
     return verdict
+
+
+def _against(
+    storage: Storage,
+    registry: Registry,
+    version: Version,
+    champion_name: str,
+    model_name: str,
+    own: dict[str, Any],
+    max_model_age_h: int,
+) -> Verdict:
+    held_out = (own["coverage_90"], own["rmse_over_last_price"])
+    try:
+        champion = registry.load(champion_name).version
+    except ForecastError as error:
+        return promotion.replacement(f"the champion cannot be used ({error})", *held_out)
+    if champion.recipe == version.recipe:
+        return promotion.refresh(*held_out)
+    age_h = (version.trained_through_ms - champion.trained_through_ms) / HOUR_MS
+    if age_h > max_model_age_h or age_h < 0:
+        return promotion.replacement("the champion is too old to serve, or of later hours", *held_out)
+    recipes = {model_name: version.recipe, champion.name: champion.recipe, "har": "har"}
+    walks = {name: read_walk(storage, registry.folder, recipe) for name, recipe in recipes.items()}
+    found = [walk for walk in walks.values() if walk is not None]
+    if len(found) < len(walks):
+        missing = ", ".join(name for name, walk in walks.items() if walk is None)
+        return Verdict(promoted=False, why=f"no walk-forward record of {missing} (python -m forecasting report)")
+    return promotion.contest(found[0], found[1], found[2], registry.attempts())

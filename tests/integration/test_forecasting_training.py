@@ -48,10 +48,10 @@ class Trainee:
         )
 
 
-def trainee_in(settings: Settings) -> Trainee:
+def trainee_in(settings: Settings, rows: pa.Table = ROWS) -> Trainee:
     storage = Storage(settings.hdfs)
     storage.wait()
-    store(settings.hdfs, ROWS)
+    store(settings.hdfs, rows)
     return Trainee(settings, storage, Registry(storage, settings.hdfs.models, SYMBOL))
 
 
@@ -202,10 +202,20 @@ def test_the_plain_net_has_the_layers_that_were_asked_for(samples: Samples) -> N
     assert model._net.loss == "mean_squared_error"
 
 
-def test_too_little_history_is_said(trainee: Trainee) -> None:
-    store(trainee.settings.hdfs, walk(400))
+def test_too_little_history_is_said(settings: Settings) -> None:
     with pytest.raises(ForecastError, match="expected at least"):
-        trainee.train()
+        trainee_in(settings, walk(400)).train()
+
+
+def test_another_recipe_takes_over_from_a_champion_too_old_to_serve(trainee: Trainee) -> None:
+    trainee.train()
+    store(trainee.settings.hdfs, walk(1_200 + SMALL.max_model_age_h + 1))
+    second = trainee.train(budget=SMALL.model_copy(update={"batch_size": 64}))
+    champion = trainee.registry.champion()
+    assert champion is not None
+    assert champion["version"] == second.version
+    assert champion["provisional"]
+    assert "too old" in champion["why"]
 
 
 def test_training_hours_end_a_gap_before_what_is_held_out(trained_once: tuple[Trainee, Trained]) -> None:
