@@ -5,8 +5,8 @@ BitcoinDataError
 ├── InvalidValueError           a field's value is not what was expected (names field, value, expected)
 │   └── DecodeError             bytes that are not a valid record (has a reason code for the dead-letter topic)
 ├── SourceError                 an exchange did not give what was asked
-│   ├── RetryableSourceError    may go well later (429, 5xx, time-outs, garbage); may carry Retry-After
-│   └── FatalSourceError        will not go well (401, 403, 418, 451): the source stops and says so
+│   ├── RetryableSourceError    may go well later (418, 429, 5xx, time-outs, garbage); may carry Retry-After
+│   └── FatalSourceError        will not go well (400, 401, 403, 451): the source stops and says so
 ├── StorageError                HDFS or a file on it is not as it must be
 ├── StackError                  the local stack cannot be set up or started
 └── ForecastError               a model cannot be trained, loaded or trusted
