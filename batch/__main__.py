@@ -2,14 +2,13 @@
 
 import argparse
 import logging
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import stamina
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 
+from batch.stopping import Stop
 from config import Settings, load_settings
 from marketdata.errors import BitcoinDataError, ConfigurationError, SourceError
 from marketdata.times import from_rfc3339
@@ -37,28 +36,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def _stop_signals() -> Iterator[tuple[Callable[[], bool], Callable[[], None]]]:
-    """A flag that SIGTERM and SIGINT set, and a way to take the signals back from PySpark, which wants SIGINT too."""
-    stop = threading.Event()
-
-    def handle(number: int, _frame: object) -> None:
-        _log.info("%s: stopping", signal.Signals(number).name)
-        stop.set()
-
-    def install() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, handle)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    install()
-    try:
-        yield stop.is_set, install
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _tell_retry(details: stamina.instrumentation.RetryDetails) -> None:
     """What an exchange did wrong is told; that HDFS or Kafka are still starting is told once by who waits for them."""
     if isinstance(details.caused_by, SourceError):
@@ -69,17 +46,15 @@ def _time_ms(text: str | None, option: str) -> int | None:
     return None if text is None else from_rfc3339(text, option)
 
 
-def _run(
-    options: argparse.Namespace, settings: Settings, stopped: Callable[[], bool], install: Callable[[], None]
-) -> int:
+def _run(options: argparse.Namespace, settings: Settings, stop: Stop) -> int:
     from batch import jobs
 
     start_ms = _time_ms(getattr(options, "start", None), "--from")
     end_ms = _time_ms(getattr(options, "end", None), "--to")
     if options.job == "raw":
-        return jobs.raw(settings, stopped, install, once=options.once, hourly=not options.no_hourly)
+        return jobs.raw(settings, stop, once=options.once, hourly=not options.no_hourly)
     if options.job == "hourly":
-        return jobs.hourly(settings, stopped, install, from_ms=start_ms, to_ms=end_ms)
+        return jobs.hourly(settings, stop, from_ms=start_ms, to_ms=end_ms)
     if options.job == "backfill":
         if options.symbols:
             try:
@@ -89,8 +64,7 @@ def _run(
                 raise ConfigurationError(msg) from error
         return jobs.backfill(
             settings,
-            stopped,
-            install,
+            stop,
             hours=options.hours,
             minutes=options.minutes,
             to_ms=end_ms,
@@ -102,6 +76,7 @@ def _run(
 def main(arguments: list[str] | None = None) -> int:
     """Run one job and give its exit code."""
     options = _parser().parse_args(arguments)
+    stop = Stop()
     try:
         settings = load_settings()
         logging.basicConfig(
@@ -110,9 +85,15 @@ def main(arguments: list[str] | None = None) -> int:
         for noisy in ("py4j", "httpx", "httpcore", "pyspark", "hdfs"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         stamina.instrumentation.set_on_retry_hooks([_tell_retry])
-        with _stop_signals() as (stopped, install):
-            return _run(options, settings, stopped, install)
+        with stop.signals():
+            return _run(options, settings, stop)
+    except (Py4JError, PySparkException):
+        if not stop.is_set():
+            raise
+        return 0  # a job that was cut off
     except BitcoinDataError as error:
+        if stop.is_set():
+            return 0
         sys.stderr.write(f"batch {options.job}: {error}\n")
         return 1
 

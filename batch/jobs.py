@@ -15,7 +15,8 @@ from batch.hours import HourWriter, grace_ms
 from batch.kafka import wait_for_topics
 from batch.klines import KlineClient
 from batch.raw import run as run_raw
-from batch.session import spark_session
+from batch.session import cut_off, spark_session
+from batch.stopping import Stop
 from batch.storage import open_store
 from batch.stored import Reader
 from batch.verify import Verifier
@@ -27,29 +28,26 @@ from marketdata.topics import TopicRole
 
 _SMALL_PLAN = 24  # requests: their answers are waited for before a session is worth its start
 _log = logging.getLogger(__name__)
-Stopped = Callable[[], bool]
-Install = Callable[[], None]
 
 
-def raw(settings: Settings, stopped: Stopped, install: Install, *, once: bool, hourly: bool) -> int:
+def raw(settings: Settings, stop: Stop, *, once: bool, hourly: bool) -> int:
     """Stream until stopped, or once through what is there."""
     with spark_session(settings, "raw") as spark:
-        install()
+        stop.running(lambda: None)  # the stream ends by the flag
         try:
             store = open_store(spark, settings)
             topics = [settings.topic(role).name for role in (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)]
             wait_for_topics(spark, settings.kafka, topics, settings.hdfs.wait_s)
-            run_raw(spark, store, settings, once=once, hourly=hourly, stopped=stopped)
+            run_raw(spark, store, settings, once=once, hourly=hourly, stopped=stop.is_set)
         except BitcoinDataError:
-            if not stopped():
+            if not stop.is_set():
                 raise
     return 0
 
 
 def backfill(
     settings: Settings,
-    stopped: Stopped,
-    install: Install,
+    stop: Stop,
     *,
     hours: int | None,
     minutes: int | None,
@@ -62,8 +60,8 @@ def backfill(
     reader = Reader(settings.hdfs)
     reader.wait()
     if archive is not None:
-        found = history.from_archives(Path(archive), settings.parsed_markets, stopped)
-        return _store_history(settings, reader, stopped, install, lambda: found, None, end_ms, began)
+        found = history.from_archives(Path(archive), settings.parsed_markets, stop.is_set)
+        return _store_history(settings, reader, stop, lambda: found, None, end_ms, began)
     known_hours, known_minutes = history.stored(reader, settings)
     plan = history.plan(
         settings.parsed_markets,
@@ -74,39 +72,38 @@ def backfill(
         to_ms=end_ms,
     )
     with httpx.Client(trust_env=False) as http, ThreadPoolExecutor(1, thread_name_prefix="backfill") as side:
-        fetching = side.submit(history.fetch, KlineClient(http, settings.binance), plan.spans, stopped)
+        fetching = side.submit(history.fetch, KlineClient(http, settings.binance), plan.spans, stop.is_set)
         small = len(plan.spans) <= _SMALL_PLAN
         if small and history.brings_nothing(fetching.result(), plan, known_minutes):
             _log.info("backfill to %s: everything that the exchange has is stored", to_rfc3339(end_ms))
             return 0
-        return _store_history(settings, reader, stopped, install, fetching.result, plan.hours, end_ms, began)
+        return _store_history(settings, reader, stop, fetching.result, plan.hours, end_ms, began)
 
 
 def _store_history(
     settings: Settings,
     reader: Reader,
-    stopped: Stopped,
-    install: Install,
+    stop: Stop,
     fetched: Callable[[], history.History],
     wanted: dict[str, set[int]] | None,
     end_ms: int,
     began: float,
 ) -> int:
     with spark_session(settings, "backfill", archives=True) as spark:
-        install()
+        stop.running(lambda: cut_off(spark))
         store = open_store(spark, settings)
         found = fetched()
         _log.info("klines here after %.1f s", time.monotonic() - began)
         hours = history.wanted_hours(found) if wanted is None else wanted
-        rows = history.BackfillWriter(spark, store, reader, settings).write(found, hours, end_ms, stopped)
+        rows = history.BackfillWriter(spark, store, reader, settings).write(found, hours, end_ms, stop.is_set)
     _log.info("%s in %.1f s", history.summary(found, rows, end_ms), time.monotonic() - began)
     return 0
 
 
-def hourly(settings: Settings, stopped: Stopped, install: Install, *, from_ms: int | None, to_ms: int | None) -> int:
+def hourly(settings: Settings, stop: Stop, *, from_ms: int | None, to_ms: int | None) -> int:
     """Recompute the rows of the closed hours in [from_ms, to_ms) that have ticks or candles."""
     with spark_session(settings, "hourly") as spark:
-        install()
+        stop.running(lambda: cut_off(spark))
         store = open_store(spark, settings)
         writer = HourWriter(spark, store, settings)
         hours, high_water_ms = writer.stored_hours()
@@ -116,7 +113,7 @@ def hourly(settings: Settings, stopped: Stopped, install: Install, *, from_ms: i
             for hour in sorted(hours)
             if hour <= last_ms and (from_ms is None or hour >= from_ms) and (to_ms is None or hour + HOUR_MS <= to_ms)
         ]
-        written = writer.write(chosen, wait_s=settings.hdfs.wait_s, stopped=stopped)
+        written = writer.write(chosen, wait_s=settings.hdfs.wait_s, stopped=stop.is_set)
         _log.info("hourly: %d rows of %d hours", written, len(chosen))
     return 0
 

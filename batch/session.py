@@ -98,6 +98,8 @@ def _options(settings: Settings, dump: Path | None) -> dict[str, str]:
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.sql.adaptive.enabled": "false",
+            # Compiling a stage costs more than a few thousand rows take without: measured on backfill and streams.
+            "spark.sql.codegen.wholeStage": "false",
             "spark.default.parallelism": str(settings.batch.shuffle_partitions),
             "spark.sql.autoBroadcastJoinThreshold": "-1",
         }
@@ -136,6 +138,12 @@ def spark_session(settings: Settings, name: str, *, archives: bool = False) -> I
             if completed and code == 0 and dump.is_file():
                 dump.replace(class_archive(settings))
             dump.unlink(missing_ok=True)
+
+
+def cut_off(spark: SparkSession) -> None:
+    """Cancel what Spark is at, without the pages that it has to say about that."""
+    spark.sparkContext.setLogLevel("OFF")
+    spark.sparkContext.cancelAllJobs()
 
 
 def _dump_path(settings: Settings) -> Path | None:
