@@ -28,6 +28,7 @@ QUICK_REFIT_SHARE = 0.5
 QUICK_EPOCHS = 4
 QUICK_WINDOWS = 6_000
 NETS = ("lstm-quantile", "lstm-plain")
+SLOW = (*NETS, "gradient-boosting")
 REFERENCES = ("last-price", "ewma", "har")
 _NOTE = """RMSE is told over the last price: R² or MAPE of price levels would flatter any model. Skill is one minus
 pinball over the pinball of the reference, both with adaptive conformal calibration. Direction is against the last
@@ -131,7 +132,9 @@ def write_report(
 
 
 def _refit_h(name: str, scored_h: int, *, quick: bool) -> int:
-    return max(REFIT_H, round(scored_h * QUICK_REFIT_SHARE)) if quick and name in NETS else REFIT_H
+    if quick and name in SLOW:
+        return max(REFIT_H, round(scored_h * QUICK_REFIT_SHARE))
+    return REFIT_H
 
 
 def _run(name: str, samples: Samples, first: int, refit_h: int, training: Training, progress: Progress) -> WalkForward:

@@ -210,7 +210,7 @@ def test_too_little_history_is_said(settings: Settings) -> None:
 def test_another_recipe_takes_over_from_a_champion_too_old_to_serve(trainee: Trainee) -> None:
     trainee.train()
     store(trainee.settings.hdfs, walk(1_200 + SMALL.max_model_age_h + 1))
-    second = trainee.train(budget=SMALL.model_copy(update={"batch_size": 64}))
+    second = trainee.train(budget=SMALL.model_copy(update={"batch_size": 64, "epochs": 3}))
     champion = trainee.registry.champion()
     assert champion is not None
     assert champion["version"] == second.version
