@@ -22,6 +22,8 @@ RANGE_LOSS = 1.02
 """A range seen at n instants is short of the true range by a factor 1 - 1.02/√n (measured on the same minutes, closes
 against highs and lows; Broadie, Glasserman and Kou 1997 give the form)."""
 PARKINSON = 4 * np.log(2)  # Parkinson 1980: E[ln(high/low)²] = 4 ln 2 σ²
+VARIANCE_FLOOR = 1e-8
+"""Added before logarithms: 1 bp an hour, below any real hour; an hour of one tick has a range of 0."""
 _TINY = 1e-9
 
 NET_INPUTS = (
@@ -136,7 +138,7 @@ def _hour_dummies(hours: Hours, ahead: int) -> Floats:
 
 
 def _har_designs(hours: Hours, variance: Floats, sigma: Floats, log_volume: Floats, horizon_h: int) -> list[Floats]:
-    floor = 1e-10
+    floor = VARIANCE_FLOOR
     day = _log(trailing_mean(variance, 24, 20) + floor)
     week = _log(trailing_mean(variance, WEEK_H, 140) + floor)
     hour = _log(variance + floor)
@@ -179,7 +181,7 @@ def build_samples(hours: Hours, *, sequence_h: int, horizon_h: int = 1) -> Sampl
         [
             returns / sigma,
             (log_last - log_avg) / sigma,
-            _log(variance + 1e-10),
+            _log(variance + VARIANCE_FLOOR),
             log_volume,
             np.sin(angle),
             np.cos(angle),
@@ -203,7 +205,7 @@ def build_samples(hours: Hours, *, sequence_h: int, horizon_h: int = 1) -> Sampl
         target=target,
         widening=widening,
         sigma=sigma,
-        log_variance=_log(variance + 1e-10),
+        log_variance=_log(variance + VARIANCE_FLOOR),
         net=net,
         plain=plain,
         har=har,
