@@ -77,7 +77,7 @@ def look_ahead(
         at: position of the newest closed hour.
         loaded: the champion, if any.
         settings: ages and lengths.
-        issued_at_ms: event time now; the caller has seen to it that the target is not over.
+        issued_at_ms: event time now; where the target is over by then, the predictions are of origin `backfill`.
         demoted: why the champion, though usable, does not serve (it then speaks as challenger).
     """
     reason = stale_reason(samples, at, loaded, settings)
@@ -182,6 +182,6 @@ def _prediction(
         model_version=version,
         trained_through=trained_through,
         role=role,
-        origin="live",
+        origin="live" if issued_at_ms < target_start_ms + HOUR_MS else "backfill",
         stale_reason=stale,
     )

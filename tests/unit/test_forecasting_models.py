@@ -169,6 +169,17 @@ def test_without_a_model_har_serves_and_says_why(samples: Samples) -> None:
     assert decode(Prediction, encode(har)) == har
 
 
+def test_a_late_prediction_is_never_called_live(samples: Samples) -> None:
+    at = newest_hour(samples)
+    assert at is not None
+    over = int(samples.hours.start_ms[at]) + 2 * HOUR_MS
+    made = [
+        look_ahead(samples, at, None, ForecastingSettings(), issued_at_ms=ms).predictions[0].origin
+        for ms in (over - 1, over)
+    ]
+    assert made == ["live", "backfill"]
+
+
 def test_after_a_gap_the_last_price_serves_and_says_why() -> None:
     import pyarrow as pa
 
