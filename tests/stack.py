@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from pydantic import BaseModel, SecretStr
 from config import Settings, load_settings
 from devstack.process import bound, tail
 from devstack.stack import ROOT
+from devstack.state import load_state
+from devstack.supervisor import require_java
 
 T = TypeVar("T")
 _LOOK_S = 0.05
@@ -185,3 +189,80 @@ class ExchangeUnderTest:
     @property
     def control(self) -> str:
         return f"{self.address}/control"
+
+
+@contextmanager
+def running_stack(folder: Path) -> Iterator[StackUnderTest]:
+    """Kafka and HDFS on free ports, their data in `folder`; they end with the context, however that ends."""
+    kafka, namenode, webhdfs, web, exchange = free_ports(5)
+    settings = settings_with(
+        {
+            "BDI_KAFKA__BROKERS": f"127.0.0.1:{kafka}",
+            "BDI_HDFS__URL": f"hdfs://127.0.0.1:{namenode}",
+            "BDI_HDFS__WEBHDFS": f"http://127.0.0.1:{webhdfs}",
+            "BDI_STREAMS__WEB_PORT": str(web),
+            "BDI_STREAMS__DATA_DIR": str(folder / "streams"),
+            "BDI_DEVSTACK__EXCHANGE_PORT": str(exchange),
+            "BDI_DEVSTACK__STATE_DIR": str(folder / "state"),
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_HOME", str(require_java().home))  # Spark runs inside this process as well
+        env = environment_of(settings)
+        state_dir = settings.devstack.state_dir
+        command = [sys.executable, "-m", "devstack", "up", "--foreground", "--without", "exchange"]
+        with running(command, folder / "devstack.log", env) as program:
+
+            def healthy() -> bool:
+                program.check_running()
+                state = load_state(state_dir)
+                parts = state.parts if state is not None else {}
+                return bool(parts) and all(part.state == "healthy" for part in parts.values())
+
+            eventually(healthy, settings.devstack.startup_s, "Kafka and HDFS healthy")
+            yield StackUnderTest(settings, env, state_dir)
+
+
+def alone(settings: Settings, data_dir: Path) -> Settings:
+    """The stack's settings with topics, consumer groups and folders that nobody else uses."""
+    unique = f"t{uuid.uuid4().hex[:10]}"
+    return settings.model_copy(
+        update={
+            "topics": settings.topics.model_copy(update={"prefix": f"{unique}-"}),
+            "hdfs": settings.hdfs.model_copy(update={"root": f"/{unique}"}),
+            "streams": settings.streams.model_copy(
+                update={"app_id": unique, "data_dir": data_dir, "web_port": free_ports(1)[0]}
+            ),
+        }
+    )
+
+
+@contextmanager
+def running_exchange(folder: Path, **options: object) -> Iterator[ExchangeUnderTest]:
+    """A simulated exchange on a free port; its log and clock are kept in `folder`.
+
+    Keywords are the long options of `python -m devstack exchange`; those not named are the settings' defaults.
+    """
+    own = settings_with({}).devstack
+    words: dict[str, object] = {
+        "data": own.exchange_data,
+        "start": own.exchange_start,
+        "speed": own.exchange_speed,
+        "port": free_ports(1)[0],
+        "state-file": folder / "state.json",
+        "seed": own.exchange_seed,
+    }
+    words.update({name.replace("_", "-"): value for name, value in options.items()})
+    command = [sys.executable, "-m", "devstack", "exchange"]
+    for name, value in words.items():
+        command += [f"--{name}", str(value)]
+    with running(command, folder / "exchange.log", environment_of(settings_with({}))) as program:
+
+        def address() -> str | None:
+            program.check_running()
+            for line in program.output().splitlines():
+                if line.startswith("{") and "address" in line:
+                    return str(json.loads(line)["address"])
+            return None
+
+        yield ExchangeUnderTest(eventually(address, 60, "the exchange's readiness line") or "", program)
