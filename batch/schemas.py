@@ -12,6 +12,7 @@ TICK_WIRE = f"""
     schema_version INT, tick_id STRING, symbol STRING, timestamp STRING, quote STRING, price DOUBLE, price_usd DOUBLE,
     volume_24h DOUBLE, market_cap DOUBLE, price_change_24h DOUBLE, price_change_percentage_24h DOUBLE, high_24h DOUBLE,
     low_24h DOUBLE, trade_timestamp STRING, bid_price DOUBLE, bid_qty DOUBLE, ask_price DOUBLE, ask_qty DOUBLE,
+    n_updates BIGINT, n_trades BIGINT, traded_volume DOUBLE, vwap DOUBLE, divergence_bps DOUBLE,
     sources MAP<STRING, {_STATE}>, flags ARRAY<STRING>
 """
 
@@ -30,6 +31,7 @@ RAW = f"""
     tick_id STRING, symbol STRING, timestamp TIMESTAMP, quote STRING, price DOUBLE, price_usd DOUBLE, volume_24h DOUBLE,
     market_cap DOUBLE, price_change_24h DOUBLE, price_change_percentage_24h DOUBLE, high_24h DOUBLE, low_24h DOUBLE,
     trade_timestamp TIMESTAMP, bid_price DOUBLE, bid_qty DOUBLE, ask_price DOUBLE, ask_qty DOUBLE,
+    n_updates BIGINT, n_trades BIGINT, traded_volume DOUBLE, vwap DOUBLE, divergence_bps DOUBLE,
     mid_price DOUBLE, spread DOUBLE, spread_percentage DOUBLE, total_liquidity DOUBLE, price_volatility DOUBLE,
     {_SOURCE_COLUMNS}, flags ARRAY<STRING>, schema_version INT
 """

@@ -4,9 +4,9 @@ Must never read the environment or a file.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from marketdata.topics import TopicRole
 
@@ -100,6 +100,8 @@ class BinanceSettings(_Section):
     """Whether it is asked."""
     base_url: str = "https://data-api.binance.vision"
     """REST; the default serves market data without a key."""
+    stream_url: str = "wss://data-stream.binance.vision"
+    """WebSocket, for `streams.feed`; the default serves market data without a key."""
     timeout_s: float = Field(5.0, gt=0)
     """Of one request."""
     weight_per_minute: int = Field(6000, ge=1)
@@ -130,8 +132,22 @@ class StreamsSettings(_Section):
 
     app_id: str = "bitcoin-streams"
     """Faust's application and consumer group."""
+    feed: Literal["poll", "stream", "both"] = "poll"
+    """Where quotes come from: polls of all sources, Binance's WebSocket (with trades), or both beside one another."""
     poll_interval_s: float = Field(60.0, gt=0)
     """Event seconds between polls, on the epoch's grid."""
+    stream_interval_s: float = Field(1.0, gt=0)
+    """Event seconds of the stream that one tick of a market stands for, on the epoch's grid."""
+    stream_silence_s: float = Field(60.0, gt=0)
+    """Real seconds without a message after which a stream's connection is taken for dead."""
+    stream_life_h: float = Field(23.0, gt=0)
+    """Event hours after which another connection takes over; Binance ends one after 24."""
+    stale_coingecko_s: float = Field(300.0, gt=0)
+    """Event seconds; older data of CoinGecko's flags the tick `stale_coingecko`."""
+    stale_binance_s: float = Field(60.0, gt=0)
+    """Event seconds; an older quote of Binance's flags the tick `stale_binance`."""
+    divergence_bps: float = Field(100.0, gt=0)
+    """Basis points between CoinGecko's price and Binance's mid; beyond them the tick is flagged `divergent`."""
     lateness_s: float = Field(120.0, ge=0)
     """How late a tick may come and still enter the rolling windows."""
     max_future_s: float = Field(60.0, ge=0)
@@ -152,6 +168,16 @@ class StreamsSettings(_Section):
     """Waited before each poll of the broker, so that batches grow under light load."""
     standby_replicas: int = Field(0, ge=0)
     """Copies of tables on other workers."""
+
+    @model_validator(mode="after")
+    def _ticks_of_both_feeds_have_instants_of_their_own(self) -> Self:
+        if self.feed == "both" and self.stream_interval_s >= self.poll_interval_s:
+            msg = (
+                f"stream_interval_s: {self.stream_interval_s:g}: expected less than poll_interval_s "
+                f"({self.poll_interval_s:g}) where feed is both"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class BatchSettings(_Section):

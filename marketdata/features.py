@@ -65,6 +65,15 @@ class QuoteTick(msgspec.Struct, frozen=True):
     bid_qty: float | None = None
     ask_price: float | None = None
     ask_qty: float | None = None
+    traded_volume: float | None = None
+    vwap: float | None = None
+
+    @property
+    def traded_value(self) -> float | None:
+        """The traded volume in the quote currency; 0 where nothing traded, None where trades are not known."""
+        if not self.traded_volume or self.vwap is None:
+            return self.traded_volume
+        return self.traded_volume * self.vwap
 
 
 decode_quote = msgspec.json.Decoder(QuoteTick).decode

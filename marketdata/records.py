@@ -28,9 +28,12 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class SourceState(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one source contributed to a tick.
 
-    status: `ok`, `disabled`, or the kind of the error (`timeout`, `rate_limited`, …).
-    observed_at: when the source says that its data was true (CoinGecko's last_updated, the Date header of Binance).
-    received_at: when the answer was here. staleness_ms: received_at - observed_at, null where one is unknown.
+    status: `ok`, `disabled`, `not_polled` (a stream's tick has another source), or the kind of the error (`timeout`,
+    `rate_limited`, …).
+    observed_at: when the source says that its data was true (CoinGecko's last_updated, the Date header of Binance); for
+    a stream, whose quotes carry no time, when the last one came.
+    received_at: when the answer was here; of a stream, the tick's instant. staleness_ms: received_at - observed_at,
+    null where one is unknown.
     """
 
     status: str
@@ -40,11 +43,15 @@ class SourceState(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Tick(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the sources said of one market at one instant of the poll grid (`cryptoTopic`, `ticks-clean`).
+    """What the sources said of one market at one instant of the grid (`cryptoTopic`, `ticks-clean`).
 
     Prices, volumes in money and market cap are in the quote currency; `price_usd` repeats `price` where that is USD.
     volume_24h: of all exchanges over 24 h, in the quote currency (CoinGecko). Quantities are in the base coin.
     tick_id: `symbol|timestamp`, so the same poll made twice is the same tick.
+
+    A tick of a stream stands for the time since the market's tick before: `n_updates` quotes, of which it carries the
+    last, and `n_trades` trades of `traded_volume` (base coin) at `vwap` on average. All four are null in a poll's tick.
+    divergence_bps: (price - mid) / mid x 10,000, null where one is missing.
     """
 
     TIMES: ClassVar[tuple[str, ...]] = ("timestamp", "trade_timestamp")
@@ -64,6 +71,11 @@ class Tick(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bid_qty: float | None = None
     ask_price: float | None = None
     ask_qty: float | None = None
+    n_updates: int | None = None
+    n_trades: int | None = None
+    traded_volume: float | None = None
+    vwap: float | None = None
+    divergence_bps: float | None = None
     sources: dict[str, SourceState] = {}
     flags: tuple[str, ...] = ()
 

@@ -85,7 +85,15 @@ def roll(
             done.rows.append(_row(record.key, opened))
             opened.second = second
         opened.offset = record.offset
-        if not state.add(timestamp_ms, quote.bid_price, quote.bid_qty, quote.ask_price, quote.ask_qty):
+        if not state.add(
+            timestamp_ms,
+            quote.bid_price,
+            quote.bid_qty,
+            quote.ask_price,
+            quote.ask_qty,
+            quote.traded_volume,
+            quote.traded_value,
+        ):
             done.late += 1
     for key, opened in waiting.items():
         done.rows.append(_row(key, opened))
