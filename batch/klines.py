@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -140,7 +142,8 @@ class KlineClient:
         except (ValueError, TypeError) as error:
             msg = f"{what}: {error}"
             raise RetryableSourceError(msg, "garbage") from error
-        return [kline for kline, close_ms in rows if from_ms <= kline.open_ms < to_ms and close_ms < to_ms]
+        closed_ms = min(to_ms, _date_ms(response, to_ms))
+        return [kline for kline, close_ms in rows if from_ms <= kline.open_ms < to_ms and close_ms < closed_ms]
 
     def _pace(self) -> None:
         with self._lock:
@@ -157,6 +160,15 @@ class KlineClient:
     def _hold_back(self, seconds: float) -> None:
         with self._lock:
             self._not_before = max(self._not_before, self._monotonic() + seconds)
+
+
+def _date_ms(response: httpx.Response, otherwise_ms: int) -> int:
+    """The exchange's own time of its answer (Date header): a candle that ends later is not closed, whatever ours."""
+    try:
+        date = parsedate_to_datetime(response.headers["date"])
+    except (KeyError, ValueError):
+        return otherwise_ms
+    return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000)
 
 
 def _refusal(what: str, response: httpx.Response) -> SourceError:

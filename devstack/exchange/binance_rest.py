@@ -15,7 +15,7 @@ from devstack.exchange import derive
 from devstack.exchange.candles import Candles
 from devstack.exchange.faults import Fault
 from devstack.exchange.market import DayStats
-from devstack.exchange.state import STATE, ExchangeState, json_bytes
+from devstack.exchange.state import STATE, ExchangeState, as_of_ms, json_bytes
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS
 
 INTERVALS_MS = {
@@ -220,7 +220,7 @@ async def ping(_: web.Request) -> web.Response:
 
 async def server_time(request: web.Request) -> web.Response:
     """GET /api/v3/time."""
-    return answer(json_bytes({"serverTime": request.app[STATE].clock.now_ms() * _unit(request)}))
+    return answer(json_bytes({"serverTime": as_of_ms(request) * _unit(request)}))
 
 
 async def book_ticker(request: web.Request) -> web.Response:
@@ -228,7 +228,7 @@ async def book_ticker(request: web.Request) -> web.Response:
     state = request.app[STATE]
     asked = asked_symbols(request.query, state.market.symbols)
     fault = state.faults.take(request.path_qs, "crossed", "zero")
-    now_ms = state.clock.now_ms()
+    now_ms = as_of_ms(request)
     books = [_book(one, faulty(state.market.quote(one, now_ms) or NO_QUOTE, fault)) for one in asked.symbols]
     return answer(json_bytes(books[0] if asked.one else books))
 
@@ -238,7 +238,7 @@ async def ticker_day(request: web.Request) -> web.Response:
     state = request.app[STATE]
     asked = asked_symbols(request.query, state.market.symbols)
     fault = state.faults.take(request.path_qs, "crossed", "zero")
-    now_ms = state.clock.now_ms()
+    now_ms = as_of_ms(request)
     unit = _unit(request)
     days = []
     for symbol in asked.symbols:
@@ -255,7 +255,7 @@ async def ticker_price(request: web.Request) -> web.Response:
     """GET /api/v3/ticker/price: the running minute's first price."""
     state = request.app[STATE]
     asked = asked_symbols(request.query, state.market.symbols)
-    now_ms = state.clock.now_ms()
+    now_ms = as_of_ms(request)
     prices = []
     for symbol in asked.symbols:
         stats = state.market.stats(symbol, now_ms)
@@ -267,7 +267,7 @@ async def average_price(request: web.Request) -> web.Response:
     """GET /api/v3/avgPrice: the volume-weighted price of the last 5 closed minutes."""
     state = request.app[STATE]
     symbol = asked_symbols(request.query, state.market.symbols, needed=True).symbols[0]
-    now_ms = state.clock.now_ms()
+    now_ms = as_of_ms(request)
     minute_ms = now_ms - now_ms % MINUTE_MS
     last = state.history.minutes(symbol, minute_ms - 5 * MINUTE_MS, minute_ms)
     volume = float(last.volume.sum())
@@ -322,7 +322,7 @@ async def klines(request: web.Request) -> web.Response:
     limit = _whole(request, "limit")
     if limit == 0:
         raise BinanceError(-1130, "Data sent for parameter 'limit' is not valid.")
-    now_ms = state.clock.now_ms()
+    now_ms = as_of_ms(request)
     candles = state.market.klines(
         symbol,
         step_ms,
@@ -378,7 +378,7 @@ async def exchange_info(request: web.Request) -> web.Response:
         json_bytes(
             {
                 "timezone": "UTC",
-                "serverTime": state.clock.now_ms() * _unit(request),
+                "serverTime": as_of_ms(request) * _unit(request),
                 "rateLimits": limits,
                 "exchangeFilters": [],
                 "symbols": [_symbol_info(symbol) for symbol in asked.symbols],

@@ -8,7 +8,7 @@ from aiohttp import web
 from devstack.exchange import derive
 from devstack.exchange.candles import Candles
 from devstack.exchange.faults import Fault
-from devstack.exchange.state import STATE, ExchangeState, json_bytes
+from devstack.exchange.state import STATE, ExchangeState, as_of_ms, json_bytes
 from marketdata.markets import BINANCE_QUOTES, COINGECKO_IDS
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
 
@@ -76,7 +76,7 @@ def _now_ms(request: web.Request) -> int:
     """Exchange time, or the time at which the service froze."""
     state = request.app[STATE]
     frozen = state.faults.take(request.path_qs, "frozen")
-    now_ms = state.clock.now_ms()
+    now_ms = as_of_ms(request)
     return now_ms if frozen is None else int(frozen.number_of("at_ms", now_ms))
 
 

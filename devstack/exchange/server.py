@@ -12,7 +12,7 @@ from devstack.exchange import binance_rest, binance_ws, coingecko, control
 from devstack.exchange.clock import StateFile
 from devstack.exchange.faults import STATUS_FAULTS, Fault
 from devstack.exchange.limits import Refusal
-from devstack.exchange.state import STATE, Answered, ExchangeState
+from devstack.exchange.state import AS_OF, STATE, Answered, ExchangeState
 from marketdata.errors import InvalidValueError
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,8 @@ async def exchange_middleware(request: web.Request, handler: Handler) -> web.Str
         response = await _answer(request, handler, state)
     except web.HTTPException as error:
         response = error
-    now_ms = state.clock.now_ms()
+    # What an answer says and its Date must be of one instant: at 60 times real speed a minute may end between the two.
+    now_ms = request.get(AS_OF) or state.clock.now_ms()
     if not response.prepared:
         response.headers["Date"] = formatdate(now_ms / 1000, usegmt=True)
         if request.path.startswith(BINANCE):

@@ -73,3 +73,13 @@ STATE = web.AppKey("state", ExchangeState)
 def json_bytes(value: object) -> bytes:
     """JSON in UTF-8."""
     return msgspec.json.encode(value)
+
+
+AS_OF = "as_of_ms"
+
+
+def as_of_ms(request: web.Request) -> int:
+    """Exchange time now, noted as the time that this request's answer is of: its Date header tells the same."""
+    now_ms = request.app[STATE].clock.now_ms()
+    request[AS_OF] = now_ms
+    return now_ms

@@ -77,8 +77,11 @@ class Binance:
         return Reading(quotes, refused)
 
     async def candles(self, market: Market, start_ms: int, now_ms: int, timeout_s: float) -> list[Candle]:
-        """The oldest 1,000 closed candles from `start_ms` on; minutes in which nothing traded can be absent."""
-        payload, _headers = await self._get(
+        """The oldest 1,000 closed candles from `start_ms` on; minutes in which nothing traded can be absent.
+
+        A candle is closed when the exchange's own clock (the Date header) says so: ours may be ahead of it.
+        """
+        payload, headers = await self._get(
             _KLINES,
             {
                 "symbol": market.binance,
@@ -88,8 +91,10 @@ class Binance:
             },
             timeout_s,
         )
+        date_ms = _date_ms(headers)
+        as_of_ms = now_ms if date_ms is None else min(now_ms, date_ms)
         try:
-            return closed_candles(market.symbol, payload, now_ms)
+            return closed_candles(market.symbol, payload, as_of_ms)
         except InvalidValueError as error:
             raise RetryableSourceError(f"{NAME}: klines {market.binance}: {error}", "bad_payload") from error
 
@@ -137,7 +142,11 @@ def closed_candles(symbol: str, payload: Any, now_ms: int) -> list[Candle]:
 
 
 def _ms(value: Any, field: str) -> int:
-    time = integer(value, field)
+    return milliseconds(integer(value, field))
+
+
+def milliseconds(time: int) -> int:
+    """A time of Binance's, in ms or µs, in ms."""
     return time // 1000 if time >= _MICROSECONDS_FROM else time
 
 

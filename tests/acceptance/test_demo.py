@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 from config import Settings
 from devstack.exchange.history import MarketHistory
@@ -30,6 +30,7 @@ from devstack.exchange.market import Market as ExchangeMarket
 from marketdata.markets import Market
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339
 from marketdata.topics import TopicRole
+from streams.reading import TopicReader
 from tests.stack import eventually, free_ports, read_table, settings_with
 
 HOURS = 3
@@ -41,9 +42,10 @@ BAD_RECORDS = {  # payload, and the reason under which it must be found again
     b"not json at all": "json",
     b'{"symbol":"BTC-USD","tick_id":"a","timestamp":"2024-08-05T00:00:00.000Z","quote":"USD","price":"high"}': "type",
     b'{"symbol":"BTC-USD","tick_id":"b","timestamp":"yesterday","quote":"USD","price":1.0}': "value",
-    b'{"symbol":"BTC-USD","tick_id":"c","timestamp":"2024-08-05T00:00:01.000Z","quote":"USD","bid_price":2.0,'
+    b'{"symbol":"BTC-USD","tick_id":"BTC-USD|2024-08-05T00:00:01.000Z","timestamp":"2024-08-05T00:00:01.000Z","quote":"USD","bid_price":2.0,'
     b'"bid_qty":1.0,"ask_price":1.0,"ask_qty":1.0}': "crossed_quote",
-    b'{"symbol":"BTC-USD","tick_id":"d","timestamp":"2024-08-05T00:00:02.000Z","quote":"USD"}': "no_data",
+    b'{"symbol":"BTC-USD","tick_id":"BTC-USD|2024-08-05T00:00:02.000Z","timestamp":"2024-08-05T00:00:02.000Z",'
+    b'"quote":"USD"}': "no_data",
 }
 
 
@@ -79,30 +81,15 @@ class Outcome:
         return [hour for hour in closed if hour >= start]
 
 
-async def _read_topic(brokers: str, name: str) -> list[tuple[str, int, int, bytes]]:
-    consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()]
-        if not partitions:  # metadata is fetched at the first question about a topic
-            await consumer.topics()
-            partitions = [TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()]
-        assert partitions, f"no topic {name}"
-        consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
-        await consumer.seek_to_beginning(*partitions)
-        found: list[tuple[str, int, int, bytes]] = []
-        while any(ends[at] > await consumer.position(at) for at in partitions):
-            for at, records in (await consumer.getmany(timeout_ms=1000)).items():
-                found += [(name, at.partition, record.offset, record.value) for record in records]
-        return found
-    finally:
-        await consumer.stop()
+async def _read_topic(settings: Settings, name: str) -> list[tuple[str, int, int, bytes]]:
+    async with TopicReader(settings.kafka, name) as reader:
+        froms, ends = await reader.tails(None)
+        return [(name, record.partition, record.offset, record.value) async for record in reader.between(froms, ends)]
 
 
 def read_topic(settings: Settings, role: TopicRole) -> list[tuple[str, int, int, bytes]]:
     """Topic, partition, offset and value of every record there is now."""
-    return asyncio.run(_read_topic(settings.kafka.brokers, settings.topic(role).name))
+    return asyncio.run(_read_topic(settings, settings.topic(role).name))
 
 
 def decoded(settings: Settings, role: TopicRole) -> list[dict[str, Any]]:
@@ -414,7 +401,7 @@ def test_scores_equal_their_predictions_and_truths(outcome: Outcome) -> None:
         truth = hours.loc[(score["symbol"], pd.Timestamp(score["target_start"]))]
         assert truth.origin == "live"
         assert score["actual_avg_price"] == pytest.approx(truth.avg_price, rel=1e-12)
-        error = math.log(score["actual_avg_price"] / prediction["pred_avg_price"]) * 10_000
+        error = math.log(prediction["pred_avg_price"] / score["actual_avg_price"]) * 10_000
         assert score["error_bps"] == pytest.approx(error, abs=1e-6)
         assert score["covered"] == (prediction["lower"] <= score["actual_avg_price"] <= prediction["upper"])
         assert score["scored_at"] >= score["target_end"]
