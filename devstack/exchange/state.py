@@ -75,7 +75,7 @@ def json_bytes(value: object) -> bytes:
     return msgspec.json.encode(value)
 
 
-AS_OF = "as_of_ms"
+AS_OF = web.RequestKey("as_of_ms", int)
 
 
 def as_of_ms(request: web.Request) -> int:
