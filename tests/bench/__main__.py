@@ -2,10 +2,14 @@
 
 import importlib
 import sys
+import tempfile
+import time
+from pathlib import Path
 
-from tests.bench.report import write
+from tests.bench.report import Bench, write
+from tests.stack import running_stack
 
-ROOMS = ("marketdata",)
+ROOMS = ("marketdata", "devstack", "forecasting", "batch", "streams")
 
 
 def main(rooms: list[str]) -> int:
@@ -13,9 +17,13 @@ def main(rooms: list[str]) -> int:
     if unknown:
         sys.stderr.write(f"bench: {unknown[0]!r}: no such room; expected {', '.join(ROOMS)}\n")
         return 2
-    for room in rooms or ROOMS:
-        module = importlib.import_module(f"tests.bench.{room}")
-        sys.stdout.write(write(room, module.rows()) + "\n")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, running_stack(Path(name)) as stack:
+        bench = Bench(stack, time.monotonic() - began, Path(name))
+        for room in rooms or ROOMS:
+            module = importlib.import_module(f"tests.bench.{room}")
+            sys.stdout.write(write(room, module.rows(bench)) + "\n")
+            bench.tell(f"{room} is done after {time.monotonic() - began:.0f} s")
     return 0
 
 

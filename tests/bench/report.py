@@ -1,11 +1,16 @@
 """Rows of a bench and the files they go to: build/bench/ROOM.json and ROOM.md."""
 
 import json
+import os
+import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tests.stack import StackUnderTest
 
 OUT = Path("build/bench")
 
@@ -26,9 +31,25 @@ class Row:
     met: bool | None = None
 
 
-def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
+@dataclass(frozen=True)
+class Bench:
+    """What a room gets: a running stack, the seconds it took to come up, and a folder for what it makes."""
+
+    stack: StackUnderTest
+    stack_up_s: float
+    folder: Path
+
+    @staticmethod
+    def tell(line: str) -> None:
+        """A line of progress."""
+        sys.stderr.write(f"bench: {line}\n")
+        sys.stderr.flush()
+
+
+def median_seconds(work: Callable[[], object], repeats: int = 5, *, warm_up: bool = True) -> float:
     """The median wall time of `repeats` runs, after one that warms up."""
-    work()
+    if warm_up:
+        work()
     taken = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -49,6 +70,11 @@ def _cell(value: object) -> str:
             return str(value)
 
 
+def machine() -> str:
+    """Where and beside what it was measured: cores, Python, and how many programs wanted to run in the last minute."""
+    return f"{os.cpu_count()} cores, Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}"
+
+
 def write(room: str, rows: list[Row]) -> str:
     """Write both files of a room and give back the Markdown table."""
     OUT.mkdir(parents=True, exist_ok=True)
@@ -56,6 +82,6 @@ def write(room: str, rows: list[Row]) -> str:
     names = list(asdict(rows[0]))
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(_cell(value) for value in asdict(row).values()) + " |" for row in rows]
-    table = f"# {room}\n\n" + "\n".join(lines) + "\n"
+    table = f"# {room}\n\n{machine()}\n\n" + "\n".join(lines) + "\n"
     (OUT / f"{room}.md").write_text(table, encoding="utf-8")
     return table

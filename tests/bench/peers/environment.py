@@ -1,0 +1,30 @@
+"""The environment of peers that are no part of the product: build/bench-venv, from requirements-bench.txt."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+from devstack.stack import ROOT
+
+VENV = ROOT / "build" / "bench-venv"
+PACKAGES = ROOT / "requirements-bench.txt"
+
+
+def peer_python() -> Path | None:
+    """The Python that has the peers' packages, made where it is not there; None where they cannot be had."""
+    python, stamp = VENV / "bin" / "python", VENV / "packages.sha256"
+    wanted = hashlib.sha256(PACKAGES.read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return python
+    uv = Path(sys.executable).with_name("uv")
+    for command in (
+        [uv, "venv", "-q", "--clear", "--python", sys.executable, VENV],
+        [uv, "pip", "sync", "-q", "--require-hashes", "--python", python, PACKAGES],
+    ):
+        done = subprocess.run(command, check=False, cwd=ROOT)
+        if done.returncode:
+            sys.stderr.write(f"bench: {' '.join(map(str, command))}: exit code {done.returncode}; peers are left out\n")
+            return None
+    stamp.write_text(wanted, encoding="utf-8")
+    return python

@@ -1,0 +1,52 @@
+"""Quix Streams' hopping window of 300 s every 60 s, the mean of the price; its state in RocksDB with a changelog.
+
+Run by the Python of build/bench-venv, which has nothing of ours: this file imports the standard library and Quix alone.
+Nothing is sent on: each tick's current windows are made and counted.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+from quixstreams import Application
+
+
+def main(argv: list[str]) -> None:
+    """Count to `--count` ticks, tell the time from the first to the last, and end."""
+    parser = argparse.ArgumentParser()
+    for name in ("brokers", "topic", "id", "folder"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--count", type=int, required=True)
+    options = parser.parse_args(argv)
+    app = Application(
+        broker_address=options.brokers,
+        consumer_group=options.id,
+        auto_offset_reset="earliest",
+        state_dir=options.folder,
+        loglevel="WARNING",
+    )
+    frame = app.dataframe(app.topic(options.topic, value_deserializer="json"))
+    seen, made, began, last = 0, 0, 0.0, 0.0
+
+    def count(price: float) -> float:
+        nonlocal seen, began, last
+        seen += 1
+        last = time.perf_counter()
+        if seen == 1:
+            began = last
+        return price
+
+    def result(_window: object) -> None:
+        nonlocal made
+        made += 1
+
+    # Timed on the way in: what the windows cost lies between the first tick and the last.
+    windows = frame.apply(lambda tick: count(tick["price"])).hopping_window(300_000, 60_000).mean().current()
+    windows.update(result)
+    app.run(count=options.count, timeout=60)
+    sys.stdout.write(json.dumps({"records": seen - 1, "seconds": last - began, "windows": made}) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,113 @@
+"""One streams worker under measurement: `python -m faust -A streams worker` with topics of its own, and what it says."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from config import Settings
+from marketdata.topics import TopicRole
+from streams.reading import TopicReader
+from tests.integration.streams_support import without_exchanges
+from tests.integration.streams_support import worker as streams_worker
+from tests.stack import Program, eventually, free_ports
+
+_LOOK_S = 0.05
+_EVENTS = re.compile(r'^bitcoin_agent_events_total\{agent="(\w+)"\} (\S+)', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What a worker did with a topic that was there before it: records a second, and what it held then."""
+
+    per_second: float
+    rss_bytes: int
+
+
+def fresh(settings: Settings, folder: Path, name: str, *, keep: tuple[TopicRole, ...]) -> Settings:
+    """The same settings as another application, whose topics are new but for `keep`."""
+    own = without_exchanges(settings)
+    names = dict(own.topics.names)
+    for role in TopicRole:
+        if role not in keep:
+            names[role] = f"{role}-{name}"
+    streams = own.streams.model_copy(
+        update={
+            "app_id": f"{own.streams.app_id}-{name}",
+            "data_dir": folder / name,
+            "web_port": free_ports(1)[0],
+        }
+    )
+    return own.model_copy(update={"topics": own.topics.model_copy(update={"names": names}), "streams": streams})
+
+
+class Worker:
+    """A running worker."""
+
+    def __init__(self, settings: Settings, program: Program) -> None:
+        self.settings = settings
+        self.program = program
+        self.process = psutil.Process(program.process.pid)
+        self._http = httpx.Client(base_url=f"http://127.0.0.1:{settings.streams.web_port}", trust_env=False)
+
+    def events(self) -> dict[str, float]:
+        """Agent to the records that it handled; empty while the worker does not answer yet."""
+        self.program.check_running()
+        try:
+            text = self._http.get("/metrics", timeout=30).text
+        except httpx.TransportError:
+            return {}
+        return {agent: float(count) for agent, count in _EVENTS.findall(text)}
+
+    def wait_ready(self, deadline_s: float = 60) -> None:
+        """Until partitions are assigned and tables recovered."""
+
+        def ready() -> bool:
+            self.program.check_running()
+            try:
+                return self._http.get("/health/ready").status_code == httpx.codes.OK
+            except httpx.TransportError:
+                return False
+
+        eventually(ready, deadline_s, "the worker is ready", every_s=_LOOK_S)
+
+    def drain(self, count: int, *, first: str = "features", deadline_s: float = 180) -> Drained:
+        """Wait until the features agent handled `count` records.
+
+        The clock runs from the first look at which agent `first` had handled any, so that the start is not in it.
+        """
+        began, at_begin = 0.0, 0.0
+
+        def done() -> float | None:
+            nonlocal began, at_begin
+            events, now = self.events(), time.perf_counter()
+            handled = events.get("features", 0.0)
+            if not began and events.get(first, 0.0) > 0:
+                began, at_begin = now, handled
+            return now if handled >= count else None
+
+        ended = eventually(done, deadline_s, f"{count} records are handled", every_s=_LOOK_S)
+        return Drained((count - at_begin) / ((ended or 0.0) - began), self.process.memory_info().rss)
+
+    def cpu_s(self) -> float:
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+@contextmanager
+def working(settings: Settings, log: Path) -> Iterator[Worker]:
+    """A worker for as long as the context lasts."""
+    with streams_worker(settings, log, stop_s=30) as program:
+        yield Worker(settings, program)
+
+
+async def topic_bytes(settings: Settings, topic: str) -> int:
+    """Bytes of keys and values on a topic."""
+    async with TopicReader(settings.kafka, topic) as reader:
+        froms, ends = await reader.tails(None)
+        return sum([len(record.key or b"") + len(record.value or b"") async for record in reader.between(froms, ends)])
