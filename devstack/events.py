@@ -35,7 +35,7 @@ def tell_score(score: Score) -> str:
     return (
         f"score       {score.symbol} {_hour(score.target_start, score.target_end)}: was {score.actual_avg_price:,.2f}, "
         f"predicted {score.pred_avg_price:,.2f}: {score.error_bps:+.1f} bp, last price "
-        f"{score.last_price_error_bps:+.1f} bp, {band} ({score.role})"
+        f"{score.last_price_error_bps:+.1f} bp, {band} ({score.role} {score.model_version})"
     )
 
 
