@@ -113,5 +113,5 @@ def test_a_score_reads_as_one_line() -> None:
     )
     assert tell_score(score) == (
         "score       BTC-USD 2024-08-05 06:00–07:00: was 54,000.00, predicted 54,123.40: +22.8 bp, "
-        "last price -18.5 bp, inside its band (champion)"
+        "last price -18.5 bp, inside its band (champion v1)"
     )
