@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Self
 
 import msgspec
 from aiokafka import AIOKafkaProducer
@@ -111,7 +112,7 @@ class Feeder:
         self._partitions = kafka.partitions
         self._producer = AIOKafkaProducer(**client_options(kafka), max_batch_size=_BATCH_BYTES)
 
-    async def __aenter__(self) -> "Feeder":
+    async def __aenter__(self) -> Self:
         await self._producer.start()
         return self
 

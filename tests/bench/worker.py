@@ -1,4 +1,4 @@
-"""One streams worker under measurement: `python -m faust -A streams worker` with topics of its own, and what it says."""
+"""One streams worker under measurement: `python -m faust -A streams worker` with own topics, and what it says."""
 
 import re
 import time
