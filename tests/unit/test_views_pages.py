@@ -135,6 +135,8 @@ async def test_the_server_ends_at_once_though_someone_listens(views: Views) -> N
         async with asyncio.timeout(5):
             await runner.cleanup()
         await runner.cleanup()  # Faust asks twice
+        await answer.content.read()
+        assert answer.content.at_eof()
 
 
 async def test_a_listener_that_does_not_keep_up_is_told_to_begin_anew() -> None:
