@@ -25,7 +25,6 @@ RUN mkdir -p /var/lib/bitcoin/stack /var/lib/bitcoin/streams /var/lib/bitcoin/re
 
 USER bitcoin
 ENV PATH=/opt/bitcoin/app/.venv/bin:$PATH \
-    JAVA_HOME=/usr/lib/jvm/java-17-openjdk-amd64 \
     BDI_PROFILE=compose
 ENTRYPOINT ["tini", "--"]
 CMD ["python", "-m", "devstack", "--help"]

@@ -9,6 +9,8 @@ from config import load_settings
 from config.paths import jars_dir
 from devstack.jars import fetch_jars
 from devstack.stack import PARTS
+from devstack.status import PARTS as PARTS_ASKED
+from devstack.status import collect_status
 from devstack.terminal import complain, say
 from marketdata.errors import BitcoinDataError
 
@@ -23,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("down", help="stop the stack, or the demo, and all that it runs")
     status = commands.add_parser("status", help="address and health of each part; exit code 1 when one is not healthy")
     status.add_argument("--json", action="store_true", help="as one JSON object")
+    status.add_argument("--part", choices=tuple(PARTS_ASKED), help="of one part alone, as a health check")
     logs = commands.add_parser("logs", help="the end of the logs")
     logs.add_argument("part", nargs="?", help="of one part alone")
     logs.add_argument("--lines", type=int, default=20, metavar="N")
@@ -34,17 +37,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _status(profile: str | None, as_json: bool) -> int:
-    from devstack.status import collect_status
-
-    health = asyncio.run(collect_status(load_settings(profile)))
+def _status(profile: str | None, part: str | None, as_json: bool) -> int:
+    health = asyncio.run(collect_status(load_settings(profile), part=part))
     if as_json:
         say(json.dumps(health, indent=1))
     else:
-        for name, part in health.items():
-            pid = f"pid {part['pid']}" if part["pid"] is not None else ""
-            say(f"{name:9} {part['address']:32} {'healthy' if part['healthy'] else part['detail']} {pid}".rstrip())
-    return 0 if all(part["healthy"] for part in health.values()) else 1
+        for name, found in health.items():
+            pid = f"pid {found['pid']}" if found["pid"] is not None else ""
+            say(f"{name:9} {found['address']:32} {'healthy' if found['healthy'] else found['detail']} {pid}".rstrip())
+    return 0 if all(found["healthy"] for found in health.values()) else 1
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             return int(exchange(words[1:]))
         arguments = _parser().parse_args(words)
         if arguments.command == "status":
-            return _status(arguments.profile, arguments.json)
+            return _status(arguments.profile, arguments.part, arguments.json)
         return _run(arguments)
     except BitcoinDataError as error:
         complain(f"devstack: {error}")

@@ -48,19 +48,25 @@ def check_disk(folder: Path, free_bytes: int | None = None) -> None:
 
 
 def check_ports(wanted: Iterable[tuple[str, str, str]]) -> None:
-    """Each of `wanted` is (part, address, the setting that moves it): on loopback, and nobody listens there.
+    """Each of `wanted` is (part, address, the setting that moves it): here, and nobody listens there.
+
+    Here is loopback, or this machine's own name: a container is reached by its name and by nothing else.
 
     Raises:
-        StackError: an address is not on this machine's loopback, or its port is taken.
+        StackError: an address is not one of this machine's, or its port is taken.
     """
+    here = {*LOOPBACK, socket.gethostname()}
     for part, address, setting in wanted:
         variable = "BDI_" + setting.upper().replace(".", "__")
         try:
             host, port = endpoint(address)
         except ValueError as error:
             raise StackError(f"{setting}: {error}") from error
-        if host not in LOOPBACK:
-            raise StackError(f"{setting}: {address}: expected an address on loopback, for {part} is to run here")
+        if host not in here:
+            raise StackError(
+                f"{setting}: {address}: expected an address on loopback (or this machine's own name, "
+                f"{socket.gethostname()}), for {part} is to run here"
+            )
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             # As the daemons themselves do: connections of an earlier run that linger in TIME_WAIT do not matter.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,7 +1,7 @@
 """`status`: the address and the health of each part, asked of the part itself, whoever started it."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypedDict
 
 from config import Settings
@@ -10,7 +10,7 @@ from devstack.stack import exchange_address
 from devstack.state import PartState, load_state
 
 # Which supervised programs stand behind each part that is asked.
-_PROGRAMS = {
+PARTS = {
     "kafka": ("kafka",),
     "hdfs": ("namenode", "datanode"),
     "webhdfs": ("namenode",),
@@ -28,22 +28,24 @@ class PartHealth(TypedDict):
     detail: str
 
 
-async def collect_status(settings: Settings) -> dict[str, PartHealth]:
-    """Ask all parts at once."""
+async def collect_status(settings: Settings, *, part: str | None = None) -> dict[str, PartHealth]:
+    """Ask all parts at once, or the one that is named."""
     web = f"http://{settings.streams.web_host}:{settings.streams.web_port}"
     exchange = exchange_address(settings)
-    questions: dict[str, tuple[str, Awaitable[str | None]]] = {
-        "kafka": (settings.kafka.brokers, kafka_problem(settings.kafka.brokers)),
-        "hdfs": (settings.hdfs.url, hdfs_problem(settings.hdfs.webhdfs)),
-        "webhdfs": (settings.hdfs.webhdfs, webhdfs_problem(settings.hdfs.webhdfs)),
-        "exchange": (exchange, http_problem(f"{exchange}/binance/api/v3/ping")),
-        "web": (web, http_problem(web)),
+    questions: dict[str, tuple[str, Callable[[], Awaitable[str | None]]]] = {
+        "kafka": (settings.kafka.brokers, lambda: kafka_problem(settings.kafka.brokers)),
+        "hdfs": (settings.hdfs.url, lambda: hdfs_problem(settings.hdfs.webhdfs)),
+        "webhdfs": (settings.hdfs.webhdfs, lambda: webhdfs_problem(settings.hdfs.webhdfs)),
+        "exchange": (exchange, lambda: http_problem(f"{exchange}/binance/api/v3/ping")),
+        "web": (web, lambda: http_problem(web)),
     }
-    problems = await asyncio.gather(*(question for _, question in questions.values()))
+    if part is not None:
+        questions = {part: questions[part]}
+    problems = await asyncio.gather(*(ask() for _, ask in questions.values()))
     state = load_state(settings.devstack.state_dir)
     known = state.parts if state is not None else {}
     return {
-        name: _health(address, problem, [known[p] for p in _PROGRAMS[name] if p in known])
+        name: _health(address, problem, [known[p] for p in PARTS[name] if p in known])
         for (name, (address, _)), problem in zip(questions.items(), problems, strict=True)
     }
 

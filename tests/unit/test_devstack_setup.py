@@ -67,6 +67,15 @@ def test_a_taken_port_is_named_with_the_setting_that_moves_it() -> None:
             check_ports([("kafka", f"127.0.0.1:{port}", "kafka.brokers")])
 
 
+def test_the_machine_may_be_named_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container is: others reach it by its name alone."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost.localdomain")
+    monkeypatch.setattr(socket.socket, "bind", lambda _socket, address: asked.append(address))
+    asked: list[tuple[str, int]] = []
+    check_ports([("kafka", "localhost.localdomain:9092", "kafka.brokers")])
+    assert asked == [("localhost.localdomain", 9092)]
+
+
 @pytest.mark.parametrize("address", ["broker.example:9092", "127.0.0.1"])
 def test_an_address_that_cannot_be_served_here_is_refused(address: str) -> None:
     with pytest.raises(StackError, match=r"^kafka\.brokers: "):
