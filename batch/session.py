@@ -8,6 +8,7 @@ import hashlib
 import logging
 import platform
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def _sharing(archive: Path | None, dump: Path | None) -> list[str]:
     return []
 
 
-def _options(settings: Settings, dump: Path | None) -> dict[str, str]:
+def _options(settings: Settings, dump: Path | None, scratch: Path) -> dict[str, str]:
     local = settings.batch.master.startswith("local")
     archive = class_archive(settings) if local else None
     java = [
@@ -67,6 +68,8 @@ def _options(settings: Settings, dump: Path | None) -> dict[str, str]:
         "-Djava.net.preferIPv4Stack=true",
         f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",
         f"-DHADOOP_USER_NAME={settings.hdfs.user}",
+        f"-Djava.io.tmpdir={scratch}",
+        "-XX:-UsePerfData",
         *(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_sharing(archive, dump)] if local else []),
     ]
     jars = _jars(settings)
@@ -95,6 +98,7 @@ def _options(settings: Settings, dump: Path | None) -> dict[str, str]:
     }
     if local:
         options |= {
+            "spark.local.dir": str(scratch),
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.sql.adaptive.enabled": "false",
@@ -110,7 +114,7 @@ def _options(settings: Settings, dump: Path | None) -> dict[str, str]:
 
 @contextmanager
 def spark_session(settings: Settings, name: str, *, archives: bool = False) -> Iterator[SparkSession]:
-    """A session for the length of a `with` block; at its end no JVM is left.
+    """A session for the length of a `with` block; at its end no JVM is left, and no file in the temporary folder.
 
     Args:
         settings: master, memory, HDFS, jars.
@@ -120,10 +124,16 @@ def spark_session(settings: Settings, name: str, *, archives: bool = False) -> I
     Raises:
         StackError: Spark's Kafka connector is not where the settings say.
     """
+    # Blocks, unpacked libraries: what a JVM that must be killed leaves is gone too.
+    with tempfile.TemporaryDirectory(prefix="bitcoin-spark-", ignore_cleanup_errors=True) as scratch:
+        yield from _session(settings, name, Path(scratch), archives=archives)
+
+
+def _session(settings: Settings, name: str, scratch: Path, *, archives: bool) -> Iterator[SparkSession]:
     began = time.monotonic()
     dump = _dump_path(settings) if archives else None
     builder = SparkSession.builder.master(settings.batch.master).appName(f"bitcoin-{name}")
-    for key, value in _options(settings, dump).items():
+    for key, value in _options(settings, dump, scratch).items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     process = getattr(spark.sparkContext._gateway, "proc", None)  # noqa: SLF001  the JVM's handle has no public name

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 from devstack.health import endpoint
 from devstack.jars import class_path, pyspark_jar
-from devstack.java import Java
+from devstack.java import Java, tidy_flags
 from devstack.kafka import LOG4J, LOGGING_JARS
 
 _PYSPARK_JARS = (
@@ -36,7 +36,10 @@ def _xml(properties: dict[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Hdfs:
-    """The file system of one state folder. `folder` is on the class path; names and blocks live below it."""
+    """The file system of one state folder. `folder` is on the class path; names and blocks live below it.
+
+    `scratch` is where its JVMs put what they unpack for themselves.
+    """
 
     folder: Path
     url: str
@@ -44,6 +47,7 @@ class Hdfs:
     heap: str
     java: Java
     jars: Path
+    scratch: Path
 
     @property
     def formatted(self) -> bool:
@@ -94,6 +98,7 @@ class Hdfs:
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
             "-Djava.net.preferIPv4Stack=true",
+            *tidy_flags(self.scratch),
             f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}",
             "-cp",
             ":".join(map(str, jars)),

@@ -211,6 +211,7 @@ def _run_ivy(folder: Path, wanted: list[Jar], java: Java, say: Callable[[str], N
         settings.write_text(_IVY_SETTINGS, encoding="utf-8")
     command = [
         java.executable,
+        "-XX:-UsePerfData",
         "-jar",
         str(pyspark_jar("ivy")),
         "-settings",

@@ -25,6 +25,11 @@ class Java:
         return str(self.home / "bin" / "java")
 
 
+def tidy_flags(scratch: Path) -> list[str]:
+    """Flags by which a JVM leaves nothing in the machine's temporary folder: its own files go to `scratch`."""
+    return [f"-Djava.io.tmpdir={scratch}", "-XX:-UsePerfData"]
+
+
 def candidates(environ: Mapping[str, str], jvm_folder: Path = JVM_FOLDER) -> Iterator[Path]:
     """Folders that may be a Java home, the user's own choice first."""
     if environ.get("JAVA_HOME"):

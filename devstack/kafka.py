@@ -11,7 +11,7 @@ from pathlib import Path
 
 from devstack.health import endpoint
 from devstack.jars import class_path, pyspark_jar
-from devstack.java import Java
+from devstack.java import Java, tidy_flags
 
 # PySpark's logging jars give Kafka, whose own closure has no SLF4J binding, a log on standard output.
 LOGGING_JARS = ("slf4j-api", "log4j-slf4j2-impl", "log4j-api", "log4j-core")
@@ -34,7 +34,10 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """The broker of one state folder. `folder` holds its configuration and, below `data`, its logs of records."""
+    """The broker of one state folder. `folder` holds its configuration and, below `data`, its logs of records.
+
+    `scratch` is where its JVM puts what it unpacks for itself.
+    """
 
     folder: Path
     brokers: str
@@ -42,6 +45,7 @@ class Kafka:
     heap: str
     java: Java
     jars: Path
+    scratch: Path
 
     @property
     def _meta(self) -> Path:
@@ -94,6 +98,7 @@ class Kafka:
         return [
             self.java.executable,
             *flags,
+            *tidy_flags(self.scratch),
             f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}",
             "-cp",
             ":".join(map(str, jars)),

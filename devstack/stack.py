@@ -15,7 +15,7 @@ from devstack.health import hdfs_problem, http_problem, kafka_problem, webhdfs_p
 from devstack.java import Java
 from devstack.kafka import Kafka
 from devstack.process import Child, tail
-from devstack.state import PartState, ProcessId, StackState
+from devstack.state import SCRATCH, PartState, ProcessId, StackState
 from marketdata.errors import StackError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,9 +81,12 @@ def build_parts(settings: Settings, java: Java, without: frozenset[str] = frozen
     """The parts that the settings describe, with their configuration written, less those in `without`."""
     own = settings.devstack
     folder, jars = own.state_dir.resolve(), jars_dir(settings)
+    scratch = folder / SCRATCH
     parts: list[Part] = []
     if "kafka" not in without:
-        kafka = Kafka(folder / "kafka", settings.kafka.brokers, settings.kafka.partitions, own.kafka_heap, java, jars)
+        kafka = Kafka(
+            folder / "kafka", settings.kafka.brokers, settings.kafka.partitions, own.kafka_heap, java, jars, scratch
+        )
         kafka.configure()
         parts.append(
             Part(
@@ -95,7 +98,7 @@ def build_parts(settings: Settings, java: Java, without: frozenset[str] = frozen
             )
         )
     if "hdfs" not in without:
-        hdfs = Hdfs(folder / "hdfs", settings.hdfs.url, settings.hdfs.webhdfs, own.hdfs_heap, java, jars)
+        hdfs = Hdfs(folder / "hdfs", settings.hdfs.url, settings.hdfs.webhdfs, own.hdfs_heap, java, jars, scratch)
         hdfs.configure()
         parts += [
             Part(
@@ -141,7 +144,9 @@ class Stack:
         self._state = state
         self._folder = folder
         self._tell = tell
-        self._env = child_environment(**env)
+        # What programs put into a temporary folder goes with the stack; the second is for the JVM that starts Spark's.
+        tidy = {"TMPDIR": str(folder / SCRATCH), "SPARK_LAUNCHER_OPTS": "-XX:-UsePerfData"}
+        self._env = child_environment(**{**tidy, **env})
         self._running: dict[str, tuple[Part, Child]] = {}
         self._deaths: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
         self._watchers: set[asyncio.Task[None]] = set()

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,9 @@ from typing import Any
 import psutil
 
 from marketdata.errors import StackError
+
+SCRATCH = "tmp"
+"""Below the state folder: what the programs put into a temporary folder. Empty when nothing runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def load_state(folder: Path) -> StackState | None:
 
 @contextmanager
 def only_supervisor(folder: Path) -> Iterator[StackState]:
-    """Own the folder for as long as the context lasts.
+    """Own the folder for as long as the context lasts; its scratch folder is empty before and gone after.
 
     Raises:
         StackError: another supervisor owns it.
@@ -110,4 +114,10 @@ def only_supervisor(folder: Path) -> Iterator[StackState]:
         if me is None:
             msg = "this process is not in the process table"
             raise StackError(msg)
-        yield StackState(me)
+        scratch = folder / SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)  # what a run that was killed left behind
+        scratch.mkdir(exist_ok=True)
+        try:
+            yield StackState(me)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)

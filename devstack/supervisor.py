@@ -73,7 +73,7 @@ def running_state(settings: Settings) -> StackState | None:
 
 async def supervise(settings: Settings, without: frozenset[str], tell: Callable[[str], None]) -> int:
     """Run the stack in this process until SIGTERM or SIGINT. Returns the exit code."""
-    folder = settings.devstack.state_dir
+    folder = settings.devstack.state_dir.resolve()
     java = require_java()
     with only_supervisor(folder) as state:
         stop = asyncio.Event()

@@ -15,7 +15,7 @@ import pytest
 from devstack.jars import read_lock
 from devstack.process import bound
 from devstack.stack import ROOT
-from devstack.state import load_state
+from devstack.state import SCRATCH, load_state
 from tests.stack import environment_of, eventually, free_ports, settings_with
 
 DEVSTACK = (sys.executable, "-m", "devstack")
@@ -25,7 +25,7 @@ EXCHANGE_ALONE = ("--without", "kafka", "--without", "hdfs")
 @pytest.fixture
 def env(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A stack of its own, not started; whatever a test leaves running is stopped."""
-    kafka, namenode, webhdfs, exchange = free_ports(4)
+    kafka, namenode, webhdfs, exchange, web = free_ports(5)
     settings = settings_with(
         {
             "BDI_KAFKA__BROKERS": f"127.0.0.1:{kafka}",
@@ -33,6 +33,9 @@ def env(tmp_path: Path) -> Iterator[dict[str, str]]:
             "BDI_HDFS__WEBHDFS": f"http://127.0.0.1:{webhdfs}",
             "BDI_DEVSTACK__EXCHANGE_PORT": str(exchange),
             "BDI_DEVSTACK__STATE_DIR": str(tmp_path / "state"),
+            "BDI_STREAMS__WEB_PORT": str(web),
+            "BDI_STREAMS__DATA_DIR": str(tmp_path / "streams"),
+            "BDI_FORECASTING__PLOT_PATH": str(tmp_path / "latest.png"),
         }
     )
     environ = environment_of(settings)
@@ -131,6 +134,7 @@ def test_kafka_and_hdfs_keep_their_data_over_restarts(env: dict[str, str]) -> No
         assert len(children) == 3
         assert run(env, "down").returncode == 0
         assert all_gone(children)
+        assert not (state_dir(env) / SCRATCH).exists()
         identity = (state_dir(env) / "kafka" / "data" / "meta.properties").read_text()
         name = (state_dir(env) / "hdfs" / "name" / "current" / "VERSION").read_text()
         kept = state_dir(env) / "kept.json"

@@ -6,12 +6,15 @@ import subprocess
 import sys
 
 import pandas as pd
+import psutil
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from hdfs import InsecureClient
 
 from config import Settings
 from devstack.stack import ROOT
+from devstack.state import SCRATCH, load_state
 from tests.stack import StackUnderTest, environment_of, read_table, settings_with
 
 
@@ -70,6 +73,35 @@ def test_status_asks_each_part(stack: StackUnderTest) -> None:
     assert parts["kafka"]["address"] == stack.settings.kafka.brokers
     assert parts["kafka"]["pid"] > 0
     assert parts["web"]["detail"] == "not running"
+
+
+@pytest.mark.parametrize(("part", "exit_code"), [("kafka", 0), ("hdfs", 0), ("exchange", 1)])
+def test_one_part_is_asked_alone_as_a_health_check(stack: StackUnderTest, part: str, exit_code: int) -> None:
+    """Of this stack the exchange does not run, which must not make Kafka unhealthy."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "devstack", "status", "--json", "--part", part],
+        env=stack.env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == exit_code, answer.stderr
+    assert list(json.loads(answer.stdout)) == [part]
+
+
+def test_the_jvms_leave_nothing_outside_the_state_folder(stack: StackUnderTest) -> None:
+    """Jetty's folders, unpacked libraries: they go to the stack's scratch folder, which goes with the stack."""
+    scratch = stack.state_dir.resolve() / SCRATCH
+    assert any(path.name.startswith("jetty-") for path in scratch.iterdir())
+    state = load_state(stack.state_dir)
+    assert state is not None
+    for name in ("kafka", "namenode", "datanode"):
+        process = state.parts[name].process
+        assert process is not None
+        command = psutil.Process(process.pid).cmdline()
+        assert f"-Djava.io.tmpdir={scratch}" in command
+        assert "-XX:-UsePerfData" in command
 
 
 def test_a_second_start_in_the_same_folder_is_refused(stack: StackUnderTest) -> None:
