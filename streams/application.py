@@ -8,6 +8,7 @@ import hashlib
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,17 +25,21 @@ from streams.agents.clean import CleanAgent
 from streams.agents.features import NAME as FEATURES
 from streams.agents.features import FeaturesAgent
 from streams.batching import BatchConsumer, BatchTable, BatchTransport, RawBatchSchema
-from streams.candles import CandleCollector
+from streams.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector
 from streams.clocks import WorkerClock
 from streams.collector import Collector, forever
+from streams.feed import StreamFeed
 from streams.kafka import broker_urls, credentials
 from streams.logs import logging_config
 from streams.metrics import Metrics
+from streams.sources import binance, coingecko
 from streams.sources.exchanges import Exchanges, build_exchanges
 from streams.sources.plan import plan_warnings
+from streams.ticks import DISABLED, NOT_POLLED, Bounds
 
 log = logging.getLogger(__name__)
 
+POLLS_ALONE, STREAM_ALONE = "poll", "stream"  # of streams.feed
 BUFFERED_BATCHES = 64  # per topic; an event is a batch
 MAX_RECORD_BATCH = 500_000  # bytes; Kafka's own limit is 1 MiB
 COMMIT_INTERVAL_S = 1.0
@@ -277,6 +282,8 @@ def _add_collector(app: StreamsApp) -> None:
     async def collect() -> None:
         for warning in plan_of(app):
             log.warning("%s", warning)
+        if settings.streams.feed == STREAM_ALONE:
+            return
         log.info(
             "collecting %d markets every %g s of exchange time from %s",
             len(settings.markets),
@@ -286,18 +293,33 @@ def _add_collector(app: StreamsApp) -> None:
         collector = build_collector(app, publish)
         await forever("collector", lambda: collector.run(is_leader), 1.0)
 
+    _add_candles_and_feed(app, publish, is_leader)
+
+
+def _add_candles_and_feed(app: StreamsApp, publish: Any, is_leader: Callable[[], bool]) -> None:
+    settings = app.settings
+    candles = build_candles(app, publish)
+    feed = build_feed(app, publish, candles)
+
     @app.task
     async def fetch_candles() -> None:
-        candles = build_candles(app, publish)
         if candles is not None:
             await forever("candles", lambda: candles.run(is_leader), 1.0)
+
+    @app.task
+    async def stream() -> None:
+        if feed is not None:
+            log.info("streaming %d markets from %s", len(settings.markets), settings.binance.stream_url)
+            await forever("stream", lambda: feed.run(is_leader), 1.0)
+        elif settings.streams.feed != POLLS_ALONE:
+            log.error("streams.feed: %s: no source with a stream is enabled", settings.streams.feed)
 
 
 def plan_of(app: StreamsApp) -> list[str]:
     """Warnings about limits that the poll plan exceeds."""
     settings, exchanges = app.settings, app.worker_state.exchanges
     return plan_warnings(
-        exchanges.sources,
+        [] if settings.streams.feed == STREAM_ALONE else exchanges.sources,
         exchanges.candles,
         settings.parsed_markets,
         settings.streams.poll_interval_s,
@@ -318,7 +340,39 @@ def build_collector(app: StreamsApp, publish: Any) -> Collector:
         publish=publish,
         topic=settings.topic(TopicRole.TICKS).name,
         interval_ms=int(settings.streams.poll_interval_s * 1000),
+        bounds=_bounds(settings),
     )
+
+
+def build_feed(app: StreamsApp, publish: Any, candles: CandleCollector | None) -> StreamFeed | None:
+    """The feed of the exchange's stream, None where the settings want none."""
+    settings, exchanges, streams = app.settings, app.worker_state.exchanges, app.settings.streams
+    source = exchanges.stream
+    if source is None:
+        return None
+    others = {one.name: NOT_POLLED for one in exchanges.sources} | dict.fromkeys(exchanges.disabled, DISABLED)
+    others.pop(source.name, None)
+    return StreamFeed(
+        markets=settings.parsed_markets,
+        source=source,
+        clock=app.clock,
+        metrics=app.worker_state.metrics,
+        publish=publish,
+        topic=settings.topic(TopicRole.TICKS).name,
+        on_candle=candles.tell if candles is not None else lambda _candle: None,
+        interval_ms=int(streams.stream_interval_s * 1000),
+        polls_ms=None if streams.feed == STREAM_ALONE else int(streams.poll_interval_s * 1000),
+        silence_s=streams.stream_silence_s,
+        life_ms=int(streams.stream_life_h * 3_600_000),
+        bounds=_bounds(settings),
+        others=others,
+    )
+
+
+def _bounds(settings: Settings) -> Bounds:
+    streams = settings.streams
+    stale_ms = {binance.NAME: streams.stale_binance_s * 1000, coingecko.NAME: streams.stale_coingecko_s * 1000}
+    return Bounds(stale_ms, streams.divergence_bps)
 
 
 def build_candles(app: StreamsApp, publish: Any) -> CandleCollector | None:
@@ -336,4 +390,5 @@ def build_candles(app: StreamsApp, publish: Any) -> CandleCollector | None:
         kafka=settings.kafka,
         topic=settings.topic(TopicRole.CANDLES).name,
         lookback_ms=settings.streams.candle_lookback_h * 3_600_000,
+        delay_ms=DELAY_MS if exchanges.stream is None else STREAMED_DELAY_MS,
     )

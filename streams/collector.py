@@ -20,7 +20,7 @@ from streams.batching import Item
 from streams.metrics import Metrics
 from streams.sources.contracts import OK, QuoteSource, Reading
 from streams.sources.guard import Guard
-from streams.ticks import DISABLED, Polled, build_tick
+from streams.ticks import DISABLED, Bounds, Polled, build_tick
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class Collector:
         publish: Publisher,
         topic: str,
         interval_ms: int,
+        bounds: Bounds | None = None,
         on_round: Callable[[], None] = lambda: None,
     ) -> None:
         self._markets = markets
@@ -66,6 +67,7 @@ class Collector:
         self._publish = publish
         self._topic = topic
         self._interval_ms = interval_ms
+        self._bounds = bounds or Bounds()
         self._on_round = on_round
         self._told: Counter[str] = Counter()
         self._told_at = 0.0
@@ -79,10 +81,12 @@ class Collector:
         outcomes = await asyncio.gather(*(self._poll(source, budget_s) for source in self._sources))
         polled = {source.name: outcome for source, outcome in zip(self._sources, outcomes, strict=True)}
         polled.update({name: Polled(DISABLED) for name in self._disabled})
-        ticks = [build_tick(market, instant_ms, polled) for market in self._markets]
+        ticks = [build_tick(market, instant_ms, polled, self._bounds) for market in self._markets]
         await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in ticks])
         self._metrics.polls.inc()
         self._metrics.collected.inc(len(ticks))
+        for tick in ticks:
+            self._metrics.judged(tick)
         self._told["ticks"] += len(ticks)
         self._told["polls"] += 1
         return ticks

@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from marketdata.records import Tick
+
 
 class Metrics:
     """Every counter and gauge of the worker; names start with `bitcoin_`."""
@@ -54,9 +56,65 @@ class Metrics:
         self.late = Counter("bitcoin_late_ticks", "Ticks that came too late for the windows", registry=registry)
         self.replayed = Counter("bitcoin_replayed_records", "Records skipped after a replay", registry=registry)
 
+        self.flagged = Counter("bitcoin_flagged_ticks", "Ticks published with a flag", ["flag"], registry=registry)
+        self.divergence = Gauge(
+            "bitcoin_divergence_bps",
+            "CoinGecko's price against Binance's mid at the newest tick that has both",
+            ["symbol"],
+            registry=registry,
+        )
+        self.stream_connects = Counter(
+            "bitcoin_stream_connects",
+            "Connections of a stream, by why they were made",
+            ["source", "reason"],
+            registry=registry,
+        )
+        self.stream_connections = Gauge(
+            "bitcoin_stream_connections", "Connections of a stream now", ["source"], registry=registry
+        )
+        self.stream_events = Counter(
+            "bitcoin_stream_events", "Events of a stream that ticks stand for", ["source", "kind"], registry=registry
+        )
+
+    def judged(self, tick: Tick) -> None:
+        """Count a tick's flags, and show its divergence."""
+        for flag in tick.flags:
+            self.flagged.labels(flag).inc()
+        if tick.divergence_bps is not None:
+            self.divergence.labels(tick.symbol).set(tick.divergence_bps)
+
+    def stream(self, source: str) -> "StreamMetrics":
+        """The counters of one stream."""
+        return StreamMetrics(self, source)
+
     def handled(self, agent: str, count: int) -> None:
         self.agent_events.labels(agent).inc(count)
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+class StreamMetrics:
+    """What is told of one stream."""
+
+    def __init__(self, metrics: Metrics, source: str) -> None:
+        self._metrics = metrics
+        self._source = source
+        self._connections = metrics.stream_connections.labels(source)
+        self._updates = metrics.stream_events.labels(source, "quote")
+        self._trades = metrics.stream_events.labels(source, "trade")
+
+    def connected(self, reason: str) -> None:
+        self._metrics.stream_connects.labels(self._source, reason).inc()
+
+    def failed(self, kind: str) -> None:
+        self._metrics.source_errors.labels(self._source, kind).inc()
+
+    def up(self, change: int) -> None:
+        self._connections.inc(change)
+
+    def ticks(self, updates: int, trades: int) -> None:
+        """So many events went out as ticks."""
+        self._updates.inc(updates)
+        self._trades.inc(trades)

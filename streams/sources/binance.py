@@ -36,6 +36,7 @@ class Binance:
 
     name = NAME
     candles_cost = Cost(calls=1, weight=_KLINES_WEIGHT)
+    candles_per_call = CANDLES_PER_CALL
 
     def __init__(
         self, http: JsonClient, weight_per_minute: int, on_weight: Callable[[int], None] = lambda _weight: None

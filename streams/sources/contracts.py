@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec import Struct
+
 from marketdata.errors import InvalidValueError
 from marketdata.markets import Market
 from marketdata.records import Candle
@@ -78,12 +80,82 @@ class CandleSource(Protocol):
     name: str
     budget: Budget
     candles_cost: Cost
+    candles_per_call: int
 
     async def candles(self, market: Market, start_ms: int, now_ms: int, timeout_s: float) -> list[Candle]:
-        """Closed one-minute candles from `start_ms` on, ascending; at most one page of the exchange's.
+        """Closed one-minute candles from `start_ms` on, ascending; `candles_per_call` at most, all there are if fewer.
 
         Raises:
             RetryableSourceError: it may go well later.
             FatalSourceError: it will not go well by trying again.
+        """
+        ...
+
+
+class QuoteUpdate(Struct, frozen=True, gc=False):
+    """A best quote that a stream told. `number` grows from one to the next of its stream."""
+
+    stream: str
+    number: int
+    symbol: str
+    bid_price: float
+    bid_qty: float
+    ask_price: float
+    ask_qty: float
+
+
+class TradeUpdate(Struct, frozen=True, gc=False):
+    """One trade that a stream told; `price` in the quote currency, `qty` in the base coin."""
+
+    stream: str
+    number: int
+    symbol: str
+    price: float
+    qty: float
+
+
+class Farewell(Struct, frozen=True):
+    """The exchange will close this connection soon: another should take over now."""
+
+
+class Answer(Struct, frozen=True):
+    """The exchange's answer to the subscription of that number; `refusal` is None where it is accepted."""
+
+    number: int
+    refusal: str | None = None
+
+
+StreamEvent = QuoteUpdate | TradeUpdate | Candle | Farewell | Answer
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What one client may do; messages and connects are counted in real time."""
+
+    streams_per_connection: int
+    messages_per_s: int
+    connects_per_5_min: int
+
+
+class StreamSource(Protocol):
+    """An exchange that tells by itself: quotes, trades and closed one-minute candles over a WebSocket."""
+
+    name: str
+    url: str
+    limits: StreamLimits
+
+    def streams(self, market: Market) -> Sequence[str]:
+        """The streams that tell of a market."""
+        ...
+
+    def subscription(self, streams: Sequence[str], number: int) -> str:
+        """The message that asks for streams; its answer carries the number."""
+        ...
+
+    def parse(self, message: str | bytes) -> StreamEvent | None:
+        """What a message tells, None where it is nothing that is kept.
+
+        Raises:
+            InvalidValueError: it is not what the exchange documents.
         """
         ...

@@ -9,8 +9,9 @@ from config.settings import Settings
 from streams.metrics import Metrics
 from streams.sources import binance, coingecko
 from streams.sources.binance import Binance
+from streams.sources.binance_stream import BinanceStream
 from streams.sources.coingecko import CoinGecko
-from streams.sources.contracts import CandleSource, QuoteSource
+from streams.sources.contracts import CandleSource, QuoteSource, StreamSource
 from streams.sources.guard import Guard
 from streams.sources.http import JsonClient
 
@@ -26,6 +27,7 @@ class Exchanges:
     guards: Mapping[str, Guard]
     disabled: list[str]
     clients: list[httpx.AsyncClient]
+    stream: StreamSource | None = None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -63,6 +65,8 @@ def build_exchanges(settings: Settings, metrics: Metrics) -> Exchanges:
         )
         exchanges.sources.append(source)
         exchanges.candles = source
+        if settings.streams.feed != "poll":
+            exchanges.stream = BinanceStream(spot.stream_url, settings.parsed_markets)
     else:
         exchanges.disabled.append(binance.NAME)
     return exchanges

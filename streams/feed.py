@@ -1,0 +1,159 @@
+"""The stream feed: what the exchange tells by itself becomes ticks of an interval each, and closed candles.
+
+While this worker leads, connections fill a `Conflation`, and at the end of each interval its ticks are published.
+Delivery is waited for; meanwhile the conflation grows wider, not longer. It must never import Faust or a format.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import aiohttp
+
+from marketdata.codec import encode
+from marketdata.markets import Market
+from marketdata.records import Candle
+from marketdata.times import floor_to
+from streams.collector import Publisher, SleepingClock
+from streams.feed_conflation import Conflation
+from streams.metrics import Metrics
+from streams.sources.contracts import QuoteUpdate, StreamEvent, StreamSource, TradeUpdate
+from streams.sources.sockets import ConnectBudget, Connection
+from streams.ticks import Bounds, stream_tick
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.5  # real seconds between two looks whether this worker leads
+_TELL_S = 60.0
+
+
+class StreamFeed:
+    """Feeds for ever (`run`); `on_candle` is handed each closed candle as it is told."""
+
+    def __init__(
+        self,
+        *,
+        markets: Sequence[Market],
+        source: StreamSource,
+        clock: SleepingClock,
+        metrics: Metrics,
+        publish: Publisher,
+        topic: str,
+        on_candle: Callable[[Candle], None],
+        interval_ms: int,
+        polls_ms: int | None,
+        silence_s: float,
+        life_ms: int,
+        bounds: Bounds,
+        others: Mapping[str, str],
+    ) -> None:
+        """Nothing is opened.
+
+        Args:
+            markets: all of them.
+            source: tells of them.
+            clock: event time.
+            metrics: the worker's.
+            publish: delivers.
+            topic: of ticks.
+            on_candle: must not wait.
+            interval_ms: that one tick stands for.
+            polls_ms: the grid of the polls beside this feed, None where there are none.
+            silence_s: see `sockets.Connection`, and so for `life_ms`.
+            life_ms: of event time.
+            bounds: beyond which a tick is flagged.
+            others: status of the sources that a stream's tick has nothing of.
+        """
+        self._markets = {market.symbol: market for market in markets}
+        self._source = source
+        self._clock = clock
+        self._metrics = metrics
+        self._publish = publish
+        self._topic = topic
+        self._on_candle = on_candle
+        self._interval_ms = interval_ms
+        self._polls_ms = polls_ms
+        self._silence_s = silence_s
+        self._life_ms = life_ms
+        self._bounds = bounds
+        self._others = others
+        self._counting = metrics.stream(source.name)
+        self._told = [0, 0, 0]
+        self._told_at = 0.0
+
+    async def run(self, is_leader: Callable[[], bool]) -> None:
+        """Feed while this worker leads; for ever."""
+        while True:
+            if is_leader():
+                await self._lead(is_leader)
+            await asyncio.sleep(_LOOK_S)
+
+    async def _lead(self, is_leader: Callable[[], bool]) -> None:
+        conflation = Conflation(self._markets, self._interval_ms, self._polls_ms)
+        budget = ConnectBudget(self._source.limits.connects_per_5_min)
+        async with aiohttp.ClientSession(trust_env=False) as session, asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._connection(markets, conflation, session, budget).run())
+                for markets in self._shares()
+            ]
+            try:
+                while is_leader():
+                    await self._clock.sleep_until(floor_to(self._clock.now_ms(), self._interval_ms) + self._interval_ms)
+                    await self._flush(conflation)
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    def _shares(self) -> list[list[Market]]:
+        """The markets of each connection: as many as its streams allow."""
+        markets = list(self._markets.values())
+        each = self._source.limits.streams_per_connection // max(len(self._source.streams(markets[0])), 1)
+        return [markets[start : start + each] for start in range(0, len(markets), each)]
+
+    def _connection(
+        self, markets: Sequence[Market], conflation: Conflation, session: aiohttp.ClientSession, budget: ConnectBudget
+    ) -> Connection:
+        def on_event(event: StreamEvent) -> None:
+            if isinstance(event, QuoteUpdate | TradeUpdate):
+                conflation.add(event, self._clock.now_ms())
+            elif isinstance(event, Candle):
+                self._on_candle(event)
+
+        return Connection(
+            self._source,
+            [stream for market in markets for stream in self._source.streams(market)],
+            session,
+            clock=self._clock,
+            budget=budget,
+            counting=self._counting,
+            on_event=on_event,
+            on_lost=lambda: conflation.forget_quotes(market.symbol for market in markets),
+            silence_s=self._silence_s,
+            life_ms=self._life_ms,
+        )
+
+    async def _flush(self, conflation: Conflation) -> None:
+        """Publish what has ended, and wait until it is delivered."""
+        intervals = conflation.take(self._clock.now_ms())
+        if not intervals:
+            return
+        ticks = [
+            stream_tick(self._markets[one.symbol], one, self._source.name, self._bounds, self._others)
+            for one in intervals
+        ]
+        await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in ticks])
+        updates, trades = sum(one.n_updates for one in intervals), sum(one.n_trades for one in intervals)
+        self._counting.ticks(updates, trades)
+        self._metrics.collected.inc(len(ticks))
+        for tick in ticks:
+            self._metrics.judged(tick)
+        self._tell_sometimes(len(ticks), updates, trades)
+
+    def _tell_sometimes(self, *counts: int) -> None:
+        self._told = [known + count for known, count in zip(self._told, counts, strict=True)]
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at < _TELL_S:
+            return
+        self._told_at = now
+        log.info("streamed: %d ticks of %d quotes and %d trades", *self._told)
+        self._told = [0, 0, 0]
