@@ -114,7 +114,7 @@ class Room:
                 end = "\n".join(tail(self._folder / f"{name}.log"))
                 raise RuntimeError(f"{words[:4]}: told nothing, exit code {done.returncode}:\n{end}")
             told = json.loads(lines[-1])
-            found.append(told["records"] / told["seconds"])
+            found.append(float(told["records"]) / float(told["seconds"]))
         return statistics.median(found)
 
     def killed(self) -> tuple[float, float, float]:

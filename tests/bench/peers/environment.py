@@ -18,13 +18,14 @@ def peer_python() -> Path | None:
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
     uv = Path(sys.executable).with_name("uv")
-    for command in (
-        [uv, "venv", "-q", "--clear", "--python", sys.executable, VENV],
-        [uv, "pip", "sync", "-q", "--require-hashes", "--python", python, PACKAGES],
-    ):
-        done = subprocess.run(command, check=False, cwd=ROOT)
+    commands = (
+        ["venv", "-q", "--clear", "--python", sys.executable, str(VENV)],
+        ["pip", "sync", "-q", "--require-hashes", "--python", str(python), str(PACKAGES)],
+    )
+    for command in commands:
+        done = subprocess.run([str(uv), *command], check=False, cwd=ROOT)
         if done.returncode:
-            sys.stderr.write(f"bench: {' '.join(map(str, command))}: exit code {done.returncode}; peers are left out\n")
+            sys.stderr.write(f"bench: uv {' '.join(command)}: exit code {done.returncode}; peers are left out\n")
             return None
     stamp.write_text(wanted, encoding="utf-8")
     return python

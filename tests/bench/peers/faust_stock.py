@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from datetime import timedelta
+from typing import Any
 
 import faust
 import msgspec
@@ -56,13 +57,13 @@ def main(argv: list[str]) -> None:
             began = time.perf_counter()
         elif seen == options.count:
             line = json.dumps({"records": seen - 1, "seconds": time.perf_counter() - began})
-            sys.__stdout__.write(line + "\n")
-            sys.__stdout__.flush()
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGTERM)
 
     if options.kind == "empty":
 
-        async def empty(stream: object) -> None:
+        async def empty(stream: Any) -> None:
             async for _value in stream:
                 count()
 
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> None:
         table = app.Table("sums", default=float, key_type=str, value_type=float)
         hops = table.hopping(300.0, 60.0, expires=timedelta(hours=1))
 
-        async def hopping(stream: object) -> None:
+        async def hopping(stream: Any) -> None:
             async for value in stream:
                 tick = prices.decode(value)
                 hops[tick.symbol] += tick.price
