@@ -22,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start the stack and wait until it is healthy")
     up.add_argument("--without", action="append", default=[], choices=PARTS, help="leave a part out (may be repeated)")
     up.add_argument("--foreground", action="store_true", help="stay, and stop all on Ctrl-C")
+    up.add_argument("--fail-fast", action="store_true", help="with --foreground: end, exit code 1, when a part ends")
     commands.add_parser("down", help="stop the stack, or the demo, and all that it runs")
     status = commands.add_parser("status", help="address and health of each part; exit code 1 when one is not healthy")
     status.add_argument("--json", action="store_true", help="as one JSON object")
@@ -61,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
             without = frozenset(arguments.without)
             supervisor.check_all(settings, without)
             supervisor.save_own_log(settings.devstack.state_dir)
-            return asyncio.run(supervisor.supervise(settings, without, say))
+            return asyncio.run(supervisor.supervise(settings, without, say, fail_fast=arguments.fail_fast))
         case "up":
             supervisor.up(settings, frozenset(arguments.without))
         case "down":

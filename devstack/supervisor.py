@@ -71,8 +71,14 @@ def running_state(settings: Settings) -> StackState | None:
     return state if state is not None and state.supervisor.alive() is not None else None
 
 
-async def supervise(settings: Settings, without: frozenset[str], tell: Callable[[str], None]) -> int:
-    """Run the stack in this process until SIGTERM or SIGINT. Returns the exit code."""
+async def supervise(
+    settings: Settings, without: frozenset[str], tell: Callable[[str], None], *, fail_fast: bool = False
+) -> int:
+    """Run the stack in this process until SIGTERM or SIGINT. Returns the exit code.
+
+    A part that dies while others still start ends it all; one that dies later does so with `fail_fast`, and else is
+    told in the state, for the others can still be used.
+    """
     folder = settings.devstack.state_dir.resolve()
     java = require_java()
     with only_supervisor(folder) as state:
@@ -83,12 +89,16 @@ async def supervise(settings: Settings, without: frozenset[str], tell: Callable[
         environ = {"JAVA_HOME": str(java.home), "BDI_PROFILE": settings.profile}
         stack = Stack(state, folder, tell, environ)
         starting = asyncio.create_task(stack.start(build_parts(settings, java, without), settings.devstack.startup_s))
-        stopped = asyncio.create_task(stop.wait())
+        stopped, died = asyncio.create_task(stop.wait()), asyncio.create_task(_death(stack))
         try:
-            await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({starting, stopped, died}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                await stopped
+            if died.done():
+                died.result()
+            await asyncio.wait({stopped, died} if fail_fast else {stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if fail_fast and died.done():
+                died.result()
         except StackError as error:
             state.error = str(error)
             _log.error("%s", error)
@@ -96,9 +106,15 @@ async def supervise(settings: Settings, without: frozenset[str], tell: Callable[
         else:
             return 0
         finally:
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
+            for task in (starting, stopped, died):
+                task.cancel()
+            await asyncio.gather(starting, stopped, died, return_exceptions=True)
             await stack.stop()
+
+
+async def _death(stack: Stack) -> None:
+    _, _, story = await stack.next_death()
+    raise StackError(story)
 
 
 def up(settings: Settings, without: frozenset[str]) -> None:
@@ -127,6 +143,16 @@ def up(settings: Settings, without: frozenset[str]) -> None:
             cwd=ROOT,
             env=child_environment(BDI_PROFILE=settings.profile, BDI_DEVSTACK__STATE_DIR=str(folder.resolve())),
         )
+    try:
+        _until_up(daemon, folder, log)
+    except BaseException:  # Ctrl-C too: what is not up yet would come up behind the back of who stopped it
+        daemon.terminate()
+        daemon.wait()
+        raise
+    say(f"stack up after {time.monotonic() - began:.1f} s; logs in {folder / 'logs'}")
+
+
+def _until_up(daemon: "subprocess.Popen[bytes]", folder: Path, log: Path) -> None:
     told: set[str] = set()
     while True:
         exit_code = daemon.poll()
@@ -135,12 +161,18 @@ def up(settings: Settings, without: frozenset[str]) -> None:
         if exit_code is not None:
             last = "".join(f"\n  | {line}" for line in tail(log))
             raise StackError(mine.error if mine and mine.error else f"the supervisor ended; the end of {log}:{last}")
+        failed = [
+            f"{name}: {part.detail}"
+            for name, part in (mine.parts if mine else {}).items()
+            if name in told and part.state == "failed"
+        ]
+        if failed:
+            raise StackError("; ".join(failed))
         for name, part in (mine.parts if mine else {}).items():
             if part.state == "healthy" and name not in told:
                 told.add(name)
                 say(f"{name:9} ready at {part.address} after {part.ready_s:.1f} s")
         if mine and mine.parts and all(part.state == "healthy" for part in mine.parts.values()):
-            say(f"stack up after {time.monotonic() - began:.1f} s; logs in {folder / 'logs'}")
             return
         time.sleep(_LOOK_S)
 
