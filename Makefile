@@ -33,7 +33,7 @@ bench: setup  ## measure; tables and JSON in build/bench
 	@$(WITH_JAVA) $(RUN) -m tests.bench
 
 down:   ## stop the stack, or the demo, and all that it runs
-	@if [ -x $(RUN) ]; then $(RUN) -m devstack down; fi
+	@if [ -x $(RUN) ]; then $(RUN) -m devstack down && $(RUN) -m devstack --profile live down; fi
 
 clean: down  ## down, and remove its data and all that was built (the caches stay)
 	@rm -rf .state build

@@ -25,6 +25,17 @@ def test_the_five_profiles_ship() -> None:
     assert {path.stem for path in PROFILES.glob("*.toml")} == {"demo", "local", "live", "compose", "cluster"}
 
 
+def test_what_is_real_shares_no_folder_with_what_is_replayed() -> None:
+    demo, live = load_settings("demo"), load_settings("live")
+    for section, field in (
+        ("devstack", "state_dir"),
+        ("streams", "data_dir"),
+        ("forecasting", "report_dir"),
+        ("forecasting", "plot_path"),
+    ):
+        assert getattr(getattr(demo, section), field) != getattr(getattr(live, section), field)
+
+
 def test_environment_over_file_over_profile_over_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text("[streams]\nweb_port = 7001\npoll_interval_s = 30.0\n")
