@@ -18,6 +18,7 @@ T = TypeVar("T", Prediction, Score)
 MAX_POINTS = 1_440  # a day of minutes
 _POINTS_BUDGET = 200_000  # points of all markets together: some 50 MB
 _FORECASTS_BUDGET = 50_000
+_NOT_POLLED = "not_polled"  # `marketdata.records.SourceState`: says nothing of the source
 
 CandlePoint = tuple[int, float, float, float, float, float]
 TickPoint = tuple[int, float | None]
@@ -25,11 +26,15 @@ TickPoint = tuple[int, float | None]
 
 @dataclass(slots=True)
 class MarketBoard:
-    """One market. Points have times in ms of event time, prices in the quote currency, volumes in the base coin."""
+    """One market. Points have times in ms of event time, prices in the quote currency, volumes in the base coin.
+
+    polled: the newest tick for which all sources were asked; a stream's ticks in between have nothing of CoinGecko's.
+    """
 
     ticks: deque[TickPoint]
     candles: dict[int, CandlePoint] = field(default_factory=dict)
     tick: Tick | None = None
+    polled: Tick | None = None
     features: FeatureRow | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
@@ -104,13 +109,22 @@ class Board:
         return taken
 
     def _take_tick(self, market: MarketBoard, tick: Tick, event_ms: int) -> bool:
+        # Beside a stream a poll's tick comes late, for its answers took their time: what it tells of sources is new.
+        self._take_sources(tick, event_ms)
+        if all(state.status != _NOT_POLLED for state in tick.sources.values()) and (
+            market.polled is None or event_ms > market.polled.timestamp_ms
+        ):
+            market.polled = tick
         if market.ticks and event_ms <= market.ticks[-1][0]:
             return False
         market.tick = tick
         market.ticks.append((event_ms, mid_price(tick.bid_price, tick.ask_price)))
+        return True
+
+    def _take_sources(self, tick: Tick, event_ms: int) -> None:
         for name, state in tick.sources.items():
             known = self.sources.get(name)
-            if known is not None and event_ms < known.tick_ms:
+            if state.status == _NOT_POLLED or (known is not None and event_ms < known.tick_ms):
                 continue
             since = None
             if state.status != "ok":
@@ -118,7 +132,6 @@ class Board:
             # What a failing source said last still tells how old its data is.
             observed = state.observed_at or (known.observed_at if known else None)
             self.sources[name] = SourceBoard(state.status, event_ms, observed, state.staleness_ms, since)
-        return True
 
     def _take_candle(self, market: MarketBoard, candle: Candle) -> bool:
         if candle.interval != "1m":

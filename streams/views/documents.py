@@ -34,21 +34,22 @@ def time_or_none(ms: int | None) -> str | None:
 
 
 def market_row(board: Board, symbol: str) -> Document:
-    """One market in a line: its newest tick."""
+    """One market in a line: its newest tick; what only polls tell is that of the newest poll."""
     market = board.markets[symbol]
     tick = market.tick
+    polled = market.polled or tick
     base, _, quote = symbol.partition("-")
     row: Document = {"symbol": symbol, "base": base, "quote": quote}
-    if tick is None:
+    if tick is None or polled is None:
         return row | dict.fromkeys(("timestamp", "price", "mid", "spread_bps", "change_24h_percent", "last"))
     mid = mid_price(tick.bid_price, tick.ask_price)
     return row | {
         "timestamp": tick.timestamp,
-        "price": tick.price,
+        "price": polled.price,
         "mid": mid,
-        "last": tick.price if mid is None else mid,
+        "last": polled.price if mid is None else mid,
         "spread_bps": spread_bps(tick.bid_price, tick.ask_price),
-        "change_24h_percent": tick.price_change_percentage_24h,
+        "change_24h_percent": polled.price_change_percentage_24h,
     }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from config import Settings
@@ -115,6 +116,33 @@ def test_without_quotes_the_price_of_coingecko_stands_and_the_mid_stays_empty(bo
     row = documents.market_row(board, "BTC-USD")
     assert (row["mid"], row["last"]) == (None, 100.5)
     assert documents.history(board, "BTC-USD", 10)["ticks"] == [(START, None)]
+
+
+def test_ticks_of_a_stream_take_nothing_from_what_the_polls_tell(board: Board, settings: Settings) -> None:
+    """A poll's tick arrives after a stream's of a later instant, whose other sources were not asked."""
+
+    def streamed(at: int) -> Tick:
+        quoted = {"binance": SourceState(status="ok"), "coingecko": SourceState(status="not_polled")}
+        return msgspec.structs.replace(tick(at), price=None, sources=quoted)
+
+    def polled(at: int, status: str) -> Tick:
+        return msgspec.structs.replace(
+            tick(at),
+            price=100.5,
+            sources={"binance": SourceState(status="ok"), "coingecko": SourceState(status=status)},
+        )
+
+    board.take(TopicRole.TICKS_CLEAN, streamed(START + 1_000), 1)
+    assert not board.take(TopicRole.TICKS_CLEAN, polled(START, "ok"), 2)
+    board.take(TopicRole.TICKS_CLEAN, streamed(START + 2_000), 3)
+    row = documents.market_row(board, "BTC-USD")
+    assert (row["timestamp"], row["price"], row["mid"]) == (to_rfc3339(START + 2_000), 100.5, 100.0)
+    sources = {one["source"]: one for one in documents.health(board, KafkaBoard(), settings, START + 2_000)["sources"]}
+    assert {name: one["state"] for name, one in sources.items()} == {"binance": "ok", "coingecko": "ok"}
+    board.take(TopicRole.TICKS_CLEAN, polled(START + MINUTE_MS, "timeout"), 4)
+    board.take(TopicRole.TICKS_CLEAN, streamed(START + MINUTE_MS + 1_000), 5)
+    sources = {one["source"]: one for one in documents.health(board, KafkaBoard(), settings, START + 2_000)["sources"]}
+    assert sources["coingecko"]["failing_since"] == to_rfc3339(START + MINUTE_MS)
 
 
 def test_candles_come_in_any_order_and_the_oldest_go(board: Board) -> None:
