@@ -23,9 +23,10 @@ _EVENTS = re.compile(r'^bitcoin_agent_events_total\{agent="(\w+)"\} (\S+)', re.M
 
 @dataclass(frozen=True)
 class Drained:
-    """What a worker did with a topic that was there before it: records a second, and what it held then."""
+    """What a worker did with a topic that was there before it: ticks a second, CPU a tick, and what it held then."""
 
     per_second: float
+    cpu_us: float
     rss_bytes: int
 
 
@@ -81,18 +82,23 @@ class Worker:
 
         The clock runs from the first look at which agent `first` had handled any, so that the start is not in it.
         """
-        began, at_begin = 0.0, 0.0
+        began, at_begin, cpu = 0.0, 0.0, 0.0
 
         def done() -> float | None:
-            nonlocal began, at_begin
+            nonlocal began, at_begin, cpu
             events, now = self.events(), time.perf_counter()
             handled = events.get("features", 0.0)
             if not began and events.get(first, 0.0) > 0:
-                began, at_begin = now, handled
+                began, at_begin, cpu = now, handled, self.cpu_s()
             return now if handled >= count else None
 
         ended = eventually(done, deadline_s, f"{count} records are handled", every_s=_LOOK_S)
-        return Drained((count - at_begin) / ((ended or 0.0) - began), self.process.memory_info().rss)
+        done_now = count - at_begin
+        return Drained(
+            done_now / ((ended or 0.0) - began),
+            (self.cpu_s() - cpu) / done_now * 1e6,
+            self.process.memory_info().rss,
+        )
 
     def cpu_s(self) -> float:
         times = self.process.cpu_times()

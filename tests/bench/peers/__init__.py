@@ -1,1 +1,1 @@
-"""Programs that a bench compares with; each prints one JSON line on standard output: {"records": …, "seconds": …}."""
+"""Programs to compare with; each prints one JSON line on standard output: records, seconds, cpu_s."""

@@ -48,15 +48,16 @@ def main(argv: list[str]) -> None:
         web_enabled=False,
     )
     topic = app.topic(options.topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-    seen, began = 0, 0.0
+    seen, began, cpu = 0, 0.0, 0.0
 
     def count() -> None:
-        nonlocal seen, began
+        nonlocal seen, began, cpu
         seen += 1
         if seen == 1:
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
         elif seen == options.count:
-            line = json.dumps({"records": seen - 1, "seconds": time.perf_counter() - began})
+            taken = {"seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
+            line = json.dumps({"records": seen - 1, **taken})
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGTERM)
