@@ -10,6 +10,7 @@ limit (60 s after the last renewal) has passed. Taking over is an append, which 
 import logging
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Owner:
     @classmethod
     def parse(cls, text: str) -> "Owner | None":
         try:
-            host, pid, started = text.split(" ")
+            host, pid, started, _ = text.split(" ")
             return cls(host, int(pid), float(started))
         except ValueError:
             return None
@@ -65,18 +66,27 @@ class Owner:
 
 
 class Lease:
-    """A held lock; `check` before each replacement, `release` at the end."""
+    """A held lock; `check` before each replacement, `release` at the end.
 
-    def __init__(self, fs: Any, path: Any, stream: Any) -> None:
+    A successor who takes over appends to the same file, so who holds it is told by a mark of each taking.
+    """
+
+    def __init__(self, fs: Any, path: Any, stream: Any, owner: Owner) -> None:
         self._fs = fs
         self._path = path
         self._stream = stream
-        self._file_id = fs.getClient().getFileInfo(path.toString()).getFileId()
+        self._mark = f"{owner.text()} {uuid.uuid4().hex}"
+        fs.setXAttr(path, _OWNER, self._mark.encode())
 
     @property
     def _still_ours(self) -> bool:
-        status = self._fs.getClient().getFileInfo(self._path.toString())
-        return status is not None and status.getFileId() == self._file_id and not self._fs.isFileClosed(self._path)
+        try:
+            mark = bytes(self._fs.getXAttr(self._path, _OWNER)).decode()
+            return mark == self._mark and not self._fs.isFileClosed(self._path)
+        except Py4JJavaError as error:
+            if _says(error, *_GONE):
+                return False
+            raise
 
     def check(self) -> None:
         """Make sure that the lock was not taken over, as when this machine slept for more than a minute.
@@ -91,8 +101,9 @@ class Lease:
     def release(self) -> None:
         """Give the lock back. A lock that was lost is left to its new owner."""
         try:
-            if self._still_ours:
-                self._fs.delete(self._path, False)  # noqa: FBT003  Hadoop's signature
+            if not self._still_ours:
+                return  # closing could end the file under its new owner
+            self._fs.delete(self._path, False)  # noqa: FBT003  Hadoop's signature
             self._stream.close()
         except Py4JError as error:  # closing what was just deleted is refused: that is the plan
             _log.debug("lock %s: closed with %s", self._path, type(error).__name__)
@@ -165,8 +176,7 @@ class Locks:
         while True:
             stream = self._open(path)
             if stream is not None:
-                self._fs.setXAttr(path, _OWNER, self._owner.text().encode())
-                return Lease(self._fs, path, stream)
+                return Lease(self._fs, path, stream, self._owner)
             owner = self.owner_of(table)
             if owner is not None and owner.is_gone:
                 _log.warning("lease of %s: its owner (process %d) is gone; taking over", table, owner.pid)
