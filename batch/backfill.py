@@ -19,7 +19,7 @@ from pyspark.sql import functions as sql
 from batch import tables
 from batch.archive import archives, read_archive
 from batch.hourly import kline_rows
-from batch.hours import HourWriter
+from batch.hours import HourWriter, trailing_hours
 from batch.klines import BAD_REQUEST, INVALID_SYMBOL, ROWS_A_REQUEST, STEP_MS, Kline, KlineClient
 from batch.schemas import CANDLES, column_names
 from batch.storage import Store
@@ -245,6 +245,7 @@ class BackfillWriter:
         self, history: History, wanted: dict[str, set[int]], to_ms: int, stopped: Callable[[], bool], folder: str
     ) -> int:
         touched: set[int] = set()
+        parts: list[DataFrame] = []
         minutes = history.arrow("1m")
         if minutes.num_rows:
             rows = self._upload(minutes, f"{folder}/1m.parquet", CANDLES)
@@ -253,19 +254,20 @@ class BackfillWriter:
             with self._store.locks.held(self._candles.name, self._wait_s, stopped) as lease:
                 tables.merge(self._spark, self._store, self._candles, rows, slots, lease)
             tell("backfill minute candles", minutes.num_rows, minutes.num_rows)
-            touched = {hour for hour in (floor_to(at, HOUR_MS) for at in starts) if hour + HOUR_MS <= to_ms}
-        parts = self._hours.rows(touched)
+            touched = trailing_hours({floor_to(at, HOUR_MS) for at in starts}, to_ms)
         hours = history.arrow("1h", wanted)
         if any(hours["wanted"].to_pylist()):
             klines = self._upload(hours, f"{folder}/1h.parquet", f"{CANDLES}, wanted BOOLEAN")
             parts.append(kline_rows(self._spark, klines.coalesce(1)))
-        if not parts:
+        if not parts and not touched:
             return 0
         hour_starts = touched.union(*wanted.values())
         counted = Observation("merged")
-        merged = reduce(DataFrame.union, parts).observe(counted, sql.count(sql.lit(1)).alias("rows"))
         slots = {self._hourly.name_of(at) for at in hour_starts}
         with self._store.locks.held(self._hourly.name, self._wait_s, stopped) as lease:
+            # Looked at under the lease, as whoever writes hours does.
+            parts += self._hours.rows(touched)
+            merged = reduce(DataFrame.union, parts).observe(counted, sql.count(sql.lit(1)).alias("rows"))
             tables.merge(self._spark, self._store, self._hourly, merged, slots, lease)
         rows_merged = int(counted.get["rows"])
         tell("backfill hourly rows", rows_merged, rows_merged)

@@ -13,6 +13,7 @@ from pyspark.sql import functions as sql
 
 from batch import tables
 from batch.hourly import hourly_rows
+from batch.lease import Lease
 from batch.storage import Store
 from config import Settings
 from marketdata.times import DAY_MS, HOUR_MS, SECOND_MS, from_rfc3339, to_datetime, to_rfc3339
@@ -39,15 +40,27 @@ class DueHours:
         self.pending.update(hours)
         self.high_water_ms = high_water_ms if self.high_water_ms is None else max(self.high_water_ms, high_water_ms)
 
+    def touch_trailing(self, hours: Iterable[int]) -> None:
+        """Note the closed hours in whose trailing day candles of `hours` lie. Call it after `touch`."""
+        self.pending.update(trailing_hours(hours, self._closed_ms))
+
+    @property
+    def _closed_ms(self) -> int:
+        """Hours that end by then are closed."""
+        return 0 if self.high_water_ms is None else self.high_water_ms - self.grace_ms
+
     def due(self) -> list[int]:
         """The pending hours that are closed, oldest first."""
-        if self.high_water_ms is None:
-            return []
-        closed_ms = self.high_water_ms - self.grace_ms - HOUR_MS
-        return sorted(hour for hour in self.pending if hour <= closed_ms)
+        return sorted(hour for hour in self.pending if hour + HOUR_MS <= self._closed_ms)
 
     def written(self, hours: Iterable[int]) -> None:
         self.pending.difference_update(hours)
+
+
+def trailing_hours(hours: Iterable[int], closed_ms: int) -> set[int]:
+    """Hours (starts, ms) whose trailing day holds minutes of `hours`, those included, as far as they end by then."""
+    reached = {hour + ahead * HOUR_MS for hour in set(hours) for ahead in range(25)}
+    return {hour for hour in reached if hour + HOUR_MS <= closed_ms}
 
 
 def runs(hours: Iterable[int]) -> list[tuple[int, int]]:
@@ -100,16 +113,9 @@ class HourWriter:
         began = time.monotonic()
         written = 0
         for from_ms, to_ms in runs(hours):
-            rows = self._compute(from_ms, to_ms, trailing=not live).persist()
-            count = rows.count()
-            if live and rows.where("n_ticks = 0").limit(1).count():
-                rows.unpersist()
-                rows = self._compute(from_ms, to_ms, trailing=True).persist()
-            if count:
-                slots = self._hourly.slots(from_ms, to_ms)
-                with self._store.locks.held(self._hourly.name, wait_s, stopped) as lease:
-                    tables.merge(self._spark, self._store, self._hourly, rows, slots, lease)
-            rows.unpersist()
+            # Computed under the lease: rows of an older look must not replace those that another writer made since.
+            with self._store.locks.held(self._hourly.name, wait_s, stopped) as lease:
+                count = self._write_run(from_ms, to_ms, lease, live=live)
             written += count
             _log.info(
                 "hours %s to %s: %d rows in %.0f ms",
@@ -119,6 +125,18 @@ class HourWriter:
                 (time.monotonic() - began) * 1e3,
             )
         return written
+
+    def _write_run(self, from_ms: int, to_ms: int, lease: Lease, *, live: bool) -> int:
+        rows = self._compute(from_ms, to_ms, trailing=not live).persist()
+        count = rows.count()
+        if live and rows.where("n_ticks = 0").limit(1).count():
+            rows.unpersist()
+            rows = self._compute(from_ms, to_ms, trailing=True).persist()
+        if count:
+            slots = self._hourly.slots(from_ms, to_ms)
+            tables.merge(self._spark, self._store, self._hourly, rows, slots, lease)
+        rows.unpersist()
+        return count
 
     def stored_hours(self) -> tuple[set[int], int]:
         """The hours (starts, ms) of which ticks or candles are stored, and the newest event time stored (0: none)."""

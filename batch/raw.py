@@ -120,6 +120,8 @@ class RawWriter:
             parsed.unpersist()
         for group in groups:
             self._due.touch({at - at % HOUR_MS for at in group.minutes}, group.newest)
+        if candles is not None:
+            self._due.touch_trailing(at - at % HOUR_MS for at in candles.minutes)
         rows = self._write_hours()
         done = clock()
         report = BatchReport(
@@ -206,7 +208,6 @@ def run(
         StorageError: a batch failed; the reason is in its message.
     """
     with store.locks.held("raw_data", wait_s=float("inf"), stopped=stopped) as lease:
-        store.discard_stale("raw_data")
         writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped)
         writer.resume()
         failure: list[BaseException] = []

@@ -101,7 +101,7 @@ class Store:
         self.fs.delete(self.path(folder), True)  # noqa: FBT003
 
     def discard_stale(self, table: str) -> None:
-        """Remove what an earlier writer of the table left half done. Only its present lease holder may call this."""
+        """Remove what an earlier writer of the table left half done. Only its lease holder may call this."""
         for status in self.fs.globStatus(self.path(f"{self.staging}/{table}-*")) or ():
             self.discard(status.getPath().toUri().getPath())
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
+import requests
 import stamina
 from hdfs import InsecureClient
 from hdfs.util import HdfsError
@@ -14,13 +15,18 @@ from requests.exceptions import RequestException
 from config.sections import HdfsSettings
 from marketdata.errors import StorageError
 
+_READ_ERRORS = (HdfsError, RequestException, pa.ArrowException, OSError)
+_READ_TRIES = 6
+
 
 class Reader:
     """Reads whole Parquet files over WebHDFS; writes one only where nobody reads tables, under `_staging`."""
 
     def __init__(self, settings: HdfsSettings) -> None:
         self._settings = settings
-        self._client = InsecureClient(settings.webhdfs, user=settings.user, timeout=30)
+        session = requests.Session()
+        session.trust_env = False  # loopback and cluster addresses must not go through a proxy of the environment
+        self._client = InsecureClient(settings.webhdfs, user=settings.user, timeout=30, session=session)
 
     def wait(self) -> None:
         """Wait until the NameNode answers.
@@ -59,12 +65,16 @@ class Reader:
             StorageError: it cannot be read.
         """
         try:
-            with self._client.read(file) as stream:
-                content = stream.read()
-            return pq.ParquetFile(io.BytesIO(content)).read(columns=list(columns) if columns else None)
-        except (HdfsError, RequestException, pa.ArrowException, OSError) as error:
+            # The blocks of a file that is replaced vanish under its reader: it is read again, whole.
+            for attempt in stamina.retry_context(on=_READ_ERRORS, attempts=_READ_TRIES, wait_initial=0.05, wait_max=1):
+                with attempt:
+                    with self._client.read(file) as stream:
+                        content = stream.read()
+                    return pq.ParquetFile(io.BytesIO(content)).read(columns=list(columns) if columns else None)
+        except _READ_ERRORS as error:
             msg = f"{file}: cannot be read: {error}"
             raise StorageError(msg) from error
+        raise AssertionError  # the loop returns or raises
 
     def write(self, file: str, rows: pa.Table) -> None:
         """Write rows as a new file.

@@ -179,6 +179,7 @@ def merge(spark: SparkSession, store: Store, table: Table, new: DataFrame, slots
     pick = f"row_number() OVER (PARTITION BY {SLOT}, {', '.join(table.key)} ORDER BY {table.prefer}, _seq) AS _pick"
     rows = rows.selectExpr(*table.columns, SLOT, pick).where("_pick = 1")
     rows = rows.sortWithinPartitions(SLOT, *table.order).selectExpr(*table.columns, *([] if single else [SLOT]))
+    store.discard_stale(table.name)
     staged = store.stage(table.name, rows, slotted=not single)
     lease.check()
     for slot, file in staged.files.items():

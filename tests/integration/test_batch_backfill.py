@@ -94,6 +94,19 @@ def test_a_wider_backfill_asks_only_for_what_is_missing(settings: Settings, env:
     assert "48 hourly rows merged" in wider.stderr
 
 
+def test_minutes_that_come_before_stored_ones_complete_their_trailing_day(
+    settings: Settings, env: dict[str, str]
+) -> None:
+    assert run(env, "backfill", "--hours", "1", "--minutes", "1500", "--to", END).returncode == 0
+    rows = read_table(settings, settings.hdfs.hourly_metrics)
+    assert rows["avg_volatility"].isna().sum() == 2 * 23
+    assert run(env, "backfill", "--hours", "1", "--minutes", "3300", "--to", END).returncode == 0
+    rows = read_table(settings, settings.hdfs.hourly_metrics)
+    assert rows["avg_volatility"].isna().sum() == 2 * 23  # but for the first day of all
+    checked = run(env, "verify")
+    assert checked.returncode == 0, checked.stdout
+
+
 def test_a_market_that_the_exchange_does_not_know_is_told_and_the_others_go_on(
     settings: Settings, env: dict[str, str], start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The writer's lease and atomic replacement on the real HDFS."""
 
 import io
+import random
 import subprocess
 import sys
 import threading
@@ -15,14 +16,20 @@ from pyarrow import ArrowException
 from pyspark.sql import SparkSession
 from requests.exceptions import RequestException
 
-from batch import tables
+from batch import tables, wire
+from batch.hours import HourWriter
 from batch.schemas import HOURLY
 from batch.storage import open_store
+from batch.stored import Reader
 from config import Settings
 from marketdata.errors import StorageError
-from tests.spark import session
+from marketdata.hourly import observed_price
+from marketdata.records import Tick
+from marketdata.times import MINUTE_MS, from_rfc3339
+from tests.spark import TOPICS, kafka_rows, random_tick, session
 from tests.stack import ROOT, StackUnderTest, environment_of, eventually, running
 
+HOUR = from_rfc3339("2024-08-05T12:00:00Z")
 HOLD = """
 import sys, time
 from batch.session import spark_session
@@ -129,6 +136,72 @@ def test_a_lease_that_was_lost_stops_its_owner(spark: SparkSession, settings: Se
             lost.check()
         lost.release()  # leaves the new owner's lock alone
         lease.check()
+
+
+def test_a_lease_that_was_taken_over_is_known_as_lost(spark: SparkSession, settings: Settings) -> None:
+    store = open_store(spark, settings)
+    lost = store.locks.acquire("table", 5)
+    # What HDFS does for a successor once an owner was silent for a minute; the file stays the same file.
+    store.fs.recoverLease(store.path(f"{settings.hdfs.root}/_locks/table.lock"))
+    with store.locks.held("table", 20) as lease:
+        with pytest.raises(StorageError, match="lost to another writer"):
+            lost.check()
+        lost.release()
+        lease.check()
+
+
+def test_an_hour_is_computed_from_what_is_stored_when_its_turn_comes(spark: SparkSession, settings: Settings) -> None:
+    """A writer that waited must not put its older view of an hour over that of the writer it waited for."""
+    store, raw = open_store(spark, settings), tables.raw_data(settings)
+    rng = random.Random(1)
+    ticks = [random_tick(rng, "BTC-USD", HOUR + minute * MINUTE_MS) for minute in range(40)]
+    used = [tick for tick in ticks if observed_price(tick) is not None]
+
+    def keep(some: list[Tick]) -> None:
+        rows = wire.enriched_ticks(wire.parse(kafka_rows(spark, some), **TOPICS))
+        with store.locks.held(raw.name, 5) as lease:
+            tables.merge(spark, store, raw, rows, [raw.name_of(HOUR)], lease)
+
+    waiting = threading.Event()
+
+    def stopped() -> bool:
+        waiting.set()
+        return False
+
+    keep(ticks[:20])
+    writer = threading.Thread(
+        target=lambda: HourWriter(spark, store, settings).write([HOUR], wait_s=60, live=True, stopped=stopped)
+    )
+    with store.locks.held("hourly_metrics", 5):
+        writer.start()
+        assert waiting.wait(60)
+        keep(ticks)
+    writer.join()
+    (row,) = tables.read_all(spark, store, tables.hourly_metrics(settings)).collect()
+    assert row.n_ticks == len(used)
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(spark: SparkSession, settings: Settings) -> None:
+    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+    store.stage(table.name, spark.sql(hour_sql(1)).coalesce(1), slotted=False)
+    with store.locks.held(table.name, 10) as lease:
+        tables.merge(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
+    assert store.files(store.staging) == []
+
+
+def test_the_plain_reader_asks_hdfs_itself_whatever_proxy_the_environment_names(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+    with store.locks.held(table.name, 10) as lease:
+        tables.merge(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    reader = Reader(settings.hdfs)
+    (file,) = reader.files(table.folder)
+    assert reader.table(file, ["symbol"]).num_rows == 4320
 
 
 def test_a_killed_owner_is_succeeded_at_once(spark: SparkSession, settings: Settings, tmp_path: Path) -> None:

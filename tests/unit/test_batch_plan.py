@@ -3,7 +3,7 @@
 import pytest
 
 from batch.backfill import History, Plan, brings_nothing, missing_ranges, plan
-from batch.hours import DueHours, runs
+from batch.hours import DueHours, runs, trailing_hours
 from batch.klines import ROWS_A_REQUEST, Kline, parse_row
 from batch.schemas import HOURLY, RAW, column_names
 from batch.tables import hourly_metrics, minute_candles, raw_data
@@ -93,6 +93,14 @@ def test_an_hour_is_due_once_event_time_is_past_its_end_and_grace() -> None:
     due.touch({NOON}, NOON)  # late data of a closed hour: written anew, and time does not run backwards
     assert due.due() == [NOON]
     assert due.high_water_ms == NOON + HOUR_MS + 120_000
+
+
+def test_late_candles_touch_the_closed_hours_in_whose_trailing_day_they_lie() -> None:
+    due = DueHours(grace_ms=0)
+    due.touch({NOON}, NOON + 3 * HOUR_MS)
+    due.touch_trailing({NOON})
+    assert due.due() == [NOON, NOON + HOUR_MS, NOON + 2 * HOUR_MS]
+    assert trailing_hours({NOON}, NOON + 40 * HOUR_MS) == set(range(NOON, NOON + 25 * HOUR_MS, HOUR_MS))
 
 
 def test_runs_join_neighbouring_hours_up_to_a_month() -> None:
