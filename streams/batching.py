@@ -83,12 +83,20 @@ class BatchConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._handled: dict[TP, int] = {}
         self._next: dict[TP, int] = {}
+        self._begun: dict[TP, int] = {}
+        self.sought_at = 0.0
         self._looked_again: dict[TP, int] = {}
         super().__init__(*args, **kwargs)
 
     def handled(self, tp: TP, offset: int) -> None:
         """All records up to this one are done with, outputs and states: it may be committed."""
         self._handled[tp] = offset
+
+    def unhandled(self, tp: TP) -> int:
+        """Records of a batch topic that lie there and are not done with; 0 where that is not known yet."""
+        done = self._handled.get(tp)
+        first = self._begun.get(tp) if done is None else done + 1
+        return 0 if first is None else max((self.highwater(tp) or 0) - first, 0)
 
     async def getmany(  # noqa: C901  one pass over what a poll gave
         self,
@@ -190,6 +198,7 @@ class BatchConsumer(driver.Consumer):
         for tp in tps:
             self._handled.pop(tp, None)
             self._next.pop(tp, None)
+            self._begun.pop(tp, None)
             self._looked_again.pop(tp, None)
             self._acked.pop(tp, None)
             self._acked_index.pop(tp, None)
@@ -205,7 +214,10 @@ class BatchConsumer(driver.Consumer):
         anew = await self.earliest_offsets(*(tps - committed.keys())) if tps - committed.keys() else {}
         if anew:
             await self.seek_wait(anew)
-        self._next.update({ensure_TP(tp): offset for tp, offset in {**committed, **anew}.items()})
+        begun = {ensure_TP(tp): offset for tp, offset in {**committed, **anew}.items()}
+        self._next.update(begun)
+        self._begun.update(begun)
+        self.sought_at = self.app.loop.time()
 
     async def seek(self, partition: TP, offset: int) -> None:
         self._next[partition] = offset

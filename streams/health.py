@@ -5,7 +5,6 @@ Live: the agents get on with what lies on their topics. Ready: partitions are as
 
 from typing import Any
 
-from faust.types import TP
 from prometheus_client import CONTENT_TYPE_LATEST
 
 STALLED_S = 60.0  # real seconds without a batch while there is something to read
@@ -28,8 +27,13 @@ def attach(app: Any) -> None:
         found: dict[str, int] = {}
         for name, topic in app.worker_state.topics.items():
             tps = [tp for tp in app.consumer.assignment() if tp.topic == topic]
-            found[name] = sum(_lag(app, tp) for tp in tps)
+            found[name] = sum(app.consumer.unhandled(tp) for tp in tps)
         return found
+
+    def idle(name: str) -> float:
+        """Real seconds since the agent's last batch, or since it could begin."""
+        began: float = max(app.worker_state.started_at, app.consumer.sought_at)
+        return float(app.loop.time() - max(began, app.worker_state.progress.get(name, began)))
 
     @app.page("/metrics", name="metrics")
     async def metrics(view: Any, _request: Any) -> Any:
@@ -37,12 +41,9 @@ def attach(app: Any) -> None:
 
     @app.page("/health/live", name="health-live")
     async def live(view: Any, _request: Any) -> Any:
-        now = app.loop.time()
-        idle = {
-            name: now - app.worker_state.progress.get(name, app.worker_state.started_at)
-            for name in app.worker_state.topics
-        }
-        wrong = liveness(lags(), idle)
+        # While tables are recovered and partitions move nothing is handled: `ready` tells of that.
+        moving = app.rebalancing or app.in_recovery
+        wrong = {} if moving else liveness(lags(), {name: idle(name) for name in app.worker_state.topics})
         return view.json({"live": not wrong, "stalled": wrong}, status=_UNAVAILABLE if wrong else 200)
 
     @app.page("/health/ready", name="health-ready")
@@ -57,9 +58,3 @@ def attach(app: Any) -> None:
             if is_so
         ]
         return view.json({"ready": not waiting, "waiting_for": waiting}, status=_UNAVAILABLE if waiting else 200)
-
-
-def _lag(app: Any, tp: TP) -> int:
-    highwater = app.consumer.highwater(tp) or 0
-    read = app.worker_state.positions.get((tp.topic, tp.partition))
-    return 0 if read is None else max(highwater - read, 0)
