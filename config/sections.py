@@ -4,11 +4,14 @@ Must never read the environment or a file.
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from marketdata.topics import TopicRole
+
+# A variable that is passed on without a value (`KEY: ${KEY:-}` of compose) is no secret.
+_Secret = Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)]
 
 
 class _Section(BaseModel):
@@ -26,7 +29,7 @@ class KafkaSettings(_Section):
     """With a SASL protocol."""
     sasl_username: str | None = None
     """With a SASL protocol."""
-    sasl_password: SecretStr | None = None
+    sasl_password: _Secret = None
     """With a SASL protocol; a secret."""
     ssl_cafile: Path | None = None
     """Certificates to trust, PEM; none: the system's."""
@@ -115,7 +118,7 @@ class CoinGeckoSettings(_Section):
     """Whether it is asked."""
     base_url: str = "https://api.coingecko.com/api/v3"
     """REST; the pro plan has another host."""
-    api_key: SecretStr | None = None
+    api_key: _Secret = None
     """A secret; goes into the plan's header."""
     plan: Literal["demo", "pro"] = "demo"
     """Decides the header that the key goes into."""

@@ -36,6 +36,17 @@ def test_what_is_real_shares_no_folder_with_what_is_replayed() -> None:
         assert getattr(getattr(demo, section), field) != getattr(getattr(live, section), field)
 
 
+@pytest.mark.parametrize(("given", "expected"), [("", None), ("abc", "abc")])
+def test_an_empty_secret_is_none(given: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an empty key goes out in a header, and the exchange refuses it for good."""
+    monkeypatch.setenv("BDI_COINGECKO__API_KEY", given)
+    monkeypatch.setenv("BDI_KAFKA__SASL_PASSWORD", given)
+    settings = load_settings("compose")
+    for secret in (settings.coingecko.api_key, settings.kafka.sasl_password):
+        assert (None if secret is None else secret.get_secret_value()) == expected
+        assert "abc" not in settings.model_dump_json()
+
+
 def test_environment_over_file_over_profile_over_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text("[streams]\nweb_port = 7001\npoll_interval_s = 30.0\n")
