@@ -149,8 +149,8 @@ class StreamsSettings(_Section):
     """Event seconds; older data of CoinGecko's flags the tick `stale_coingecko`."""
     stale_binance_s: float = Field(60.0, gt=0)
     """Event seconds; an older quote of Binance's flags the tick `stale_binance`."""
-    divergence_bps: float = Field(100.0, gt=0)
-    """Basis points between CoinGecko's price and Binance's mid; beyond them the tick is flagged `divergent`."""
+    divergence_bps: float = Field(200.0, gt=0)
+    """Basis points between CoinGecko's price (a minute old or more) and Binance's mid; beyond: flag `divergent`."""
     lateness_s: float = Field(120.0, ge=0)
     """How late a tick may come and still enter the rolling windows."""
     max_future_s: float = Field(60.0, ge=0)
@@ -214,7 +214,9 @@ class ForecastingSettings(_Section):
     symbols: tuple[str, ...] = ("BTC-USD",)
     """Markets that are forecast."""
     model: Literal["lstm-quantile", "lstm-plain"] = "lstm-quantile"
-    """What is trained; `lstm-plain` is scored like the rest."""
+    """What is trained to be champion."""
+    challengers: tuple[Literal["lstm-quantile", "lstm-plain"], ...] = ()
+    """Trained and scored beside it, as `challenger`."""
     horizon_h: int = Field(1, ge=1)
     """Hours ahead."""
     sequence_h: int = Field(60, ge=2)
@@ -233,8 +235,8 @@ class ForecastingSettings(_Section):
     """Epochs without a better validation loss before it stops."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One network each; their mean is the forecast."""
-    retrain_every_h: int = Field(168, ge=1)
-    """Event hours between trainings."""
+    retrain_every_h: int = Field(144, ge=1)
+    """Event hours between trainings; sooner than a model is too old, so that no baseline must stand in."""
     max_model_age_h: int = Field(168, ge=1)
     """An older champion is replaced by a baseline, which says so."""
     poll_s: float = Field(5.0, gt=0)
@@ -243,6 +245,13 @@ class ForecastingSettings(_Section):
     """Where `report` writes."""
     plot_path: Path = Path("build/report/latest.png")
     """The newest plot of truth and forecast, which the dashboard shows."""
+
+    @model_validator(mode="after")
+    def _retrained_in_time(self) -> Self:
+        if self.retrain_every_h > self.max_model_age_h:
+            msg = f"retrain_every_h {self.retrain_every_h}: expected at most max_model_age_h {self.max_model_age_h}"
+            raise ValueError(msg)
+        return self
 
 
 class DevstackSettings(_Section):

@@ -268,7 +268,7 @@ def _add_collector(app: StreamsApp) -> None:
     first = TP(settings.topic(TopicRole.TICKS).name, 0)
 
     def is_leader() -> bool:
-        return not app.rebalancing and first in app.consumer.assignment()
+        return not app.should_stop and not app.rebalancing and first in app.consumer.assignment()
 
     async def publish(topic: str, items: Any) -> None:
         producer: Any = app.producer

@@ -99,7 +99,8 @@ class StreamFeed:
             try:
                 while is_leader():
                     await self._clock.sleep_until(floor_to(self._clock.now_ms(), self._interval_ms) + self._interval_ms)
-                    await self._flush(conflation)
+                    if is_leader():
+                        await self._flush(conflation)
             finally:
                 for task in tasks:
                     task.cancel()

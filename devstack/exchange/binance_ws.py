@@ -305,7 +305,7 @@ def kline_event(
             "x": closed,
             "q": decimal(quote_volume),
             "V": decimal(taker),
-            "Q": decimal(taker * quote_volume / volume if volume else 0.0),
+            "Q": decimal(taker * (quote_volume / volume) if volume else 0.0),
             "B": "0",
         },
     }
