@@ -3,6 +3,8 @@
 Texts in Spark's DDL: one place says what stands in a file. A test holds the names to `marketdata.records`.
 """
 
+from functools import cache
+
 SOURCES = ("coingecko", "binance")
 
 _STATE = "STRUCT<status: STRING, observed_at: STRING, received_at: STRING, staleness_ms: BIGINT>"
@@ -50,6 +52,7 @@ HOURLY = """
 """
 
 
+@cache
 def column_names(ddl: str) -> tuple[str, ...]:
     """The names of a flat DDL's top-level columns, in order."""
     names, depth, word = [], 0, ""

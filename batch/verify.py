@@ -124,7 +124,7 @@ def gap_ranges(times: Iterable[int], step_ms: int) -> list[str]:
 
 
 class Verifier:
-    """Reads every table once, oldest file first; in memory are two days of candles and an hour of ticks at most."""
+    """Reads every table once, oldest file first; of candles and ticks two days and an hour, and all times, are kept."""
 
     def __init__(self, reader: Reader, settings: Settings) -> None:
         self._reader = reader

@@ -13,7 +13,7 @@ import pytest
 from hdfs import InsecureClient
 from hdfs.util import HdfsError
 from pyarrow import ArrowException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from requests.exceptions import RequestException
 
 from batch import tables, wire
@@ -179,6 +179,34 @@ def test_an_hour_is_computed_from_what_is_stored_when_its_turn_comes(spark: Spar
     writer.join()
     (row,) = tables.read_all(spark, store, tables.hourly_metrics(settings)).collect()
     assert row.n_ticks == len(used)
+
+
+def test_hours_are_computed_though_another_writer_replaces_their_files(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, raw = open_store(spark, settings), tables.raw_data(settings)
+    rng = random.Random(2)
+    ticks = [random_tick(rng, "BTC-USD", HOUR + minute * MINUTE_MS) for minute in range(40)]
+
+    def keep(some: list[Tick]) -> None:
+        rows = wire.enriched_ticks(wire.parse(kafka_rows(spark, some), **TOPICS))
+        with store.locks.held(raw.name, 5) as lease:
+            tables.merge(spark, store, raw, rows, [raw.name_of(HOUR)], lease)
+
+    keep(ticks[:20])
+    compute = HourWriter._compute
+    late = [ticks]
+
+    def compute_and_replace(writer: HourWriter, *args: int, **options: bool) -> DataFrame:
+        rows = compute(writer, *args, **options)
+        if late:
+            keep(late.pop())  # between the look at the files and their reading
+        return rows
+
+    monkeypatch.setattr(HourWriter, "_compute", compute_and_replace)
+    assert HourWriter(spark, store, settings).write([HOUR], wait_s=5, live=True) == 1
+    (row,) = tables.read_all(spark, store, tables.hourly_metrics(settings)).collect()
+    assert row.n_ticks == sum(observed_price(tick) is not None for tick in ticks)
 
 
 def test_what_a_killed_writer_left_is_removed_by_the_next(spark: SparkSession, settings: Settings) -> None:
