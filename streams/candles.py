@@ -115,14 +115,14 @@ class CandleCollector:
         over = asyncio.create_task(self._clock.sleep_until(event_ms))
         try:
             while not over.done():
+                while self._told and is_leader():
+                    await self.publish_told()
                 self._arrived.clear()
                 arrived = asyncio.create_task(self._arrived.wait())
                 try:
                     await asyncio.wait({over, arrived}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     arrived.cancel()
-                if self._told and is_leader():
-                    await self.publish_told()
             over.result()
         finally:
             over.cancel()

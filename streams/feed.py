@@ -81,6 +81,20 @@ class StreamFeed:
         self._told = [0, 0, 0]
         self._told_at = 0.0
 
+    async def probe(self) -> int:
+        """Connect and subscribe to all markets once, without taking anything in; how many connections that were.
+
+        Raises:
+            SourceError: that does not go.
+        """
+        conflation = Conflation(self._markets, self._interval_ms)
+        budget = ConnectBudget(self._source.limits.connects_per_5_min)
+        shares = self._shares()
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            for markets in shares:
+                await self._connection(markets, conflation, session, budget, lambda _candle: None).probe()
+        return len(shares)
+
     async def run(self, is_leader: Callable[[], bool]) -> None:
         """Feed while this worker leads; for ever."""
         while True:
@@ -93,7 +107,7 @@ class StreamFeed:
         budget = ConnectBudget(self._source.limits.connects_per_5_min)
         async with aiohttp.ClientSession(trust_env=False) as session, asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._connection(markets, conflation, session, budget).run())
+                group.create_task(self._connection(markets, conflation, session, budget, self._on_candle).run())
                 for markets in self._shares()
             ]
             try:
@@ -112,13 +126,18 @@ class StreamFeed:
         return [markets[start : start + each] for start in range(0, len(markets), each)]
 
     def _connection(
-        self, markets: Sequence[Market], conflation: Conflation, session: aiohttp.ClientSession, budget: ConnectBudget
+        self,
+        markets: Sequence[Market],
+        conflation: Conflation,
+        session: aiohttp.ClientSession,
+        budget: ConnectBudget,
+        on_candle: Callable[[Candle], None],
     ) -> Connection:
         def on_event(event: StreamEvent) -> None:
             if isinstance(event, QuoteUpdate | TradeUpdate):
                 conflation.add(event, self._clock.now_ms())
             elif isinstance(event, Candle):
-                self._on_candle(event)
+                on_candle(event)
 
         return Connection(
             self._source,

@@ -22,7 +22,8 @@ def logging_config(level: str) -> dict[str, Any]:
             }
         },
         "root": {"level": level, "handlers": ["stderr"]},
-        "loggers": {name: {"level": "WARNING"} for name in _LIBRARIES},
+        # stamina's line of each retry says neither of what nor why; metrics count them, and failures are told once.
+        "loggers": {name: {"level": "ERROR" if name == "stamina" else "WARNING"} for name in _LIBRARIES},
     }
 
 

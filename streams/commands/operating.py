@@ -114,6 +114,7 @@ class check(StreamsCommand):  # noqa: N801
             ("kafka", self._kafka),
             ("clock", self._clock),
             *((source.name, self._source(source)) for source in exchanges.sources),
+            *([] if exchanges.stream is None else [("stream", self._stream)]),
             ("hdfs", self._hdfs),
         ]
         results = []
@@ -167,6 +168,16 @@ class check(StreamsCommand):  # noqa: N801
             return f"answers for {len(reading.quotes)} markets"
 
         return look
+
+    async def _stream(self) -> str:
+        from streams.application import build_feed
+
+        async def nowhere(_topic: str, _items: Sequence[Item]) -> None:
+            """Nothing is published by a check."""
+
+        feed = build_feed(self.app, nowhere, None)
+        connections = 0 if feed is None else await feed.probe()
+        return f"{self.app.settings.binance.stream_url}: all markets subscribed, {connections} connection(s)"
 
     async def _hdfs(self) -> str:
         hdfs = self.app.settings.hdfs

@@ -167,6 +167,17 @@ class Connection:
         except FatalSourceError as error:
             log.error("%s: the stream is stopped until the worker is restarted: %s", self._source.name, error)  # noqa: TRY400
 
+    async def probe(self) -> None:
+        """Connect, subscribe, and leave.
+
+        Raises:
+            SourceError: that does not go.
+        """
+        try:
+            await self._open(_START)
+        finally:
+            await self._leave(*self._links)
+
     async def _stay(self) -> None:
         """Connect, and hand over from connection to connection until one is lost.
 

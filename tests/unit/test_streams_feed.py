@@ -14,7 +14,7 @@ from aiohttp import WSMsgType, web
 
 from devstack.exchange.recording import Recording
 from marketdata.codec import decode
-from marketdata.errors import InvalidValueError
+from marketdata.errors import FatalSourceError, InvalidValueError
 from marketdata.markets import Market
 from marketdata.records import Candle, Tick
 from marketdata.times import MINUTE_MS
@@ -266,6 +266,27 @@ async def test_only_the_leader_feeds() -> None:
             await fed.until(lambda: len(fed.ticks) > 0, "a tick")
             fed.leads = False
             await fed.until(lambda: fed.counted("connections") == 0, "its retreat")
+
+
+async def test_a_probe_subscribes_and_leaves_or_says_why_it_cannot() -> None:
+    async with running_exchange(speed=60.0) as exchange:
+        fed = of(exchange, BTC, ETH)
+        assert await fed.feed.probe() == 1
+        assert (fed.counted("connections"), fed.connects("start")) == (0, 1)
+        await exchange.fault("451", match="/stream")
+        with pytest.raises(FatalSourceError, match="HTTP 451"):
+            await fed.feed.probe()
+    assert fed.ticks == []
+
+
+async def test_connects_stay_below_what_the_exchange_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_CONNECT_WINDOW_S", 0.5)
+    budget = sockets.ConnectBudget(most=5)
+    times = []
+    for _ in range(6):
+        await budget.take()
+        times.append(asyncio.get_running_loop().time())
+    assert all(times[at + 4] - times[at] >= 0.5 for at in range(2))
 
 
 class Script:
