@@ -24,7 +24,7 @@ secrets masked. Made from the code by `python -m config --document`.
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined or value is None or value == {}:
+    if value is PydanticUndefined or value is None or value in ({}, ()):
         return "–"
     plain = to_jsonable_python(value)
     return f"`{','.join(map(str, plain)) if isinstance(plain, list) else plain}`"
