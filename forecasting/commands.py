@@ -79,7 +79,8 @@ def _train(settings: Settings, symbols: tuple[str, ...], model: str) -> int:
         )
         picture = plots.draw(trained.held_out, trained.samples, f"{symbol}: held-out hours, {trained.version}")
         storage.write(registry.path(trained.version, "plot.png"), picture)
-        path = settings.forecasting.plot_path
+        latest = settings.forecasting.plot_path  # what the dashboard shows is the champion's
+        path = latest if trained.verdict.promoted else latest.with_name(f"{model}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture)
     return 0

@@ -1,13 +1,15 @@
-"""The broker as the predictor needs it: wait for topics, read a topic's tail, publish. Imports no Keras."""
+"""The broker as the predictor needs it: wait for topics, read a topic's tail, publish, take turns. Imports no Keras."""
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
+from aiokafka.partitioner import DefaultPartitioner
 
 from config.sections import KafkaSettings
 from marketdata.codec import decode
@@ -17,8 +19,12 @@ from marketdata.records import Record
 log = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Record)
+C = TypeVar("C", AIOKafkaProducer, AIOKafkaConsumer, AIOKafkaAdminClient)
 
 _FETCH_MS = 500
+_RETRY_S = 0.5
+_SILENT_MS = 15_000
+_FOR_EVER_MS = 2**31 - 1
 
 
 def connection(kafka: KafkaSettings) -> dict[str, Any]:
@@ -36,35 +42,62 @@ def connection(kafka: KafkaSettings) -> dict[str, Any]:
     return options
 
 
+async def _started(
+    kafka: KafkaSettings, wait_s: float, make: Callable[[], C], end: Callable[[C], Awaitable[None]]
+) -> C:
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while True:
+        client = make()
+        try:
+            await client.start()
+        except KafkaError as error:
+            await end(client)
+            if asyncio.get_running_loop().time() > deadline:
+                raise ForecastError(f"kafka {kafka.brokers}: no answer within {wait_s:g} s: {error}") from error
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return client
+
+
 async def start_producer(kafka: KafkaSettings, wait_s: float) -> AIOKafkaProducer:
     """An idempotent producer that is connected; the caller stops it.
 
     Raises:
         ForecastError: no broker answers within `wait_s`.
     """
-    deadline = asyncio.get_running_loop().time() + wait_s
-    while True:
-        producer = AIOKafkaProducer(**connection(kafka), enable_idempotence=True, acks="all", linger_ms=0)
-        try:
-            await producer.start()
-        except KafkaError as error:
-            await producer.stop()
-            if asyncio.get_running_loop().time() > deadline:
-                raise ForecastError(f"kafka {kafka.brokers}: no answer within {wait_s:g} s: {error}") from error
-            await asyncio.sleep(0.5)
-        else:
-            return producer
+    return await _started(
+        kafka,
+        wait_s,
+        lambda: AIOKafkaProducer(**connection(kafka), enable_idempotence=True, acks="all", linger_ms=0),
+        AIOKafkaProducer.stop,
+    )
 
 
-async def tail(kafka: KafkaSettings, topic: str, cls: type[R], count: int, wait_s: float) -> list[R]:
+async def tail(
+    kafka: KafkaSettings, topic: str, cls: type[R], count: int, wait_s: float, *, key: bytes | None = None
+) -> list[R]:
     """The newest records of each partition of a topic, at most `count` a partition, in each partition's order.
+
+    Args:
+        kafka: where.
+        topic: which.
+        cls: what its records are.
+        count: how many of each partition.
+        wait_s: how long to wait for broker and topic.
+        key: only the partition that records of this key go to.
 
     Raises:
         ForecastError: no broker answers, or the topic does not exist, within `wait_s`.
     """
     numbers = await _partitions(kafka, topic, wait_s)
-    consumer = AIOKafkaConsumer(**connection(kafka), enable_auto_commit=False, auto_offset_reset="earliest")
-    await consumer.start()
+    if key is not None:
+        numbers = [partition_of(key, numbers)]
+    consumer = await _started(
+        kafka,
+        wait_s,
+        lambda: AIOKafkaConsumer(**connection(kafka), enable_auto_commit=False, auto_offset_reset="earliest"),
+        AIOKafkaConsumer.stop,
+    )
     try:
         partitions = [TopicPartition(topic, number) for number in numbers]
         consumer.assign(partitions)
@@ -85,12 +118,16 @@ async def tail(kafka: KafkaSettings, topic: str, cls: type[R], count: int, wait_
         await consumer.stop()
 
 
+def partition_of(key: bytes, numbers: list[int]) -> int:
+    """The partition of a topic with these partitions that the producer puts records of a key on."""
+    return int(DefaultPartitioner()(key, numbers, numbers))
+
+
 async def _partitions(kafka: KafkaSettings, topic: str, wait_s: float) -> list[int]:
     """The partitions of a topic, as soon as it exists."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
-    admin = AIOKafkaAdminClient(**connection(kafka))
-    await admin.start()
+    admin = await _started(kafka, wait_s, lambda: AIOKafkaAdminClient(**connection(kafka)), AIOKafkaAdminClient.close)
     try:
         while True:
             (found,) = await admin.describe_topics([topic])
@@ -101,6 +138,51 @@ async def _partitions(kafka: KafkaSettings, topic: str, wait_s: float) -> list[i
                     f"topic {topic}: does not exist after {wait_s:g} s: expected it from "
                     "`python -m faust -A streams topics create`"
                 )
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(_RETRY_S)
     finally:
         await admin.close()
+
+
+class Turns:
+    """Which of several running predictors speaks for a market: the one that Kafka's group gave its partition.
+
+    The group's membership alone is used, what it fetches is left unread. A killed predictor is succeeded after 15 s.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, topic: str, numbers: list[int]) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._numbers = numbers
+
+    @classmethod
+    async def join(cls, kafka: KafkaSettings, topic: str, group: str, wait_s: float) -> "Turns":
+        """Join the group and wait for its first assignment; the caller leaves it.
+
+        Raises:
+            ForecastError: no broker answers, or the topic does not exist, within `wait_s`.
+        """
+        numbers = await _partitions(kafka, topic, wait_s)
+        consumer = await _started(
+            kafka,
+            wait_s,
+            lambda: AIOKafkaConsumer(
+                topic,
+                **connection(kafka),
+                group_id=group,
+                enable_auto_commit=False,
+                auto_offset_reset="latest",
+                session_timeout_ms=_SILENT_MS,
+                rebalance_timeout_ms=_SILENT_MS,
+                max_poll_interval_ms=_FOR_EVER_MS,  # it never polls; heartbeats tell that it lives
+            ),
+            AIOKafkaConsumer.stop,
+        )
+        return cls(consumer, topic, numbers)
+
+    def has(self, key: bytes) -> bool:
+        """Whether the records of this key are ours to publish now."""
+        return TopicPartition(self._topic, partition_of(key, self._numbers)) in self._consumer.assignment()
+
+    async def leave(self) -> None:
+        """Leave the group, so that another predictor takes over at once."""
+        await self._consumer.stop()

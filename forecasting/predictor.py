@@ -5,6 +5,7 @@ give the same band before and after a restart.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,7 @@ def look_ahead(
     *,
     issued_at_ms: int,
     demoted: str | None = None,
+    challengers: Sequence[Loaded] = (),
 ) -> Outlook:
     """All predictions of hour `at` + horizon.
 
@@ -79,40 +81,36 @@ def look_ahead(
         settings: ages and lengths.
         issued_at_ms: event time now; where the target is over by then, the predictions are of origin `backfill`.
         demoted: why the champion, though usable, does not serve (it then speaks as challenger).
+        challengers: versions of other models that speak beside it, as far as they may.
     """
     reason = stale_reason(samples, at, loaded, settings)
     out: list[Prediction] = []
     run: WalkForward | None = None
+    identity: _Identity
     serving = reason or demoted
     if loaded is not None and reason is None:
-        # Its calibration knows the truths up to trained_through; the hours since are replayed.
-        seen = samples.hours.start_ms[samples.anchors] + (samples.horizon_h + 1) * HOUR_MS <= loaded.calibrated_from_ms
-        since = samples.anchors[~seen & (samples.anchors <= at)]
-        run = calibrate(
-            loaded.version.config["model"]["name"],
-            loaded.model.predict(samples, since),
-            samples,
-            Calibrator.from_state(loaded.calibrator.state()),
-        )
-        out.append(
-            _prediction(
-                samples, run, _identity(loaded, demoted), issued_at_ms, n_calib=len(loaded.calibrator) + len(since) - 1
-            )
-        )
+        run, n_calib = _replayed(samples, at, loaded)
+        role: Role = "challenger" if demoted else "champion"
+        out.append(_prediction(samples, run, _identity(loaded, role), issued_at_ms, n_calib=n_calib))
+    for challenger in challengers:
+        if stale_reason(samples, at, challenger, settings) is None:
+            beside, n_calib = _replayed(samples, at, challenger)
+            identity = _identity(challenger, "challenger")
+            out.append(_prediction(samples, beside, identity, issued_at_ms, n_calib=n_calib))
     for model in _baselines(samples, at):
         known = samples.anchors[samples.anchors <= at] if at in samples.anchors else _present(samples, at)
         anchors = known[-(WINDOW_H + 1) :]
         try:
             model.fit(samples, _learnable(samples, at, settings.train_hours))
             # Its own first hours may lack trailing residuals: only hours that have them are replayed.
-            baseline = calibrate(model.name, model.predict(samples, _with_residuals(model, samples, anchors)), samples)
+            forecast = model.predict(samples, _with_residuals(model, samples, anchors))
+            calibrator = Calibrator()
+            baseline = calibrate(model.name, forecast, samples, calibrator)
         except ForecastError as error:
             log.warning("baseline=%s symbol=%s not issued: %s", model.name, samples.hours.symbol, error)
             continue
-        identity: _Identity = (model.name, None, "baseline", serving)
-        out.append(
-            _prediction(samples, baseline, identity, issued_at_ms, n_calib=min(len(baseline.truth) - 1, WINDOW_H))
-        )
+        identity = (model.name, None, "baseline", serving)
+        out.append(_prediction(samples, baseline, identity, issued_at_ms, n_calib=len(calibrator)))
         serving = None  # only the first baseline stands in for the champion
     return Outlook(tuple(out), run)
 
@@ -120,9 +118,20 @@ def look_ahead(
 _Identity = tuple[str, str | None, Role, str | None]
 
 
-def _identity(loaded: Loaded, demoted: str | None) -> _Identity:
-    role: Role = "challenger" if demoted else "champion"
+def _identity(loaded: Loaded, role: Role) -> _Identity:
     return (loaded.version.name, loaded.version.trained_through, role, None)
+
+
+def _replayed(samples: Samples, at: int, loaded: Loaded) -> tuple[WalkForward, int]:
+    """A version's forecasts since it was made, up to hour `at`, and how many scores calibrate the last.
+
+    Its calibration knows the truths up to trained_through; the hours since are replayed.
+    """
+    seen = samples.hours.start_ms[samples.anchors] + (samples.horizon_h + 1) * HOUR_MS <= loaded.calibrated_from_ms
+    since = samples.anchors[~seen & (samples.anchors <= at)]
+    calibrator = Calibrator.from_state(loaded.calibrator.state())
+    run = calibrate(loaded.version.config["model"]["name"], loaded.model.predict(samples, since), samples, calibrator)
+    return run, len(calibrator)
 
 
 def _baselines(samples: Samples, at: int) -> list[Model]:

@@ -24,20 +24,21 @@ def bind_to_parent(parent: int) -> None:
 
 
 class TrainingChild:
-    """`python -m forecasting train --symbol SYMBOL` beside a running predictor."""
+    """`python -m forecasting train --symbol SYMBOL --model MODEL` beside a running predictor."""
 
-    def __init__(self, symbol: str, process: asyncio.subprocess.Process) -> None:
-        self.symbol = symbol
+    def __init__(self, model: str, process: asyncio.subprocess.Process) -> None:
+        self.model = model
         self._process = process
 
     @classmethod
-    async def start(cls, symbol: str) -> "TrainingChild":
+    async def start(cls, symbol: str, model: str) -> "TrainingChild":
+        words = ("train", "--symbol", symbol, "--model", model, "--parent", str(os.getpid()))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "forecasting", "train", "--symbol", symbol, "--parent", str(os.getpid())),
+            *(sys.executable, "-m", "forecasting", *words),
             stdin=asyncio.subprocess.DEVNULL,
             env=child_environment(),
         )
-        return cls(symbol, process)
+        return cls(model, process)
 
     @property
     def exit_code(self) -> int | None:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 SUCCESS = "_SUCCESS"
 PROBES = 8
+_VERSION = re.compile(r"(.+)-\d{8}T\d{2}-[0-9a-f]{10}")
 PROBE_TOLERANCE = 1e-4
 """In sigmas of the probe: another machine's floating point differs in the last digits, another net by far more."""
 
@@ -66,6 +68,12 @@ def version_name(model: str, trained_through: str, content: bytes) -> str:
     """Deterministic: the recipe's name, through when it was trained, and a digest of the content."""
     compact = trained_through[:13].replace("-", "")
     return f"{model}-{compact}-{hashlib.sha256(content).hexdigest()[:10]}"
+
+
+def model_of(version: str) -> str:
+    """The recipe's name in a version's name; of a baseline the name itself."""
+    match = _VERSION.fullmatch(version)
+    return match[1] if match else version
 
 
 def _npz(arrays: dict[str, Any]) -> bytes:
@@ -184,6 +192,18 @@ class Registry:
             return None
         entry: dict[str, Any] = json.loads(self._storage.read(files[-1].path))
         return entry
+
+    def challengers(self, champion: str | None) -> dict[str, str]:
+        """The newest complete version of every other model than the champion's, by the model's name."""
+        names = self._storage.folders(f"{self.folder}/versions")
+        found: dict[str, str] = {}
+        for name in reversed(names):  # a name ends with its hour: the newest of a model comes first
+            model = model_of(name)
+            if model == (champion and model_of(champion)) or model in found:
+                continue
+            if self._storage.exists(self.path(name, SUCCESS)):
+                found[model] = name
+        return found
 
     def promotions(self) -> int:
         return len(self._storage.files(f"{self.folder}/champion", ".json"))

@@ -1,18 +1,40 @@
 """How a prediction fared, when its hour is known. Pure."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
+from forecasting.dataset import Hours
 from forecasting.evaluation import BPS, pinball, winkler
 from forecasting.models.interface import LEVELS
 from marketdata.records import Prediction, Score
-from marketdata.times import to_rfc3339
+from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
+
+WAIT_H = 48
+"""For so long the live row of a target hour may be late."""
 
 
 def level_name(level: float) -> str:
     """The key of a quantile in a Prediction: two decimals."""
     return f"{level:.2f}"
+
+
+def known_truths(pending: Iterable[Prediction], hours: Hours) -> tuple[list[tuple[Prediction, int]], list[Prediction]]:
+    """Which predictions can be scored, with the position of their target hour, and which never will be.
+
+    A truth is a row that holds ticks, however long ago it came; without one a prediction is given up after WAIT_H.
+    """
+    ready: list[tuple[Prediction, int]] = []
+    given_up: list[Prediction] = []
+    for prediction in sorted(pending, key=lambda p: p.target_start):
+        start_ms = from_rfc3339(prediction.target_start)
+        at = (start_ms - int(hours.start_ms[0])) // HOUR_MS
+        if 0 <= at < len(hours) and hours.present[at] and hours.live[at]:
+            ready.append((prediction, at))
+        elif at < 0 or hours.end_ms - start_ms > WAIT_H * HOUR_MS:
+            given_up.append(prediction)
+    return ready, given_up
 
 
 def score(prediction: Prediction, *, actual: float, n_ticks: int, coverage: float, scored_at_ms: int) -> Score:

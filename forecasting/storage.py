@@ -5,6 +5,7 @@ no Keras, and nothing of Kafka.
 """
 
 import posixpath
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -148,7 +149,8 @@ class Storage:
         Raises:
             StorageError: HDFS refused; or the file exists and `overwrite` is False.
         """
-        staged = f"{self._staging}/{path.strip('/').replace('/', '~')}"
+        # A name of its own: of two who write the same file at once, each puts its own bytes in place.
+        staged = f"{self._staging}/{path.strip('/').replace('/', '~')}.{uuid.uuid4().hex}"
 
         def put() -> None:
             self._client.makedirs(posixpath.dirname(path))

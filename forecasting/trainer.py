@@ -145,7 +145,7 @@ def train(
     version, files = _package(table, samples, parts, model, calibrator, own, lines, recipe, settings)
     registry.publish(version, files)
     loaded = registry.load(version)
-    verdict = judge(storage, registry, loaded.version, model_name, own, settings.max_model_age_h)
+    verdict = judge(storage, registry, loaded.version, model_name, own, settings)
     progress("publish", 1, 1)
     log.info(
         "trained symbol=%s version=%s held_out_h=%d pinball_bps=%.3f skill_over_last_price=%.4f skill_over_har=%.4f "
@@ -226,16 +226,18 @@ def judge(
     version: Version,
     model_name: str,
     own: dict[str, Any],
-    max_model_age_h: int,
+    settings: ForecastingSettings,
 ) -> Verdict:
     """Compare a published version with the champion, and note the outcome in the registry."""
     current = registry.champion()
-    if current is None:
+    if current is None and model_name != settings.model:
+        verdict = Verdict(promoted=False, why=f"no champion yet, and the first is to be {settings.model}")
+    elif current is None:
         verdict = promotion.first_of_registry()
     elif current["version"] == version.name:
         return Verdict(promoted=True, why="is the champion already")
     else:
-        verdict = _against(storage, registry, version, current["version"], model_name, own, max_model_age_h)
+        verdict = _against(storage, registry, version, current["version"], model_name, own, settings.max_model_age_h)
     if verdict.promoted:
         registry.promote(version.name, verdict.as_json())
     else:

@@ -5,21 +5,28 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaTimeoutError
 
 from config import Settings
+from config.clock import SystemClock
 from forecasting import kafka
+from forecasting.service import PredictorService
+from forecasting.storage import Storage
 from marketdata.codec import decode
 from marketdata.records import Prediction, Score
 from marketdata.times import HOUR_MS, floor_to, from_rfc3339
 from marketdata.topics import TopicRole
 from tests.forecasting_hours import SCHEMA, store, walk
-from tests.stack import environment_of, eventually, running
+from tests.stack import environment_of, eventually, eventually_async, running
 
 SYMBOL = "BTC-USD"
 N = 900
@@ -143,6 +150,104 @@ def test_serve_from_nothing_to_a_scored_champion_and_over_a_restart(settings: Se
         eventually(lambda: "champion=" in program.output(), 90, "the champion loaded a third time")
     assert len(published(settings)) == 6
     assert len(scores(settings)) == 3
+
+
+def test_a_trained_challenger_speaks_beside_the_champion_and_is_scored(settings: Settings, tmp_path: Path) -> None:
+    make_topics(settings)
+    rows, truth = history()
+    store(settings.hdfs, rows)
+    env = environment_of(settings)
+    for model in ("lstm-quantile", "lstm-plain"):
+        subprocess.run(command("train", "--model", model), env=env, timeout=240, check=True, capture_output=True)
+    assert (tmp_path / "lstm-plain.png").read_bytes().startswith(b"\x89PNG")
+    with running(command("serve"), tmp_path / "serve.log", env) as program:
+
+        def issued() -> list[Prediction]:
+            program.check_running()
+            found = published(settings)
+            return found if len(found) >= 4 else []
+
+        found = eventually(issued, 120, "champion, challenger and two baselines")
+        store(settings.hdfs, pa.concat_tables([rows, truth]))
+        eventually(lambda: len(scores(settings)) >= 4, 90, "four scores")
+    (plain,) = [p for p in found if p.role == "challenger"]
+    assert plain.model_version.startswith("lstm-plain-")
+    assert [p.stale_reason for p in found] == [None] * 4
+    assert [s.prediction_id for s in scores(settings) if s.role == "challenger"] == [plain.prediction_id]
+
+
+def test_of_two_predictors_one_speaks_and_the_other_follows_it(settings: Settings, tmp_path: Path) -> None:
+    make_topics(settings)
+    rows, truth = history()
+    store(settings.hdfs, rows.slice(N - 700))
+    env = environment_of(
+        settings.model_copy(
+            update={"forecasting": settings.forecasting.model_copy(update={"calibration_hours": 1_440})}
+        )
+    )  # too few hours to train
+    with ExitStack() as programs:
+        both = [programs.enter_context(running(command("serve"), tmp_path / f"{i}.log", env)) for i in range(2)]
+        for program in both:
+            eventually(lambda p=program: "serving" in p.output(), 90, "both there")
+        eventually(lambda: len(published(settings)) >= 2, 60, "the baselines of an hour")
+        # Whoever has the market, it is one of them; the other takes it when that one ends.
+        speaking = max(both, key=lambda p: p.output().rfind("remembered"))
+        speaking.process.terminate()
+        assert speaking.process.wait(20) == 0
+        store(settings.hdfs, pa.concat_tables([rows.slice(N - 700), truth]))
+        eventually(lambda: len(published(settings)) >= 4, 60, "the next hour's baselines of the other")
+        eventually(lambda: len(scores(settings)) >= 2, 60, "scores of the first")
+    ids = [p.prediction_id for p in published(settings)]
+    assert len(ids) == len(set(ids)) == 4
+    assert len({s.prediction_id for s in scores(settings)}) == len(scores(settings)) == 2
+
+
+def test_a_send_whose_outcome_is_not_known_is_settled_by_the_topic(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first acknowledgement is lost after the broker has the record, the second send never reaches it."""
+    make_topics(settings)
+    store(settings.hdfs, walk(700, start_ms=history()[0]["hour_start"][N - 700].cast(pa.int64()).as_py() // 1000))
+    real = AIOKafkaProducer.send_and_wait
+    failures = ["not sent", "acknowledgement lost"]
+
+    async def send(producer: AIOKafkaProducer, *args: Any, **kwargs: Any) -> Any:
+        failure = failures.pop() if failures else None
+        if failure != "not sent":
+            done = await real(producer, *args, **kwargs)
+            if failure is None:
+                return done
+        raise KafkaTimeoutError(failure)
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_and_wait", send)
+    few = settings.model_copy(
+        update={"forecasting": settings.forecasting.model_copy(update={"calibration_hours": 1_440})}
+    )
+
+    async def serve() -> list[Prediction]:
+        stop = asyncio.Event()
+        service = PredictorService(few, Storage(few.hdfs), SystemClock())
+        running_service = asyncio.create_task(service.run(stop))
+        topic = few.topic(TopicRole.PREDICTIONS).name
+
+        async def found() -> list[Prediction]:
+            seen = await kafka.tail(few.kafka, topic, Prediction, 1_000, 10.0)
+            return seen if not failures and len(seen) >= 2 else []
+
+        await eventually_async(found, 60, "both baselines")
+        stop.set()
+        await running_service
+        return await kafka.tail(few.kafka, topic, Prediction, 1_000, 10.0)
+
+    assert sorted(p.model_version for p in asyncio.run(serve())) == ["har", "last-price"]
+
+
+def test_serve_without_a_broker_ends_with_one_clear_line(settings: Settings) -> None:
+    env = {**environment_of(settings), "BDI_KAFKA__BROKERS": "127.0.0.1:9", "BDI_HDFS__WAIT_S": "1"}
+    done = subprocess.run(command("serve"), env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "kafka 127.0.0.1:9: no answer within 1 s" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_a_prediction_whose_target_is_over_is_never_issued(settings: Settings, tmp_path: Path) -> None:

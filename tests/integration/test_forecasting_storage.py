@@ -49,6 +49,31 @@ def test_an_append_only_file_is_not_replaced(storage: Storage, settings: Setting
     assert storage.read(path) == b"first"
 
 
+def test_of_two_who_write_the_same_new_file_one_wins_with_its_own_bytes(storage: Storage, settings: Settings) -> None:
+    others = Storage(settings.hdfs)
+    for number in range(15):
+        path = f"{settings.hdfs.root}/{number:06d}.json"
+        won: list[bytes] = []
+        start = threading.Barrier(2)
+
+        def write(who: Storage, data: bytes, path: str = path, won: list[bytes] = won) -> None:
+            start.wait()  # noqa: B023  joined within the round
+            try:
+                who.write(path, data, overwrite=False)
+            except StorageError:
+                return
+            won.append(data)
+
+        threads = [
+            threading.Thread(target=write, args=(who, data)) for who, data in ((storage, b"one"), (others, b"two"))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [storage.read(path)] == won
+
+
 def test_a_file_that_is_absent_is_named(storage: Storage, settings: Settings) -> None:
     with pytest.raises(StorageError, match="absent"):
         storage.read(f"{settings.hdfs.root}/absent")

@@ -157,6 +157,16 @@ def test_a_version_that_was_tampered_with_is_not_used(trainee: Trainee) -> None:
         trainee.registry.load(trained.version)
 
 
+def test_the_first_champion_is_of_the_model_that_the_settings_name(trainee: Trainee) -> None:
+    plain = trainee.train("lstm-plain")
+    assert not plain.verdict.promoted
+    assert trainee.registry.champion() is None
+    assert trainee.registry.challengers(None) == {"lstm-plain": plain.version}
+    first = trainee.train()
+    assert first.verdict.promoted
+    assert trainee.registry.challengers(first.version) == {"lstm-plain": plain.version}
+
+
 def test_another_recipe_without_a_walk_forward_record_stays_a_challenger(trainee: Trainee) -> None:
     first = trainee.train()
     second = trainee.train("lstm-plain")

@@ -1,10 +1,12 @@
 """Baselines, promotion, scoring, outlook and names: everything of forecasting that needs no Keras and no stack."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from config.sections import ForecastingSettings
-from forecasting.dataset import to_hours
+from forecasting.calibration import WINDOW_H
+from forecasting.dataset import Hours, to_hours
 from forecasting.evaluation import calibrate, walk_forward
 from forecasting.models.catalogue import NAMES, make
 from forecasting.models.har import Har
@@ -12,10 +14,10 @@ from forecasting.models.lstm_quantile import shrinkage, split_tail
 from forecasting.models.network import Training
 from forecasting.predictor import look_ahead, newest_hour
 from forecasting.promotion import HAR_WATCH_H, MIN_COMMON_H, Record, contest, har_serves, refresh
-from forecasting.registry import version_name
+from forecasting.registry import model_of, version_name
 from forecasting.report import markdown
 from forecasting.samples import Samples, build_samples
-from forecasting.scoring import score
+from forecasting.scoring import known_truths, score
 from marketdata.codec import decode, encode
 from marketdata.errors import ForecastError
 from marketdata.records import Prediction, Score
@@ -181,8 +183,6 @@ def test_a_late_prediction_is_never_called_live(samples: Samples) -> None:
 
 
 def test_after_a_gap_the_last_price_serves_and_says_why() -> None:
-    import pyarrow as pa
-
     table = walk(1_000)
     broken = pa.concat_tables([table.slice(0, 990), table.slice(992)])
     (only,) = outlook(build_samples(to_hours(broken, "BTC-USD"), sequence_h=60))
@@ -199,6 +199,42 @@ def test_a_score_tells_errors_in_basis_points(samples: Samples) -> None:
     assert made.covered == (last.lower <= actual <= last.upper)
     assert made.winkler_bps >= np.log(last.upper / last.lower) * 1e4 - 1e-6
     assert decode(Score, encode(made)) == made
+
+
+def live_hours(n: int, *, absent: int | None = None) -> Hours:
+    rows = walk(n, live=True)
+    if absent is not None:
+        rows = pa.concat_tables([rows.slice(0, absent), rows.slice(absent + 1)])
+    return to_hours(rows, "BTC-USD")
+
+
+def prediction_of(hours: Hours, at: int) -> Prediction:
+    samples = build_samples(to_hours(walk(at, live=True), "BTC-USD"), sequence_h=60)
+    issued = int(hours.start_ms[at])
+    return look_ahead(samples, at - 1, None, ForecastingSettings(), issued_at_ms=issued).predictions[0]
+
+
+def test_a_prediction_is_scored_however_late_its_truth_is_looked_at() -> None:
+    hours = live_hours(500)
+    made = prediction_of(hours, 400)  # as after 99 h in which no predictor ran
+    assert known_truths([made], hours) == ([(made, 400)], [])
+
+
+def test_a_prediction_without_a_truth_waits_and_is_given_up() -> None:
+    made = prediction_of(live_hours(500), 400)
+    assert known_truths([made], live_hours(400)) == ([], [])
+    assert known_truths([made], live_hours(420, absent=400)) == ([], [])
+    assert known_truths([made], live_hours(500, absent=400)) == ([], [made])
+
+
+def test_the_scores_that_calibrate_are_counted_as_they_are_kept() -> None:
+    samples = build_samples(to_hours(walk(3_000), "BTC-USD"), sequence_h=60)
+    assert [p.n_calib for p in outlook(samples)] == [WINDOW_H, WINDOW_H]
+
+
+def test_a_version_tells_its_model() -> None:
+    assert model_of(version_name("lstm-plain", "2024-08-05T00:00:00.000Z", b"")) == "lstm-plain"
+    assert model_of("last-price") == "last-price"
 
 
 def test_the_report_shows_a_dash_where_nothing_can_be_told() -> None:
