@@ -26,7 +26,7 @@ from streams.reading import TopicReader
 from tests.bench.feed import MARKETS, PER_SECOND, Feeder, Payload, a_day, preload, steady
 from tests.bench.latency import Latency, paced
 from tests.bench.peers.environment import peer_python
-from tests.bench.report import Bench, Row
+from tests.bench.report import Bench, Row, write
 from tests.bench.worker import Drained, fresh, topic_bytes, working
 from tests.stack import alone, environment_of, free_ports
 
@@ -137,7 +137,7 @@ class Room:
         name = self._name()
         own = fresh(settings, self._folder, name, keep=(TopicRole.TICKS_CLEAN,))
         with working(own, self._folder / f"{name}.log") as worker:
-            rss = worker.drain(count, deadline_s=300).rss_bytes
+            rss = worker.drain(count, deadline_s=600).rss_bytes
             with_folder = asyncio.run(self._back(own, worker.program.process))
         bare = own.model_copy(
             update={"streams": own.streams.model_copy(update={"data_dir": self._folder / f"{name}-bare"})}
@@ -214,6 +214,7 @@ def rows(bench: Bench) -> list[Row]:
         row = Row(name, value, unit, **more)  # type: ignore[arg-type]
         bench.tell(f"{row.name}: {row.value:,.4g} {row.unit}")
         found.append(row)
+        write("streams", found)  # what was measured stays, whatever comes after
 
     settings, count = room.loaded(steady(TICKS))
     runs = [room.drain(settings, count) for _ in range(REPEATS)]
