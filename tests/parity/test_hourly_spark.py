@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from msgspec import structs
 from pyspark.sql import SparkSession
 
 from batch import wire
@@ -30,6 +31,8 @@ def test_the_columns_are_those_of_the_records() -> None:
 def test_enrichment_equals_the_reference(spark: SparkSession, seed: int) -> None:
     rng = random.Random(seed)
     ticks = [random_tick(rng, "BTC-USD", START_MS + i * 61_001) for i in range(200)]
+    streamed = {"n_updates": 7, "n_trades": 2, "traded_volume": 0.3, "vwap": 100.1, "divergence_bps": -1.5}
+    ticks = [structs.replace(tick, **streamed) if i % 3 else tick for i, tick in enumerate(ticks)]
     parsed = wire.parse(kafka_rows(spark, ticks), **TOPICS)
     assert parsed.where("why IS NOT NULL").count() == 0
     found = {
@@ -44,6 +47,7 @@ def test_enrichment_equals_the_reference(spark: SparkSession, seed: int) -> None
             assert row[name] == getattr(enriched, name), name
         for name in ("symbol", "quote", "price", "bid_price", "ask_qty", "market_cap", "volume_24h", "high_24h"):
             assert row[name] == getattr(tick, name), name
+        assert all(row[name] == getattr(tick, name) for name in streamed)
         assert tuple(row.flags) == tick.flags
         state = tick.sources.get("binance")
         assert row.binance_status == (state.status if state else None)
