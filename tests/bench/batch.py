@@ -195,7 +195,7 @@ def _micro_batches(bench: Bench, settings: Settings) -> list[Row]:
                 at += MINUTE_MS
             ms = statistics.median(sum(batch.ms for batch in batches) for _, batches in runs[1:])
             seconds = statistics.median(seconds for seconds, _ in runs[1:])
-            found.append(Row(f"raw: micro-batches of {size:,} ticks", ms, "ms"))
+            found.append(Row(f"raw: micro-batches of {size:,} ticks", float(ms), "ms"))
             found.append(Row(f"raw: {size:,} ticks published → stored", seconds, "s"))
         found.append(Row(f"raw: ticks a second of {size:,}", size / ms * 1e3, "ticks/s"))
         at += 2 * HOUR_MS
