@@ -16,18 +16,19 @@ from streams.sources.binance import closed_candles
 from tests.integration.streams_support import FAUST, decoded, worker
 from tests.stack import ExchangeUnderTest, environment_of, eventually, eventually_async, running
 
+SPEED = 20.0  # a poll has half a minute of it, 1.5 s: enough where other programs share the cores
 POLLS = 6
 
 
 def on(settings: Settings, exchange: ExchangeUnderTest) -> Settings:
-    """The worker's settings with this exchange, at its speed of 60."""
+    """The worker's settings with this exchange, at its speed."""
     return settings.model_copy(
         update={
             "binance": settings.binance.model_copy(update={"base_url": exchange.binance}),
             "coingecko": settings.coingecko.model_copy(
                 update={"base_url": exchange.coingecko, "calls_per_minute": 500, "calls_per_month": None}
             ),
-            "clock": settings.clock.model_copy(update={"source": "exchange", "speed": 60.0}),
+            "clock": settings.clock.model_copy(update={"source": "exchange", "speed": SPEED}),
         }
     )
 
@@ -42,7 +43,7 @@ async def polled(settings: Settings, count: int, after: str = "") -> bool:
 async def test_a_worker_collects_cleans_and_goes_on_after_a_restart(
     settings: Settings, start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
-    exchange = start_exchange(speed=60)
+    exchange = start_exchange(speed=SPEED)
     own = on(settings, exchange)
     await topics.ensure(own)
     pages = f"http://127.0.0.1:{own.streams.web_port}"
@@ -56,11 +57,15 @@ async def test_a_worker_collects_cleans_and_goes_on_after_a_restart(
         async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
             ready = (await client.get(f"{pages}/health/ready")).json()
             live = (await client.get(f"{pages}/health/live")).json()
-            metrics = (await client.get(f"{pages}/metrics")).text
-        assert ready == {"ready": True, "waiting_for": []}
-        assert live == {"live": True, "stalled": {}}
-        assert 'bitcoin_source_up{source="binance"} 1.0' in metrics
-        assert 'bitcoin_agent_events_total{agent="features"}' in metrics
+            assert ready == {"ready": True, "waiting_for": []}
+            assert live == {"live": True, "stalled": {}}
+
+            async def told() -> bool:
+                metrics = (await client.get(f"{pages}/metrics")).text
+                wanted = ('bitcoin_source_up{source="binance"} 1.0', 'bitcoin_agent_events_total{agent="features"}')
+                return all(line in metrics for line in wanted)
+
+            await eventually_async(told, 20, "a good poll and handled features in the metrics", every_s=0.5)
     assert program.process.returncode == 0
     assert "Traceback" not in program.output()
 
@@ -115,7 +120,7 @@ async def control(exchange: ExchangeUnderTest, method: str, body: object = None)
 async def test_a_failing_source_leaves_nulls_and_the_other_goes_on(
     settings: Settings, start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
-    exchange = start_exchange(speed=60)
+    exchange = start_exchange(speed=SPEED)
     own = on(settings, exchange)
     await topics.ensure(own)
     await control(exchange, "POST", {"fault": "500", "match": "/coingecko"})
@@ -155,6 +160,8 @@ async def test_without_an_exchange_the_worker_says_so_and_ends(settings: Setting
         eventually(lambda: "waiting for the exchange's time" in program.output(), 30, "a word about the exchange")
         program.process.terminate()
         eventually(lambda: program.process.poll() is not None, 10, "the worker's end")
+    assert program.process.returncode == 0
+    assert "Traceback" not in program.output()
 
 
 def test_without_a_broker_the_worker_ends_with_one_clear_line(settings: Settings, tmp_path: Path) -> None:
