@@ -6,8 +6,10 @@ Must never read the environment or a file.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
+from marketdata.errors import InvalidValueError
+from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
 
 # A variable that is passed on without a value (`KEY: ${KEY:-}` of compose) is no secret.
@@ -21,7 +23,7 @@ class _Section(BaseModel):
 class KafkaSettings(_Section):
     """How to reach the brokers, in Kafka's own words; SASL and TLS are passed through."""
 
-    brokers: str = "127.0.0.1:19092"
+    brokers: str = Field("127.0.0.1:19092", pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$")
     """Bootstrap servers, `host:port,host:port`."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """As Kafka's own clients name it."""
@@ -254,6 +256,14 @@ class ForecastingSettings(_Section):
         return self
 
 
+def _instant(text: str) -> str:
+    try:
+        from_rfc3339(text, "exchange_start")
+    except InvalidValueError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
 class DevstackSettings(_Section):
     """The local stack. The ports of Kafka, HDFS and the exchange are those of their addresses above."""
 
@@ -263,7 +273,7 @@ class DevstackSettings(_Section):
     """Of the simulated exchange."""
     exchange_data: Path = Path("devstack/sample")
     """Folder of candles that it replays."""
-    exchange_start: str = "2024-08-05T00:00:00Z"
+    exchange_start: Annotated[str, AfterValidator(_instant)] = "2024-08-05T00:00:00Z"
     """Where the replay begins; a stored clock goes on from where it was."""
     exchange_speed: float = Field(60.0, gt=0)
     """Event seconds a real second."""

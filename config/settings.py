@@ -9,10 +9,18 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BeforeValidator, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from config.sections import (
     BatchSettings,
@@ -37,6 +45,15 @@ _SELECTORS = {"BDI_PROFILE", "BDI_CONFIG"}
 
 def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class _Environment(EnvSettingsSource):
+    """The environment's variables, where a list may also be written with commas."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        if get_origin(field.annotation) is tuple and not str(value).lstrip().startswith("["):
+            return _split(value)
+        return super().decode_complex_value(field_name, field, value)
 
 
 class Settings(BaseSettings):
@@ -88,6 +105,14 @@ class Settings(BaseSettings):
                 raise ValueError(str(error)) from error
         return value
 
+    @model_validator(mode="after")
+    def _forecasts_what_is_collected(self) -> Self:
+        for symbol in self.forecasting.symbols:
+            if symbol not in self.markets:
+                msg = f"forecasting.symbols: {symbol!r}: expected one of markets: {', '.join(self.markets)}"
+                raise ValueError(msg)
+        return self
+
     @property
     def parsed_markets(self) -> tuple[Market, ...]:
         """The markets as records, in the order of the settings."""
@@ -107,14 +132,14 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003  the signature is pydantic-settings' own
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic-settings' own
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment above what `load_settings` hands in from files."""
-        return (env_settings, init_settings)
+        return (_Environment(settings_cls), init_settings)
 
 
 def _read_toml(path: Path, why: str) -> dict[str, Any]:
@@ -139,10 +164,24 @@ def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe(error: ValidationError) -> str:
     # The input is left out on purpose: it may be a secret.
-    lines = [
-        f"{'.'.join(str(p) for p in e['loc']) or 'settings'}: {e['msg']}" for e in error.errors(include_input=False)
-    ]
+    lines = []
+    for found in error.errors(include_input=False):
+        place = [str(part) for part in found["loc"]]
+        said = found["msg"]
+        if found["type"] == "extra_forbidden":
+            said = f"unknown setting; expected one of {', '.join(_fields(place[:-1]))}"
+        lines.append(f"{'.'.join(place) or 'settings'}: {said}")
     return "settings refused:\n  " + "\n  ".join(lines)
+
+
+def _fields(place: list[str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for name in place:
+        inner = model.model_fields[name].annotation
+        if not isinstance(inner, type) or not issubclass(inner, BaseModel):
+            break
+        model = inner
+    return sorted(model.model_fields)
 
 
 def load_settings(profile: str | None = None, config: Path | None = None) -> Settings:
@@ -170,5 +209,8 @@ def load_settings(profile: str | None = None, config: Path | None = None) -> Set
         settings = Settings(**tree)
     except ValidationError as error:
         raise ConfigurationError(_describe(error)) from error
+    except SettingsError as error:  # its text names the field and its source, not the value
+        msg = f"settings refused: {error}; expected JSON, or a comma list where the setting is a list of texts"
+        raise ConfigurationError(msg) from error
     # BDI_PROFILE is read as the field too; the profile that was asked for by argument is the one that was loaded.
     return settings.model_copy(update={"profile": name})

@@ -99,6 +99,29 @@ def test_markets_may_be_a_comma_list_and_are_checked(monkeypatch: pytest.MonkeyP
         load_settings("local")
 
 
+def test_lists_of_a_section_may_be_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDI_FORECASTING__SYMBOLS", "BTC-USD, ETH-USD")
+    monkeypatch.setenv("BDI_FORECASTING__SEEDS", "[3, 4]")
+    forecasting = load_settings("local").forecasting
+    assert (forecasting.symbols, forecasting.seeds) == (("BTC-USD", "ETH-USD"), (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("BDI_FORECASTING__SYMBOLS", "DOGE-USD", r"forecasting\.symbols: 'DOGE-USD': expected one of markets: BTC-USD"),
+        ("BDI_TOPICS__NAMES", "{not json", r"topics.*expected JSON"),
+        ("BDI_KAFKA__BROKERS", "nohost", r"kafka\.brokers: .*pattern"),
+        ("BDI_DEVSTACK__EXCHANGE_START", "yesterday", r"devstack\.exchange_start: .*'yesterday': expected RFC 3339"),
+        ("BDI_STREAMS__WEBPORT", "1", r"streams\.webport: unknown setting; expected one of .*web_port"),
+    ],
+)
+def test_a_bad_value_is_one_clear_error(key: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigurationError, match=says):
+        load_settings("local")
+
+
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_KAFKA__SASL_PASSWORD", "hunter2")
     monkeypatch.setenv("BDI_COINGECKO__API_KEY", "CG-secret")
