@@ -109,6 +109,14 @@ def make_environment() -> None:
     say(f"packages installed after {time.monotonic() - began:.0f} s")
 
 
+def link_project() -> None:
+    """Let the programs of the environment (`faust -A streams …`) find the project's packages from any folder."""
+    for site in sorted((VENV / "lib").glob("python3.*/site-packages")):
+        link = site / "bitcoin_data_ia.pth"
+        if not link.is_file() or link.read_text(encoding="utf-8") != f"{ROOT}\n":
+            link.write_text(f"{ROOT}\n", encoding="utf-8")
+
+
 def _same_python(python: Path) -> bool:
     if not python.exists() or not (VENV / "bin" / "pip").exists():
         return False
@@ -174,6 +182,7 @@ def main() -> int:
         use_supported_python()
         make_java()
         make_environment()
+        link_project()
         if sys.argv[1:] == ["browser"]:
             make_browser()
     except SetupError as error:

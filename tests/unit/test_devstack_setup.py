@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,10 @@ def test_no_file_of_the_set_up_names_a_registry() -> None:
         assert "http://" not in text, path
         assert "https://" not in text, path
     assert os.access(bootstrap.ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_the_environments_programs_find_the_project_from_any_folder(tmp_path: Path) -> None:
+    faust = Path(sys.executable).parent / "faust"
+    told = subprocess.run([faust, "-A", "streams", "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "dead-letters" in told.stdout
