@@ -16,7 +16,7 @@ from marketdata.markets import Market
 from marketdata.records import Candle
 from marketdata.times import MINUTE_MS, to_rfc3339
 from streams.sources.contracts import Budget, Cost, Quote, Reading
-from streams.sources.fields import decimal, integer, objects
+from streams.sources.fields import decimal, integer, named, objects
 from streams.sources.http import JsonClient
 
 NAME = "binance"
@@ -53,7 +53,7 @@ class Binance:
         names = ",".join(f'"{market.binance}"' for market in markets)  # an array without spaces, as the API wants it
         payload, headers = await self._get(_BOOK, {"symbols": f"[{names}]"}, timeout_s)
         try:
-            rows = {row.get("symbol"): row for row in objects(payload, "bookTicker")}
+            rows = named(objects(payload, "bookTicker"), "symbol")
         except InvalidValueError as error:
             raise RetryableSourceError(f"{NAME}: {error}", "bad_payload") from error
         observed_at_ms = _date_ms(headers)

@@ -13,7 +13,7 @@ from marketdata.errors import InvalidValueError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.times import from_rfc3339, to_rfc3339
 from streams.sources.contracts import Budget, Cost, Quote, Reading
-from streams.sources.fields import nullable_number, objects
+from streams.sources.fields import named, nullable_number, objects
 from streams.sources.http import JsonClient
 
 NAME = "coingecko"
@@ -72,7 +72,7 @@ class CoinGecko:
         }
         payload, _headers = await self._http.get(_MARKETS, params, timeout_s)
         try:
-            return {row.get("id"): row for row in objects(payload, "markets")}
+            return named(objects(payload, "markets"), "id")
         except InvalidValueError as error:
             raise RetryableSourceError(f"{NAME}: {error}", "bad_payload") from error
 

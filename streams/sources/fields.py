@@ -57,3 +57,8 @@ def objects(payload: Any, where: str) -> list[Mapping[str, Any]]:
     if not isinstance(payload, list) or not all(isinstance(row, dict) for row in payload):
         raise InvalidValueError(where, payload, "an array of objects")
     return payload
+
+
+def named(rows: list[Mapping[str, Any]], field: str) -> dict[str, Mapping[str, Any]]:
+    """Rows by the text in `field`; a row without such a text names nothing that was asked for."""
+    return {row[field]: row for row in rows if isinstance(row.get(field), str)}

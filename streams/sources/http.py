@@ -19,6 +19,7 @@ DEFAULT_BAN_S = 120.0  # Binance bans for 2 minutes at least
 _RATE_LIMITED = 429
 _BANNED = 418
 _FATAL = {401: "unauthorised", 403: "forbidden", 451: "geo_blocked"}
+_PASSING = (408, 425)
 _SHOWN = 120
 
 
@@ -79,6 +80,8 @@ def refusal(where: str, response: httpx.Response) -> RetryableSourceError | Fata
     if status in _FATAL:
         return FatalSourceError(said, _FATAL[status])
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        return RetryableSourceError(said, "server_error", retry_after_s(response, None))
+    if status in _PASSING or response.is_redirect:  # a proxy or a maintenance page in between, not our request
         return RetryableSourceError(said, "server_error", retry_after_s(response, None))
     return FatalSourceError(said, "bad_request")
 

@@ -97,6 +97,8 @@ def coin(name: str = "bitcoin", **changed: Any) -> dict[str, Any]:
         (429, "Throttled", {"retry_after": "7"}, "rate_limited", RetryableSourceError, 7.0),
         (429, "", {}, "rate_limited", RetryableSourceError, 5.0),
         (418, '{"code":-1003}', {"retry_after": "130"}, "banned", RetryableSourceError, 130.0),
+        (302, "", {"location": "/"}, "server_error", RetryableSourceError, None),
+        (408, "", {}, "server_error", RetryableSourceError, None),
         (500, "oops", {}, "server_error", RetryableSourceError, None),
         (503, "", {"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, "server_error", RetryableSourceError, None),
         (403, "<html>firewall</html>", {}, "forbidden", FatalSourceError, None),
@@ -255,3 +257,13 @@ def test_a_wrong_candle_is_named(payload: Any, field: str) -> None:
     with pytest.raises(InvalidValueError) as caught:
         closed_candles("BTC-USD", payload, MINUTE + 600_000)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("name", [[], {}, None, 7, True])
+async def test_a_row_that_names_nothing_takes_no_other_with_it(
+    server: Server, client: httpx.AsyncClient, name: object
+) -> None:
+    server.says(body=[{"symbol": name}, book()])
+    assert set((await binance(server, client).poll([BTC_USD], 1.0)).quotes) == {"BTC-USD"}
+    server.says(body=[{"id": name}, coin()])
+    assert set((await coingecko(server, client).poll([BTC_USD], 1.0)).quotes) == {"BTC-USD"}
