@@ -35,6 +35,7 @@ from streams.metrics import Metrics
 from streams.sources import binance, coingecko
 from streams.sources.exchanges import Exchanges, build_exchanges
 from streams.sources.plan import plan_warnings
+from streams.stopping import BoundedWorker
 from streams.ticks import DISABLED, NOT_POLLED, Bounds
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ def build_app(settings: Settings, clock: WorkerClock) -> StreamsApp:
     """Wire the worker; nothing is opened, no address is asked."""
     app = _faust_app(settings)
     metrics = Metrics()
-    exchanges = build_exchanges(settings, metrics)
+    exchanges = build_exchanges(settings, metrics, clock.real_seconds)
     app.settings = settings
     app.clock = clock
     app.worker_state = WorkerState(metrics, exchanges)
@@ -155,6 +156,7 @@ def _faust_app(settings: Settings) -> StreamsApp:
         key_serializer="raw",
         value_serializer="raw",
         Table=BatchTable,
+        Worker=BoundedWorker,
         topic_partitions=kafka.partitions,
         topic_replication_factor=kafka.replication_factor,
         topic_disable_leader=True,  # the worker that has the first partition of cryptoTopic leads: no topic for that

@@ -1,0 +1,33 @@
+"""A worker that ends when it is told to, whatever the broker does.
+
+Faust's stop commits offsets and flushes the producer, and waits for both without an end while Kafka is away. Nothing is
+lost when they are left out: a start after a kill goes on from what was committed. It must never hold other logic.
+"""
+
+import logging
+import os
+import threading
+from signal import Signals
+
+import faust
+
+log = logging.getLogger(__name__)
+
+STOP_S = 4.0  # a user, a supervisor and a rolling restart wait for 5 s
+
+
+class BoundedWorker(faust.Worker):
+    """Faust's worker, which ends the process `STOP_S` after the first signal if it has not ended by then."""
+
+    def _schedule_shutdown(self, signal: Signals) -> None:
+        # A thread, for the event loop itself may be what hangs.
+        end = threading.Timer(STOP_S, _end)
+        end.daemon = True
+        end.start()
+        super()._schedule_shutdown(signal)
+
+
+def _end() -> None:
+    log.warning("not stopped after %.0f s: the broker does not answer; ended as it is, nothing is lost", STOP_S)
+    logging.shutdown()
+    os._exit(0)
