@@ -91,8 +91,9 @@ class BinanceStream:
     def __init__(self, base_url: str, markets: Sequence[Market]) -> None:
         self.url = f"{base_url.rstrip('/')}/stream"
         self._readers: dict[str, tuple[Callable[[str, str, Raw], StreamEvent | None], str]] = {}
+        readers: tuple[Callable[[str, str, Raw], StreamEvent | None], ...] = (_quote_of, _trade_of, _candle_of)
         for market in markets:
-            for stream, reader in zip(self.streams(market), (_quote_of, _trade_of, _candle_of), strict=True):
+            for stream, reader in zip(self.streams(market), readers, strict=True):
                 self._readers[stream] = (reader, market.symbol)
 
     def streams(self, market: Market) -> Sequence[str]:
