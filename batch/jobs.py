@@ -21,7 +21,7 @@ from batch.storage import open_store
 from batch.stored import Reader
 from batch.verify import Verifier
 from config import Settings
-from config.clock import build_clock
+from config.clock import build_clock, clock_speed
 from marketdata.errors import BitcoinDataError
 from marketdata.times import HOUR_MS, to_rfc3339
 from marketdata.topics import TopicRole
@@ -71,8 +71,10 @@ def backfill(
         minutes=settings.batch.backfill_minutes if minutes is None else minutes,
         to_ms=end_ms,
     )
+    speed = clock_speed(settings)
     with httpx.Client(trust_env=False) as http, ThreadPoolExecutor(1, thread_name_prefix="backfill") as side:
-        fetching = side.submit(history.fetch, KlineClient(http, settings.binance), plan.spans, stop.is_set)
+        client = KlineClient(http, settings.binance, real_seconds=lambda exchange_s: exchange_s / speed)
+        fetching = side.submit(history.fetch, client, plan.spans, stop.is_set)
         small = len(plan.spans) <= _SMALL_PLAN
         if small and history.brings_nothing(fetching.result(), plan, known_minutes):
             _log.info("backfill to %s: everything that the exchange has is stored", to_rfc3339(end_ms))

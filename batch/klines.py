@@ -4,6 +4,7 @@ Wire format: Binance spot REST, GET /api/v3/klines. Rows are [open time, open, h
 quote volume, trades, taker buy base, taker buy quote, unused]; times are ms, prices and volumes JSON strings.
 """
 
+import logging
 import math
 import threading
 import time
@@ -19,6 +20,8 @@ import stamina
 from config.sections import BinanceSettings
 from marketdata.errors import FatalSourceError, RetryableSourceError, SourceError
 from marketdata.times import HOUR_MS, MINUTE_MS
+
+_log = logging.getLogger(__name__)
 
 STEP_MS = {"1m": MINUTE_MS, "1h": HOUR_MS}
 ROWS_A_REQUEST = 1000
@@ -69,17 +72,12 @@ def parse_row(row: Sequence[Any], step_ms: int) -> tuple[Kline, int]:
     return Kline(open_ms, o, h, low, c, volume, quote_volume, int(row[8]), taker, taker_quote), close_ms
 
 
-def _backoff(error: Exception) -> bool | float:
-    if not isinstance(error, RetryableSourceError):
-        return False
-    return True if error.retry_after_s is None else error.retry_after_s
-
-
 class KlineClient:
     """Asks one exchange for klines; may be shared by a few threads.
 
     Args:
         http: a client without a base URL. settings: where, and how much weight a minute.
+        real_seconds: how long seconds of the exchange's time, in which it tells waits and counts weight, take here.
         monotonic, sleep: the machine's, but for tests.
     """
 
@@ -88,11 +86,13 @@ class KlineClient:
         http: httpx.Client,
         settings: BinanceSettings,
         *,
+        real_seconds: Callable[[float], float] = lambda exchange_s: exchange_s,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._http = http
         self._settings = settings
+        self._real_seconds = real_seconds
         self._monotonic = monotonic
         self._sleep = sleep
         self._lock = threading.Lock()
@@ -105,11 +105,18 @@ class KlineClient:
             FatalSourceError: the exchange refuses (kind `invalid_symbol`: it does not know the symbol).
             RetryableSourceError: it did not answer well after several tries.
         """
-        attempts = stamina.retry_context(on=_backoff, attempts=_TRIES, timeout=_TRY_S, wait_initial=0.2, wait_max=10.0)
+        attempts = stamina.retry_context(
+            on=self._backoff, attempts=_TRIES, timeout=_TRY_S, wait_initial=0.2, wait_max=10.0
+        )
         for attempt in attempts:
             with attempt:
                 return self._fetch(symbol, interval, from_ms, to_ms)
         raise AssertionError  # the loop returns or raises
+
+    def _backoff(self, error: Exception) -> bool | float:
+        if not isinstance(error, RetryableSourceError):
+            return False
+        return True if error.retry_after_s is None else self._real_seconds(error.retry_after_s)
 
     def _fetch(self, symbol: str, interval: str, from_ms: int, to_ms: int) -> list[Kline]:
         step_ms = STEP_MS[interval]
@@ -135,7 +142,8 @@ class KlineClient:
         if response.status_code != httpx.codes.OK:
             refusal = _refusal(what, response)
             if isinstance(refusal, RetryableSourceError) and refusal.retry_after_s is not None:
-                self._hold_back(refusal.retry_after_s)  # all of us: who goes on asking is banned
+                # All of us: who goes on asking is banned.
+                self._hold_back(refusal.retry_after_s, str(refusal))
             raise refusal
         try:
             rows = [parse_row(row, step_ms) for row in response.json()]
@@ -155,11 +163,13 @@ class KlineClient:
         used = response.headers.get(_WEIGHT_HEADER, "0")
         if used.isdigit() and int(used) >= _WEIGHT_SHARE * self._settings.weight_per_minute:
             # The count starts anew with each minute of the exchange's clock: a minute from now it surely has.
-            self._hold_back(60.0)
+            self._hold_back(60.0, f"{used} of {self._settings.weight_per_minute} weight a minute are used")
 
-    def _hold_back(self, seconds: float) -> None:
+    def _hold_back(self, exchange_s: float, why: str) -> None:
+        wait_s = self._real_seconds(exchange_s)
         with self._lock:
-            self._not_before = max(self._not_before, self._monotonic() + seconds)
+            self._not_before = max(self._not_before, self._monotonic() + wait_s)
+        _log.warning("%s; the next request waits %.3g s (%g s of exchange time)", why, wait_s, exchange_s)
 
 
 def _date_ms(response: httpx.Response, otherwise_ms: int) -> int:

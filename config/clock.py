@@ -91,6 +91,11 @@ class ExchangeClock:
         return event_s / self._speed
 
 
+def clock_speed(settings: Settings) -> float:
+    """Event seconds a real second on the clock that the settings choose; nothing is asked."""
+    return settings.clock.speed if settings.clock.source == "exchange" else 1.0
+
+
 def build_clock(settings: Settings, *, resync_s: float | None = 30.0) -> Clock:
     """The clock that the settings choose; `resync_s` is that of `ExchangeClock`.
 

@@ -1,6 +1,6 @@
 """Which sources the settings switch on, each with its client and its guard; the one place that names them all."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -35,8 +35,8 @@ class Exchanges:
             await client.aclose()
 
 
-def build_exchanges(settings: Settings, metrics: Metrics) -> Exchanges:
-    """Every source that is switched on."""
+def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable[[float], float]) -> Exchanges:
+    """Every source that is switched on; `real_seconds` is the clock's, for what an exchange tells in its own time."""
     exchanges = Exchanges([], None, {}, [], [])
     guards: dict[str, Guard] = {}
     exchanges.guards = guards
@@ -46,7 +46,11 @@ def build_exchanges(settings: Settings, metrics: Metrics) -> Exchanges:
             timeout=timeout_s, trust_env=False, limits=httpx.Limits(max_connections=_CONNECTIONS)
         )
         exchanges.clients.append(client)
-        guards[name] = Guard(name, on_retry=lambda kind: metrics.source_retries.labels(name, kind).inc())
+        guards[name] = Guard(
+            name,
+            on_retry=lambda kind: metrics.source_retries.labels(name, kind).inc(),
+            real_seconds=real_seconds,
+        )
         return JsonClient(name, base_url, client, headers=headers, on_request=metrics.source_requests.labels(name).inc)
 
     if settings.coingecko.enabled:

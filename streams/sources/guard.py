@@ -2,7 +2,7 @@
 
 Retries stay inside the poll's time; the circuit is open for as long as the source asked to be left alone; a source is
 stopped for good when going on makes no sense. The guard never raises: what happened is the `Outcome`. Times here are
-real seconds.
+real seconds; only a Retry-After is the exchange's own time, which a replay runs faster.
 """
 
 import logging
@@ -42,13 +42,24 @@ class Guard:
         source: str,
         *,
         on_retry: Callable[[str], None] = lambda _kind: None,
+        real_seconds: Callable[[float], float] = lambda exchange_s: exchange_s,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            source: its name.
+            on_retry: told of the kind of error before each further attempt.
+            real_seconds: how long seconds of the exchange's time take on this machine (`config.clock.Clock`).
+            monotonic: the machine's, but for tests.
+        """
         self.source = source
         self._on_retry = on_retry
+        self._real_seconds = real_seconds
         self._monotonic = monotonic
         self._open_until = 0.0
         self._open_kind = ""
+        self._open_for = ""
         self._stopped: FatalSourceError | None = None
         self.last_status: str | None = None
 
@@ -68,7 +79,7 @@ class Guard:
             return Outcome(self._stopped.kind, detail=str(self._stopped))
         now = self._monotonic()
         if now < self._open_until:
-            return Outcome(self._open_kind, detail=f"left alone for {self._open_until - now:.0f} s more")
+            return Outcome(self._open_kind, detail=f"left alone for {self._open_until - now:.3g} s more")
         outcome = await self._attempts(ask, now + budget_s, budget_s)
         self._tell(outcome)
         return outcome
@@ -99,8 +110,10 @@ class Guard:
         except RetryableSourceError as last:
             error = telling or last
             if error.retry_after_s is not None:
-                self._open_until = self._monotonic() + error.retry_after_s
+                wait_s = self._real_seconds(error.retry_after_s)
+                self._open_until = self._monotonic() + wait_s
                 self._open_kind = error.kind
+                self._open_for = f"left alone for {wait_s:.3g} s ({error.retry_after_s:g} s of exchange time)"
             return Outcome(error.kind, detail=str(error))
         except FatalSourceError as error:
             self._stopped = error
@@ -109,10 +122,11 @@ class Guard:
 
     def _pause(self, error: RetryableSourceError, left_s: float) -> bool | float:
         """Seconds to wait before asking again, True for stamina's own choice, False for not at all."""
-        if left_s <= (error.retry_after_s or 0.0):
+        wait_s = 0.0 if error.retry_after_s is None else self._real_seconds(error.retry_after_s)
+        if left_s <= wait_s:
             return False
         self._on_retry(error.kind)
-        return True if error.retry_after_s is None else error.retry_after_s
+        return True if error.retry_after_s is None else wait_s
 
     def _tell(self, outcome: Outcome[T]) -> None:
         if outcome.status == self.last_status:
@@ -120,8 +134,7 @@ class Guard:
         if self._stopped is not None:
             log.error("%s is stopped until the worker is restarted: %s", self.source, outcome.detail)
         elif outcome.status != OK:
-            wait = self._open_until - self._monotonic()
-            pause = f"; left alone for {wait:.0f} s" if wait > 0 else ""
+            pause = f"; {self._open_for}" if self._open_until > self._monotonic() else ""
             log.warning("%s: %s: %s%s", self.source, outcome.status, outcome.detail, pause)
         elif self.last_status is not None:
             log.info("%s answers again", self.source)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from marketdata.enrichment import mid_price
+from marketdata.errors import InvalidValueError
 from marketdata.records import Candle, DeadLetter, FeatureRow, Prediction, Record, Score, Tick
-from marketdata.times import from_rfc3339
+from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 
 T = TypeVar("T", Prediction, Score)
@@ -18,6 +19,7 @@ T = TypeVar("T", Prediction, Score)
 MAX_POINTS = 1_440  # a day of minutes
 _POINTS_BUDGET = 200_000  # points of all markets together: some 50 MB
 _FORECASTS_BUDGET = 50_000
+_MOST_SOURCES = 16  # anyone may write a tick
 _NOT_POLLED = "not_polled"  # `marketdata.records.SourceState`: says nothing of the source
 
 CandlePoint = tuple[int, float, float, float, float, float]
@@ -42,7 +44,10 @@ class MarketBoard:
 
 @dataclass(slots=True)
 class SourceBoard:
-    """One source as the newest tick tells of it. `failing_since_ms`: event time of the first tick without its data."""
+    """One source as the newest collected tick, clean or not, tells of it.
+
+    failing_since_ms: event time of the first tick without its data.
+    """
 
     status: str
     tick_ms: int
@@ -71,16 +76,18 @@ class Board:
         self.points = min(MAX_POINTS, max(60, _POINTS_BUDGET // len(self.symbols)))
         self.forecasts = min(1_000, max(48, _FORECASTS_BUDGET // len(self.symbols)))
         self.markets = {symbol: MarketBoard(deque(maxlen=self.points)) for symbol in self.symbols}
-        self.topics: dict[TopicRole, TopicBoard] = {
-            role: TopicBoard() for role in TopicRole if role is not TopicRole.TICKS
-        }
+        self.topics: dict[TopicRole, TopicBoard] = {role: TopicBoard() for role in TopicRole}
         self.sources: dict[str, SourceBoard] = {}
         self.dead_letters: deque[DeadLetter] = deque(maxlen=100)
         self.dead_letter_reasons: Counter[str] = Counter()
         self.other_markets = 0
 
     def take(self, role: TopicRole, record: Record, arrived_ms: int) -> bool:
-        """Take in one record; False where it is of no market here, or older than what is kept."""
+        """Take in one record; False where it is of no market here, or older than what is kept.
+
+        Ticks as they were collected tell of the sources alone, and are never True: a poll that all sources failed has
+        none that is clean.
+        """
         topic = self.topics[role]
         topic.records += 1
         topic.arrived_ms = max(arrived_ms, topic.arrived_ms or 0)
@@ -96,6 +103,8 @@ class Board:
             return False
         taken = False
         match record:
+            case Tick() if role is TopicRole.TICKS:
+                self._take_sources(record, event_ms)
             case Tick():
                 taken = self._take_tick(market, record, event_ms)
             case Candle():
@@ -109,8 +118,6 @@ class Board:
         return taken
 
     def _take_tick(self, market: MarketBoard, tick: Tick, event_ms: int) -> bool:
-        # Beside a stream a poll's tick comes late, for its answers took their time: what it tells of sources is new.
-        self._take_sources(tick, event_ms)
         if all(state.status != _NOT_POLLED for state in tick.sources.values()) and (
             market.polled is None or event_ms > market.polled.timestamp_ms
         ):
@@ -126,11 +133,13 @@ class Board:
             known = self.sources.get(name)
             if state.status == _NOT_POLLED or (known is not None and event_ms < known.tick_ms):
                 continue
+            if known is None and len(self.sources) >= _MOST_SOURCES:
+                continue
             since = None
             if state.status != "ok":
                 since = event_ms if known is None or known.failing_since_ms is None else known.failing_since_ms
             # What a failing source said last still tells how old its data is.
-            observed = state.observed_at or (known.observed_at if known else None)
+            observed = _time(state.observed_at) or (known.observed_at if known else None)
             self.sources[name] = SourceBoard(state.status, event_ms, observed, state.staleness_ms, since)
 
     def _take_candle(self, market: MarketBoard, candle: Candle) -> bool:
@@ -149,6 +158,14 @@ class Board:
             for at in sorted(candles)[: len(candles) - self.points]:
                 del candles[at]
         return candle.open_time_ms in candles
+
+
+def _time(text: str | None) -> str | None:
+    """The text where it is a time; the codec looks at times of the record itself alone."""
+    try:
+        return None if text is None else to_rfc3339(from_rfc3339(text))
+    except InvalidValueError:
+        return None
 
 
 def _take_features(market: MarketBoard, row: FeatureRow) -> bool:

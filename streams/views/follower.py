@@ -20,7 +20,7 @@ from marketdata.errors import DecodeError
 from marketdata.records import RECORDS, Record
 from marketdata.topics import TOPICS, TopicRole
 from streams.kafka import client_options
-from streams.views.board import Board
+from streams.views.board import Board, event_time
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,9 @@ class Follower:
         self.kafka = KafkaBoard()
         self._roles = {settings.topic(role).name: role for role in board.topics}
         self._positions: dict[TopicPartition, int] = {}
+        self._first: dict[TopicPartition, int] = {}
+        self._end: dict[TopicPartition, int] = {}
+        self._keys = {symbol.encode() for symbol in board.symbols}
         self._shown: dict[tuple[TopicRole, bytes], int] = {}
 
     async def run(self) -> None:
@@ -101,7 +104,9 @@ class Follower:
             watch = asyncio.create_task(self._watch(consumer))
             try:
                 while not watch.done():
-                    self._take(await consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS))
+                    found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
+                    self._count(consumer)
+                    self._take(found)
                     await self._jump(consumer)
                 watch.result()
             finally:
@@ -122,6 +127,7 @@ class Follower:
         """Records of one partition that hold what the board keeps of it, were all markets alike, and half as much."""
         board = self._board
         each = {
+            TopicRole.TICKS: board.points,
             TopicRole.TICKS_CLEAN: board.points,
             TopicRole.CANDLES: board.points,
             TopicRole.FEATURES: 8,
@@ -133,6 +139,7 @@ class Follower:
     async def _seek_back(self, consumer: AIOKafkaConsumer, tps: Iterable[TopicPartition]) -> None:
         tps = list(tps)
         first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+        self._first, self._end = first, end
         for tp in tps:
             known = self._positions.get(tp)
             start = end[tp] - self._back(self._roles[tp.topic]) if known is None or known > end[tp] else known
@@ -162,15 +169,37 @@ class Follower:
             role = self._roles[tp.topic]
             kind = RECORDS[TOPICS[role].record]
             self._positions[tp] = records[-1].offset + 1
-            for record in self._conflate(role, records) if role in _CONFLATED else records:
+            for record in self._chosen(role, records):
                 try:
                     decoded = decode(kind, record.value)
                 except DecodeError as error:
                     self._board.topics[role].undecodable += 1
-                    log.warning("views pass over %s-%d@%d: %s", tp.topic, tp.partition, record.offset, error)
+                    if role is not TopicRole.TICKS:  # there the clean agent tells of them
+                        log.warning("views pass over %s-%d@%d: %s", tp.topic, tp.partition, record.offset, error)
+                    continue
+                if role is TopicRole.TICKS and self._is_ahead(decoded):
                     continue
                 if self._board.take(role, decoded, record.timestamp):
                     self._on_record(role, decoded)
+
+    def _chosen(self, role: TopicRole, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
+        if role in _CONFLATED:
+            return self._conflate(role, records)
+        if role is TopicRole.TICKS:  # not cleaned yet: keys may be anything; each poll counts, for it tells of sources
+            return [record for record in records if record.key in self._keys]
+        return records
+
+    def _is_ahead(self, record: Record) -> bool:
+        """Out of the future, which the clean agent refuses: it would hide what comes after it."""
+        now_ms = self._now_ms()
+        return now_ms is not None and event_time(record) > now_ms + self._settings.streams.max_future_s * 1000
+
+    def _count(self, consumer: AIOKafkaConsumer) -> None:
+        """How many records the topics hold, with those that have just come: never fewer than were read of them."""
+        held: defaultdict[TopicRole, int] = defaultdict(int)
+        for tp, first in self._first.items():
+            held[self._roles[tp.topic]] += max(self._end[tp], consumer.highwater(tp) or 0) - first
+        self.kafka.on_topic = dict(held)
 
     def _conflate(self, role: TopicRole, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
         """At most one record a market and `_CONFLATE_MS` of arrival, and always the last one of each market."""
@@ -208,11 +237,8 @@ class Follower:
         group: str,
         read: list[str],
     ) -> None:
-        first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-        held: defaultdict[TopicRole, int] = defaultdict(int)
-        for tp in tps:
-            held[self._roles[tp.topic]] += end[tp] - first[tp]
-        self.kafka.on_topic = dict(held)
+        self._first, self._end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+        self._count(consumer)
         committed = {
             tp: known.offset
             for tp, known in (await admin.list_consumer_group_offsets(group)).items()

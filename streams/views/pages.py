@@ -90,6 +90,7 @@ class Views:
             ("/api/health", self._health),
             ("/api/events", self._events),
             ("/api/plot.png", self._plot),
+            ("/api/{name:.*}", self._nothing),
             ("/static/{name:.+}", self._static),
         ):
             server.router.add_get(path, _answered(handler))
@@ -207,6 +208,9 @@ class Views:
             except ConnectionResetError:
                 log.debug("a listener of %s went away", symbol)
         return response
+
+    async def _nothing(self, request: web.Request) -> web.StreamResponse:
+        raise _NotFoundError("path", request.path, "a document of docs/api.md")
 
     def _known(self, symbol: str) -> str:
         if symbol not in self.board.markets:

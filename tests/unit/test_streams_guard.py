@@ -78,6 +78,27 @@ async def test_a_long_retry_after_opens_the_circuit_until_then() -> None:
     assert (await guard.call(asked, 0.5)).status == "ok"
 
 
+async def test_a_replay_waits_a_retry_after_in_the_exchanges_time(caplog: pytest.LogCaptureFixture) -> None:
+    now, monotonic = clocked()
+    guard = Guard("exchange", real_seconds=lambda exchange_s: exchange_s / 60, monotonic=monotonic)
+    asked = Asked(failing("rate_limited", 60.0), "data")
+    assert (await guard.call(asked, 0.5)).status == "rate_limited"
+    now[0] = 0.75
+    assert "left alone for 0.25 s more" in (await guard.call(asked, 0.5)).detail
+    now[0] = 1.0
+    assert (await guard.call(asked, 0.5)).status == "ok"
+    assert caplog.messages == [
+        "exchange: rate_limited: no: rate_limited; left alone for 1 s (60 s of exchange time)",
+    ]
+
+
+async def test_a_replay_waits_inside_the_poll_where_there_is_time() -> None:
+    guard = Guard("exchange", real_seconds=lambda exchange_s: exchange_s / 60)
+    asked = Asked(failing("rate_limited", 0.6), "data")
+    assert (await guard.call(asked, 0.5)).status == "ok"
+    assert asked.count == 2
+
+
 async def test_a_fatal_error_stops_the_source_for_good(caplog: pytest.LogCaptureFixture) -> None:
     guard = Guard("exchange")
     asked = Asked(FatalSourceError("refused for the location", "geo_blocked"))

@@ -132,15 +132,19 @@ def test_ticks_of_a_stream_take_nothing_from_what_the_polls_tell(board: Board, s
             sources={"binance": SourceState(status="ok"), "coingecko": SourceState(status=status)},
         )
 
-    board.take(TopicRole.TICKS_CLEAN, streamed(START + 1_000), 1)
-    assert not board.take(TopicRole.TICKS_CLEAN, polled(START, "ok"), 2)
-    board.take(TopicRole.TICKS_CLEAN, streamed(START + 2_000), 3)
+    def take(record: Tick) -> bool:
+        board.take(TopicRole.TICKS, record, START)
+        return board.take(TopicRole.TICKS_CLEAN, record, START)
+
+    take(streamed(START + 1_000))
+    assert not take(polled(START, "ok"))
+    take(streamed(START + 2_000))
     row = documents.market_row(board, "BTC-USD")
     assert (row["timestamp"], row["price"], row["mid"]) == (to_rfc3339(START + 2_000), 100.5, 100.0)
     sources = {one["source"]: one for one in documents.health(board, KafkaBoard(), settings, START + 2_000)["sources"]}
     assert {name: one["state"] for name, one in sources.items()} == {"binance": "ok", "coingecko": "ok"}
-    board.take(TopicRole.TICKS_CLEAN, polled(START + MINUTE_MS, "timeout"), 4)
-    board.take(TopicRole.TICKS_CLEAN, streamed(START + MINUTE_MS + 1_000), 5)
+    take(polled(START + MINUTE_MS, "timeout"))
+    take(streamed(START + MINUTE_MS + 1_000))
     sources = {one["source"]: one for one in documents.health(board, KafkaBoard(), settings, START + 2_000)["sources"]}
     assert sources["coingecko"]["failing_since"] == to_rfc3339(START + MINUTE_MS)
 
@@ -212,6 +216,7 @@ def test_a_part_without_news_is_late_and_then_an_outage(
     board: Board, settings: Settings, minutes: int, state: str
 ) -> None:
     board.take(TopicRole.TICKS_CLEAN, tick(START), START)
+    board.take(TopicRole.TICKS, tick(START), START)
     document = documents.health(board, KafkaBoard(connected=True), settings, START + minutes * MINUTE_MS)
     parts = {part["part"]: part["state"] for part in document["parts"]}
     assert (parts["ticks_clean"], parts["candles"]) == (state, "waiting")
@@ -220,14 +225,24 @@ def test_a_part_without_news_is_late_and_then_an_outage(
 
 def test_a_source_that_fails_is_an_outage_since_its_first_failure(board: Board, settings: Settings) -> None:
     for minute, status in enumerate(("ok", "timeout", "server_error")):
-        board.take(TopicRole.TICKS_CLEAN, tick(START + minute * MINUTE_MS, status=status), START)
+        board.take(TopicRole.TICKS, tick(START + minute * MINUTE_MS, status=status), START)
     now = START + 2 * MINUTE_MS
     source = documents.health(board, KafkaBoard(connected=True), settings, now)["sources"][0]
     assert (source["state"], source["status"]) == ("outage", "server_error")
     assert (source["failing_since"], source["observed_at"]) == (to_rfc3339(START + MINUTE_MS), to_rfc3339(START))
-    board.take(TopicRole.TICKS_CLEAN, tick(now + MINUTE_MS), START)
+    board.take(TopicRole.TICKS, tick(now + MINUTE_MS), START)
     source = documents.health(board, KafkaBoard(connected=True), settings, now + MINUTE_MS)["sources"][0]
     assert (source["state"], source["failing_since"]) == ("ok", None)
+
+
+def test_ticks_that_are_not_clean_tell_of_sources_alone_and_only_of_a_few(board: Board, settings: Settings) -> None:
+    assert not board.take(TopicRole.TICKS, tick(START), START)
+    assert documents.market_row(board, "BTC-USD")["mid"] is None
+    many = {f"s{i}": SourceState(status="ok", observed_at="yesterday") for i in range(1_000)}
+    board.take(TopicRole.TICKS, msgspec.structs.replace(tick(START), sources=many), START)
+    assert len(board.sources) <= 16
+    sources = documents.health(board, KafkaBoard(connected=True), settings, START)["sources"]
+    assert {source["observed_at"] for source in sources} == {to_rfc3339(START), None}
 
 
 def test_a_thousand_markets_are_kept_in_bounds() -> None:

@@ -61,6 +61,8 @@ Client = TestClient[web.Request, web.Application]
         ("/api/markets/BTC-USD/history?points=99999999999999999999", 400, "points", "a whole number from 1 to 1440"),
         ("/api/markets?limit=3", 400, "query", "no parameter"),
         ("/api/plot.png", 404, "plot", "the plot of a report; none was made yet"),
+        ("/api/nope", 404, "path", "a document of docs/api.md"),
+        ("/api/markets/BTC-USD/nope", 404, "path", "a document of docs/api.md"),
         ("/static/none.js", 404, "path", "a file of the dashboard"),
         ("/static/..%2f..%2fpages.py", 404, "path", "a file of the dashboard"),
     ],

@@ -184,11 +184,13 @@ export function health(document) {
 
 function alerts(document) {
   const texts = [];
+  const asked = document.sources.filter((s) => s.status !== "disabled");
+  const rest = asked.some((s) => s.status === "ok") ? "its fields stay empty, the other source goes on" : "no source answers, so there are no clean ticks";
   for (const s of document.sources) {
     if (s.state === "outage") {
       texts.push(s.status === "ok"
         ? `${TITLES[s.source] ?? s.source}: no tick since ${hourMinute(ms(s.last_tick))} UTC`
-        : `${TITLES[s.source] ?? s.source}: outage (${s.status})${s.failing_since ? ` since ${hourMinute(ms(s.failing_since))} UTC` : ""}; its fields stay empty, the other source goes on`);
+        : `${TITLES[s.source] ?? s.source}: outage (${s.status})${s.failing_since ? ` since ${hourMinute(ms(s.failing_since))} UTC` : ""}; ${rest}`);
     }
   }
   for (const p of document.parts) {
