@@ -1,14 +1,16 @@
 """The whole product with one command: the stack, then the other rooms as programs of their own, until Ctrl-C.
 
 Nothing of what it starts outlives it. A second start goes on from what is stored: Kafka and HDFS keep their data, the
-exchange its clock, and each job decides itself what is still to do.
+exchange its clock, and each job decides itself what is still to do. Once all runs, a part that ends by itself is
+started again the same way, unless it ends too often.
 """
 
 import asyncio
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +21,8 @@ from config import Settings
 from devstack.events import EventTeller, follow_health
 from devstack.health import http_problem
 from devstack.progress import Show, open_show
-from devstack.stack import Part, Stack, build_parts
-from devstack.state import only_supervisor
+from devstack.stack import Death, Part, Stack, build_parts
+from devstack.state import StackState, only_supervisor
 from devstack.supervisor import check_all, running_state
 from marketdata.errors import StackError
 
@@ -38,17 +40,22 @@ _ROOMS_STAGE = 5
 _ROOMS_GRACE_S = 5.0
 _STACK_GRACE_S = 3.0
 
+RESTARTS = 5
+"""A part that ends more often than this within `RESTARTS_WITHIN_S` ends the demo."""
+RESTARTS_WITHIN_S = 600.0
+
 
 def run_demo(settings: Settings) -> int:
-    """Run until Ctrl-C, SIGTERM or the death of a part. Returns the exit code.
+    """Run until Ctrl-C, SIGTERM or a part that cannot be kept running. Returns the exit code.
 
     Raises:
         StackError: something hinders the start.
     """
     began = time.monotonic()
     without = frozenset[str]() if settings.profile == "demo" else frozenset({"exchange"})
-    if running_state(settings) is not None:
-        raise StackError("a stack already runs; stop it with: make down")
+    running = running_state(settings)
+    if running is not None:
+        raise StackError(_already_runs(settings.devstack.state_dir, running))
     own_web = ("the dashboard", f"{settings.streams.web_host}:{settings.streams.web_port}", "streams.web_port")
     java = check_all(settings, without, own_web)
     show = open_show(Console(soft_wrap=True))
@@ -66,6 +73,66 @@ def run_demo(settings: Settings) -> int:
         show.close()
 
 
+def _already_runs(folder: Path, running: StackState) -> str:
+    worker = running.parts.get("streams")
+    where = f"its dashboard: {worker.address}/" if worker is not None else "it has no dashboard (yet)"
+    return f"one already runs in {folder}, {where}; `make down` stops that running one"
+
+
+class Restarts:
+    """Starts parts that ended by themselves again, each after a pause that doubles with every end of late.
+
+    Args:
+        tell: called with a line for each end.
+        deadline_s: within which a part must be healthy again, else that is an end too.
+        first_pause_s: the pause after a part's first end.
+    """
+
+    def __init__(
+        self, stack: Stack, tell: Callable[[str], None], deadline_s: float, first_pause_s: float = 1.0
+    ) -> None:
+        self._stack = stack
+        self._tell = tell
+        self._deadline_s = deadline_s
+        self._first_pause_s = first_pause_s
+        self._ends_s: dict[str, deque[float]] = {}
+
+    async def run(self, all_started: asyncio.Event) -> None:
+        """Until cancelled.
+
+        Raises:
+            StackError: a part ended before `all_started`, or too often since (several such may come as a group).
+        """
+        async with asyncio.TaskGroup() as group:
+            while True:
+                death = await self._stack.next_death()
+                if not all_started.is_set():
+                    raise StackError(death.story)
+                group.create_task(self._restart(death, self._count(death)))
+
+    def _count(self, death: Death) -> int:
+        """How often the part has ended of late, this time included."""
+        now_s = time.monotonic()
+        ends_s = self._ends_s.setdefault(death.part.name, deque())
+        while ends_s and ends_s[0] <= now_s - RESTARTS_WITHIN_S:
+            ends_s.popleft()
+        ends_s.append(now_s)
+        if len(ends_s) > RESTARTS:
+            minutes = RESTARTS_WITHIN_S / 60
+            raise StackError(f"{death.story}\n{death.part.name} ended {len(ends_s)} times within {minutes:g} minutes")
+        return len(ends_s)
+
+    async def _restart(self, death: Death, count: int) -> None:
+        pause_s = self._first_pause_s * 2 ** (count - 1)
+        last = f"its log's last line: {death.last_line}" if death.last_line else "its log is empty"
+        self._tell(
+            f"{death.part.name} ended with exit code {death.exit_code}; {last}; "
+            f"started again in {pause_s:g} s ({count} of {RESTARTS})"
+        )
+        await asyncio.sleep(pause_s)
+        await self._stack.restart(death.part, self._deadline_s)
+
+
 class Demo:
     """The order of things. `began` is the monotonic time from which «first prediction after N s» is counted."""
 
@@ -75,15 +142,17 @@ class Demo:
         self._show = show
         self._began = began
         self._background: set[asyncio.Task[None]] = set()
+        self._all_started = asyncio.Event()
 
     async def run(self, parts: list[Part]) -> int:
-        """Start everything, stay until a signal or a death, stop everything."""
+        """Start everything, stay until a signal or a part that cannot be kept running, stop everything."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         work = asyncio.create_task(self._work(parts))
         asked = asyncio.create_task(stop.wait())
-        death = asyncio.create_task(self._death())
+        restarts = Restarts(self._stack, self._show.line, self._settings.devstack.startup_s)
+        death = asyncio.create_task(restarts.run(self._all_started))
         code = 1
         try:
             await asyncio.wait({work, asked, death}, return_when=asyncio.FIRST_COMPLETED)
@@ -103,10 +172,6 @@ class Demo:
             await self._stack.stop()
             self._show.line(f"all stopped after {time.monotonic() - stopping:.1f} s")
         return code
-
-    async def _death(self) -> None:
-        _, _, story = await self._stack.next_death()
-        raise StackError(story)
 
     async def _work(self, parts: list[Part]) -> None:
         """Each program starts as soon as what it needs is there; two cores are busy all the way."""
@@ -139,6 +204,7 @@ class Demo:
                 group.create_task(streams())
                 group.create_task(storage())
             await self._stack.run(self._room("forecasting", SERVE))
+            self._all_started.set()
             self._show.line(f"running; dashboard: {web}/  (Ctrl-C stops everything)")
             watched = frozenset(
                 {"kafka", "hdfs", "webhdfs", "web", *(["exchange"] if _by_need(parts)["exchange"] else [])}

@@ -45,6 +45,16 @@ class Part:
     extra_env: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A part that ended by itself; `last_line` and `story` are of its log as it was then."""
+
+    part: Part
+    exit_code: int
+    last_line: str
+    story: str
+
+
 async def _never_asked() -> str | None:
     return None
 
@@ -148,7 +158,7 @@ class Stack:
         tidy = {"TMPDIR": str(folder / SCRATCH), "SPARK_LAUNCHER_OPTS": "-XX:-UsePerfData"}
         self._env = child_environment(**{**tidy, **env})
         self._running: dict[str, tuple[Part, Child]] = {}
-        self._deaths: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+        self._deaths: asyncio.Queue[Death] = asyncio.Queue()
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopping: set[str] = set()
 
@@ -226,7 +236,7 @@ class Stack:
         mine = self._state.parts.setdefault(part.name, PartState(part.address))
         mine.process = ProcessId.of(child.pid)
         self._save()
-        watcher = asyncio.create_task(self._watch(part.name, child))
+        watcher = asyncio.create_task(self._watch(part, child))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return child
@@ -247,21 +257,45 @@ class Stack:
         last = "".join(f"\n  | {line}" for line in tail(log))
         return f"{name}: {what}; the end of {log}:{last}"
 
-    async def _watch(self, name: str, child: Child) -> None:
-        code = await child.wait()
+    async def _watch(self, part: Part, child: Child) -> None:
+        code, name = await child.wait(), part.name
         if name in self._stopping:
             return
+        await child.stop(0)  # what it started itself must not meet its successor
+        self._running.pop(name, None)
         mine = self._state.parts[name]
         if mine.state != "failed":
             mine.state, mine.detail = "failed", f"ended with exit code {code}"
             self._save()
         _log.error("%s ended with exit code %s; its log: %s", name, code, child.log)
-        self._deaths.put_nowait((name, code))
+        last = next((line.strip() for line in reversed(tail(child.log)) if line.strip()), "")
+        self._deaths.put_nowait(Death(part, code, last, self._story(name, f"ended with exit code {code}")))
 
-    async def next_death(self) -> tuple[str, int, str]:
-        """The name, exit code and story of the next part that ends by itself."""
-        name, code = await self._deaths.get()
-        return name, code, self._story(name, f"ended with exit code {code}")
+    async def next_death(self) -> Death:
+        """The next part that ends by itself."""
+        return await self._deaths.get()
+
+    async def restart(self, part: Part, deadline_s: float) -> None:
+        """Start a part that ended again, on the data that it left, and wait until it is healthy.
+
+        One that is not healthy within `deadline_s` is stopped. Whichever way it ends, `next_death` tells it.
+        """
+        began = time.monotonic()
+        mine = self._state.parts[part.name]
+        mine.state, mine.detail = "starting", ""
+        child = await self.run(part)
+        try:
+            await self._until_healthy(part, child, began + deadline_s)
+        except StackError as error:
+            if child.exit_code is None:
+                self._tell(str(error))
+                await child.stop(part.grace_s)
+            return
+        if child.exit_code is not None:  # while it was asked
+            return
+        mine.state, mine.ready_s = "healthy", round(time.monotonic() - began, 2)
+        self._save()
+        self._tell(f"{part.name} runs again after {mine.ready_s:.1f} s")
 
     async def stop(self, names: Sequence[str] | None = None) -> None:
         """Stop the named parts, or all; those of a higher stage first, those of one stage together."""

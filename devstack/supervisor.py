@@ -113,8 +113,8 @@ async def supervise(
 
 
 async def _death(stack: Stack) -> None:
-    _, _, story = await stack.next_death()
-    raise StackError(story)
+    death = await stack.next_death()
+    raise StackError(death.story)
 
 
 def up(settings: Settings, without: frozenset[str]) -> None:

@@ -20,6 +20,34 @@ from tests.stack import environment_of, eventually, free_ports, settings_with
 
 DEVSTACK = (sys.executable, "-m", "devstack")
 EXCHANGE_ALONE = ("--without", "kafka", "--without", "hdfs")
+# What the demo does with its parts once all run, with the exchange as its only one.
+KEEPS_EXCHANGE = """
+import asyncio, signal
+from pathlib import Path
+from config import load_settings
+from devstack.demo import Restarts
+from devstack.java import Java
+from devstack.stack import Stack, build_parts
+from devstack.state import only_supervisor
+
+async def main():
+    settings = load_settings("local")
+    folder = settings.devstack.state_dir
+    stop, started = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    with only_supervisor(folder) as state:
+        stack = Stack(state, folder, print, {})
+        parts = build_parts(settings, Java(Path("/nowhere"), 17), frozenset({"kafka", "hdfs"}))
+        await stack.start(parts, settings.devstack.startup_s)
+        started.set()
+        restarts = asyncio.create_task(Restarts(stack, print, settings.devstack.startup_s).run(started))
+        await stop.wait()
+        restarts.cancel()
+        await asyncio.gather(restarts, return_exceptions=True)
+        await stack.stop()
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture
@@ -105,6 +133,42 @@ def test_a_part_that_dies_is_told(env: dict[str, str]) -> None:
         "pid": None,
         "detail": "ended with exit code -9",
     }
+
+
+@pytest.mark.parametrize("end", ["down", "kill"])
+def test_a_killed_part_comes_back_and_still_ends_with_its_supervisor(
+    env: dict[str, str], tmp_path: Path, end: str
+) -> None:
+    with (tmp_path / "supervisor.log").open("wb") as log:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-uc", KEEPS_EXCHANGE], env=env, cwd=ROOT, stdout=log, stderr=log
+        )
+
+    def healthy() -> int | None:
+        assert supervisor.poll() is None, (tmp_path / "supervisor.log").read_text()
+        state = load_state(state_dir(env))
+        part = state.parts.get("exchange") if state is not None else None
+        return part.process.pid if part and part.process and part.state == "healthy" else None
+
+    first = eventually(healthy, 60, "the exchange is healthy") or 0
+    psutil.Process(first).kill()
+    second = eventually(lambda: (pid := healthy()) != first and pid, 60, "the exchange is healthy again") or 0
+    status = json.loads(run(env, "status", "--json").stdout)
+    assert status["exchange"]["healthy"]
+    assert status["exchange"]["pid"] == second
+    told = (tmp_path / "supervisor.log").read_text()
+    assert "exchange ended with exit code -9; its log" in told
+    assert "; started again in 1 s (1 of 5)" in told
+    assert "exchange runs again after" in told
+    if end == "down":
+        with subprocess.Popen([*DEVSTACK, "down"], env=env, cwd=ROOT) as down:
+            assert supervisor.wait(30) == 0  # reaped here: until then it is not gone for `down` either
+        assert down.returncode == 0
+        assert all_gone([first, second])
+    else:
+        supervisor.kill()
+        supervisor.wait()
+        eventually(lambda: all_gone([first, second]), 10, "the new exchange is gone with its supervisor")
 
 
 def test_a_taken_port_stops_the_start_with_one_line(env: dict[str, str]) -> None:
