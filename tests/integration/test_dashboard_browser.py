@@ -203,6 +203,15 @@ def test_the_page_tells_an_outage_and_survives_a_restart(
         httpx.delete(f"{exchange.control}/faults", trust_env=False)
         eventually(lambda: "Binance" not in page.text("#alerts"), 60, "the end of the outage on the page")
 
+        for match in ("bookTicker", "/coingecko/"):  # no tick of such a poll is clean
+            httpx.post(f"{exchange.control}/faults", json={"fault": "503", "match": match}, trust_env=False)
+        eventually(lambda: "no source answers" in page.text("#alerts"), 40, "the outage of all sources on the page")
+        sources = {source["source"]: source for source in get(live, "/api/health")["sources"]}
+        assert {source["status"] for source in sources.values()} == {"server_error"}
+        assert all(source["failing_since"] for source in sources.values())
+        httpx.delete(f"{exchange.control}/faults", trust_env=False)
+        eventually(lambda: "outage (" not in page.text("#alerts"), 60, "the end of the outage of all on the page")
+
     # The worker has stopped within its five seconds although the page was listening.
     eventually(lambda: page.text("#link-text") == "Reconnecting…", 20, "the page notices that the worker is gone")
     assert "The worker does not answer" in page.text("#alerts")
