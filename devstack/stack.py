@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("kafka", "hdfs", "exchange")
 _LOOK_S = 0.1
 _FOLLOW_S = 0.5
+_LAST_LINE_CHARS = 200
 _log = logging.getLogger(__name__)
 
 
@@ -267,8 +268,9 @@ class Stack:
         if mine.state != "failed":
             mine.state, mine.detail = "failed", f"ended with exit code {code}"
             self._save()
-        _log.error("%s ended with exit code %s; its log: %s", name, code, child.log)
+        _log.info("%s ended with exit code %s; its log: %s", name, code, child.log)  # who owns the stack tells it
         last = next((line.strip() for line in reversed(tail(child.log)) if line.strip()), "")
+        last = last if len(last) <= _LAST_LINE_CHARS else f"{last[:_LAST_LINE_CHARS]}…"
         self._deaths.put_nowait(Death(part, code, last, self._story(name, f"ended with exit code {code}")))
 
     async def next_death(self) -> Death:
@@ -295,7 +297,8 @@ class Stack:
             return
         mine.state, mine.ready_s = "healthy", round(time.monotonic() - began, 2)
         self._save()
-        self._tell(f"{part.name} runs again after {mine.ready_s:.1f} s")
+        if part.address:  # of others nobody knows more than that they were started
+            self._tell(f"{part.name} healthy again at {part.address} after {mine.ready_s:.1f} s")
 
     async def stop(self, names: Sequence[str] | None = None) -> None:
         """Stop the named parts, or all; those of a higher stage first, those of one stage together."""

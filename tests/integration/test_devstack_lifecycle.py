@@ -159,7 +159,7 @@ def test_a_killed_part_comes_back_and_still_ends_with_its_supervisor(
     told = (tmp_path / "supervisor.log").read_text()
     assert "exchange ended with exit code -9; its log" in told
     assert "; started again in 1 s (1 of 5)" in told
-    assert "exchange runs again after" in told
+    assert "exchange healthy again at http://127.0.0.1:" in told
     if end == "down":
         with subprocess.Popen([*DEVSTACK, "down"], env=env, cwd=ROOT) as down:
             assert supervisor.wait(30) == 0  # reaped here: until then it is not gone for `down` either

@@ -92,6 +92,11 @@ async def test_a_death_during_the_start_ends_it(stack: Stack, told: list[str]) -
     assert told == []
 
 
+async def test_a_long_last_line_is_cut(stack: Stack) -> None:
+    await stack.run(Part("raw", "", (sys.executable, "-c", "print('a' * 201 + '\\n  \\n')"), healthy))
+    assert (await stack.next_death()).last_line == "a" * 200 + "…"
+
+
 async def test_a_pause_ends_at_once_when_all_is_stopped(stack: Stack, state: StackState) -> None:
     paused = asyncio.Event()
     restarts = Restarts(stack, lambda _line: paused.set(), 30.0, first_pause_s=600.0)
