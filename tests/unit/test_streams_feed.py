@@ -30,7 +30,7 @@ from streams.ticks import Bounds
 from tests.exchange_server import NOON, Exchange, running_exchange
 
 BTC, ETH = Market("BTC", "USD"), Market("ETH", "USD")
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 
 
 class ServerClock:
