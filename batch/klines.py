@@ -10,8 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -19,7 +17,7 @@ import stamina
 
 from config.sections import BinanceSettings
 from marketdata.errors import FatalSourceError, RetryableSourceError, SourceError
-from marketdata.times import HOUR_MS, MINUTE_MS
+from marketdata.times import HOUR_MS, MINUTE_MS, from_http_date
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +148,9 @@ class KlineClient:
         except (ValueError, TypeError) as error:
             msg = f"{what}: {error}"
             raise RetryableSourceError(msg, "garbage") from error
-        closed_ms = min(to_ms, _date_ms(response, to_ms))
+        # A candle that ends after the exchange's own time is not closed, whatever our clock says.
+        date_ms = from_http_date(response.headers.get("date"))
+        closed_ms = to_ms if date_ms is None else min(to_ms, date_ms)
         return [kline for kline, close_ms in rows if from_ms <= kline.open_ms < to_ms and close_ms < closed_ms]
 
     def _pace(self) -> None:
@@ -170,15 +170,6 @@ class KlineClient:
         with self._lock:
             self._not_before = max(self._not_before, self._monotonic() + wait_s)
         _log.warning("%s; the next request waits %.3g s (%g s of exchange time)", why, wait_s, exchange_s)
-
-
-def _date_ms(response: httpx.Response, otherwise_ms: int) -> int:
-    """The exchange's own time of its answer (Date header): a candle that ends later is not closed, whatever ours."""
-    try:
-        date = parsedate_to_datetime(response.headers["date"])
-    except (KeyError, ValueError):
-        return otherwise_ms
-    return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000)
 
 
 def _refusal(what: str, response: httpx.Response) -> SourceError:

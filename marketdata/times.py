@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from marketdata.errors import InvalidValueError
@@ -50,6 +51,15 @@ def from_rfc3339(text: str, field: str = "timestamp") -> int:
 @lru_cache(maxsize=16_384)  # all markets of a poll carry the same few times
 def _parse(text: str) -> int:
     return (datetime.fromisoformat(text) - _EPOCH) // _MS
+
+
+def from_http_date(text: str | None) -> int | None:
+    """The time in ms of an HTTP Date header (RFC 9110), to the second; None where it is none."""
+    try:
+        date = parsedate_to_datetime(text or "")
+    except ValueError:
+        return None
+    return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp()) * SECOND_MS
 
 
 def floor_to(ms: int, step_ms: int) -> int:

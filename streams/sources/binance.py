@@ -5,8 +5,6 @@ Wire formats: /api/v3/ticker/bookTicker (prices as strings, no time; the HTTP Da
 """
 
 from collections.abc import Callable, Sequence
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -14,7 +12,7 @@ import httpx
 from marketdata.errors import InvalidValueError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.records import Candle
-from marketdata.times import MINUTE_MS, to_rfc3339
+from marketdata.times import MINUTE_MS, from_http_date, to_rfc3339
 from streams.sources.contracts import Budget, Cost, Quote, Reading
 from streams.sources.fields import decimal, integer, named, objects
 from streams.sources.http import JsonClient
@@ -56,7 +54,7 @@ class Binance:
             rows = named(objects(payload, "bookTicker"), "symbol")
         except InvalidValueError as error:
             raise RetryableSourceError(f"{NAME}: {error}", "bad_payload") from error
-        observed_at_ms = _date_ms(headers)
+        observed_at_ms = from_http_date(headers.get("date"))
         quotes: dict[str, Quote] = {}
         refused: dict[str, InvalidValueError] = {}
         for market in markets:
@@ -92,7 +90,7 @@ class Binance:
             },
             timeout_s,
         )
-        date_ms = _date_ms(headers)
+        date_ms = from_http_date(headers.get("date"))
         as_of_ms = now_ms if date_ms is None else min(now_ms, date_ms)
         try:
             return closed_candles(market.symbol, payload, as_of_ms)
@@ -149,11 +147,3 @@ def _ms(value: Any, field: str) -> int:
 def milliseconds(time: int) -> int:
     """A time of Binance's, in ms or µs, in ms."""
     return time // 1000 if time >= _MICROSECONDS_FROM else time
-
-
-def _date_ms(headers: httpx.Headers) -> int | None:
-    try:
-        date = parsedate_to_datetime(headers["date"])
-    except (KeyError, ValueError):
-        return None
-    return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000)

@@ -4,7 +4,7 @@ import pytest
 
 from marketdata.errors import InvalidValueError
 from marketdata.markets import Market
-from marketdata.times import floor_to, from_rfc3339, to_rfc3339
+from marketdata.times import floor_to, from_http_date, from_rfc3339, to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
 
 
@@ -53,6 +53,14 @@ def test_written_times_have_milliseconds_and_z() -> None:
     assert to_rfc3339(1722816000007) == "2024-08-05T00:00:00.007Z"
     with pytest.raises(InvalidValueError):
         to_rfc3339(10**18)
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [("Mon, 05 Aug 2024 00:00:01 GMT", 1722816001000), ("yesterday", None), ("", None), (None, None)],
+)
+def test_an_http_date_is_read_or_is_none(text: str | None, ms: int | None) -> None:
+    assert from_http_date(text) == ms
 
 
 def test_slots_are_half_open_on_the_epochs_grid() -> None:
