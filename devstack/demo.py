@@ -18,10 +18,10 @@ import httpx
 from rich.console import Console
 
 from config import Settings
-from devstack.events import EventTeller, follow_health
+from devstack.events import EventTeller, follow_health, follow_replay
 from devstack.health import http_problem
 from devstack.progress import Show, open_show
-from devstack.stack import Death, Part, Stack, build_parts
+from devstack.stack import Death, Part, Stack, build_parts, exchange_address
 from devstack.state import StackState, only_supervisor
 from devstack.supervisor import check_all, running_state
 from marketdata.errors import StackError
@@ -210,6 +210,8 @@ class Demo:
                 {"kafka", "hdfs", "webhdfs", "web", *(["exchange"] if _by_need(parts)["exchange"] else [])}
             )
             self._keep(follow_health(settings, watched, self._show.line))
+            if "exchange" in watched:
+                self._keep(follow_replay(exchange_address(settings), self._show.line))
             await teller.follow()
         finally:
             await teller.close()

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
+import httpx
 from aiokafka import AIOKafkaConsumer
 
 from config import Settings
@@ -10,6 +12,7 @@ from devstack.status import collect_status
 from marketdata.codec import decode
 from marketdata.errors import DecodeError
 from marketdata.records import Prediction, Score
+from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 
 _HEALTH_EVERY_S = 5.0
@@ -91,3 +94,18 @@ async def follow_health(settings: Settings, parts: frozenset[str], tell: Callabl
                 tell(
                     f"health      {name} at {part['address']}: {'healthy again' if part['healthy'] else part['detail']}"
                 )
+
+
+async def follow_replay(address: str, tell: Callable[[str], None]) -> None:
+    """Tell once that the simulated exchange at `address` has played all its history."""
+    async with httpx.AsyncClient(trust_env=False, timeout=_HEALTH_EVERY_S) as client:
+        while True:
+            with suppress(httpx.HTTPError, ValueError):  # its health is told by `follow_health`
+                clock = (await client.get(f"{address}/control/clock")).json()
+                if clock.get("ended"):
+                    end = to_rfc3339(clock["end_ms"])
+                    tell(
+                        f"the replayed history ends at {end}: the exchange's clock stands still; anew: make clean demo"
+                    )
+                    return
+            await asyncio.sleep(_HEALTH_EVERY_S)

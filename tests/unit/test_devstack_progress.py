@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from devstack.events import tell_prediction, tell_score
+from devstack.events import follow_replay, tell_prediction, tell_score
 from devstack.progress import Count, PlainShow, _Pace, count_in, open_show
 from marketdata.records import Prediction, Score
+from tests.exchange_server import running_exchange
 
 
 @pytest.mark.parametrize(
@@ -115,3 +116,12 @@ def test_a_score_reads_as_one_line() -> None:
         "score       BTC-USD 2024-08-05 06:00–07:00: was 54,000.00, predicted 54,123.40: +22.8 bp, "
         "last price -18.5 bp, inside its band (champion v1)"
     )
+
+
+async def test_the_end_of_the_replayed_history_is_told() -> None:
+    async with running_exchange() as exchange:
+        exchange.state.clock.steer(now_ms=exchange.state.clock.end_ms)
+        told: list[str] = []
+        await follow_replay(exchange.address, told.append)
+    assert len(told) == 1
+    assert "the replayed history ends at 2024-08-07T00:00:00.000Z" in told[0]
