@@ -74,12 +74,8 @@ class Outcome:
 
     @property
     def live_hours(self) -> list[int]:
-        """Starts of the hours that closed while the product watched all of it, from the first whole one."""
-        first = min(from_rfc3339(tick["timestamp"]) for tick in self.clean)
-        start = first - first % HOUR_MS + (HOUR_MS if first % HOUR_MS > 2 * MINUTE_MS else 0)
-        rows = self.hourly[self.hourly.origin == "live"]
-        closed = sorted({int(at.timestamp() * 1000) for at in rows.hour_start})
-        return [hour for hour in closed if hour >= start]
+        """Starts of the hours that closed while the product ran: of the first it fetched what it had not watched."""
+        return sorted({int(at.timestamp() * 1000) for at in self.hourly[self.hourly.origin == "live"].hour_start})
 
 
 async def _read_topic(settings: Settings, name: str) -> list[tuple[str, int, int, bytes]]:
