@@ -54,8 +54,7 @@ _ROCKSDB_OPTIONS = {"write_buffer_size": 8 << 20, "block_cache_size": 16 << 20, 
 class WorkerState:
     """What commands and views may look at.
 
-    topics: agent to its source topic. progress: agent to the loop time of its last batch. positions: (topic, partition)
-    to the next offset that is not handled yet.
+    topics: agent to its source topic. progress: agent to the loop time of its last batch.
     """
 
     metrics: Metrics
@@ -63,7 +62,6 @@ class WorkerState:
     topics: dict[str, str] = field(default_factory=dict)
     changelogs: list[str] = field(default_factory=list)
     progress: dict[str, float] = field(default_factory=dict)
-    positions: dict[tuple[str, int], int] = field(default_factory=dict)
     started_at: float = 0.0
 
 
@@ -205,7 +203,6 @@ def _add_agents(app: StreamsApp) -> None:
         app.agent(topic, name=name)(_loop(app, name, topic_name, made[name]))
 
     async def forget(*_moved: Any, **_kwargs: Any) -> None:
-        app.worker_state.positions.clear()
         for agent in made.values():
             agent.forget()
 
@@ -254,7 +251,6 @@ def _loop(app: StreamsApp, name: str, topic: str, agent: CleanAgent | FeaturesAg
                 max((consumer.highwater(TP(topic, partition)) or 0) - records[-1].offset - 1, 0)
             )
             app.worker_state.progress[name] = app.loop.time()
-            app.worker_state.positions[topic, partition] = records[-1].offset + 1
 
     run.__name__ = name
     return run
