@@ -130,6 +130,8 @@ class CoinGeckoSettings(_Section):
     """The plan's limit; a poll plan beyond it is warned of at start."""
     calls_per_month: int | None = Field(10_000, ge=1)
     """The plan's limit; none: unlimited."""
+    coin_ids: dict[str, str] = {}
+    """CoinGecko's ids of coins beside BTC, ETH and XRP, as a JSON object: `{"SOL": "solana"}`."""
 
 
 class StreamsSettings(_Section):

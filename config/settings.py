@@ -94,16 +94,20 @@ class Settings(BaseSettings):
 
     @field_validator("markets")
     @classmethod
-    def _known_markets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _distinct_markets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) != len(value):
             msg = f"markets: {value!r}: expected one or more distinct symbols like BTC-USD"
             raise ValueError(msg)
-        for symbol in value:
-            try:
-                Market.parse(symbol)
-            except InvalidValueError as error:
-                raise ValueError(str(error)) from error
         return value
+
+    @model_validator(mode="after")
+    def _known_markets(self) -> Self:
+        for symbol in self.markets:
+            try:
+                Market.parse(symbol, self.coingecko.coin_ids)
+            except InvalidValueError as error:
+                raise ValueError(f"markets: {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _forecasts_what_is_collected(self) -> Self:
@@ -116,7 +120,7 @@ class Settings(BaseSettings):
     @property
     def parsed_markets(self) -> tuple[Market, ...]:
         """The markets as records, in the order of the settings."""
-        return tuple(Market.parse(symbol) for symbol in self.markets)
+        return tuple(Market.parse(symbol, self.coingecko.coin_ids) for symbol in self.markets)
 
     def topic(self, role: TopicRole) -> Topic:
         """The topic of a role with this deployment's name, partitions and retention."""

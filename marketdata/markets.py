@@ -1,7 +1,8 @@
 """A market: a coin against a quote currency, and what each exchange calls it."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from marketdata.errors import InvalidValueError
 
@@ -13,14 +14,18 @@ _SYMBOL = re.compile(r"([A-Z0-9]{2,10})-([A-Z]{3})")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Market:
-    """A coin (`base`) priced in a currency (`quote`), both in upper case."""
+    """A coin (`base`) priced in a currency (`quote`), both in upper case.
+
+    coin_id: CoinGecko's id of a coin that is not in `COINGECKO_IDS`.
+    """
 
     base: str
     quote: str
+    coin_id: str | None = field(default=None, compare=False)
 
     @classmethod
-    def parse(cls, symbol: str) -> "Market":
-        """Read a symbol such as `BTC-USD`.
+    def parse(cls, symbol: str, coin_ids: Mapping[str, str] | None = None) -> "Market":
+        """Read a symbol such as `BTC-USD`; `coin_ids` names further coins, by CoinGecko's id.
 
         Raises:
             InvalidValueError: it is not BASE-QUOTE, or no exchange name is known for it.
@@ -29,11 +34,13 @@ class Market:
         if match is None:
             raise InvalidValueError("symbol", symbol, "BASE-QUOTE in upper case, such as BTC-USD")
         base, quote = match.groups()
-        if base not in COINGECKO_IDS:
-            raise InvalidValueError("symbol", symbol, f"a coin out of {', '.join(sorted(COINGECKO_IDS))}")
+        further = coin_ids or {}
+        coin_id = COINGECKO_IDS.get(base) or further.get(base)
+        if coin_id is None:
+            raise InvalidValueError("symbol", symbol, f"a coin out of {', '.join(sorted({*COINGECKO_IDS, *further}))}")
         if quote not in BINANCE_QUOTES:
             raise InvalidValueError("symbol", symbol, f"a currency out of {', '.join(sorted(BINANCE_QUOTES))}")
-        return cls(base, quote)
+        return cls(base, quote, coin_id)
 
     @property
     def symbol(self) -> str:
@@ -48,7 +55,7 @@ class Market:
     @property
     def coingecko_id(self) -> str:
         """CoinGecko's coin id, `bitcoin`."""
-        return COINGECKO_IDS[self.base]
+        return self.coin_id or COINGECKO_IDS[self.base]
 
     @property
     def coingecko_currency(self) -> str:

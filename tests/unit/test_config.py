@@ -154,3 +154,11 @@ def test_topics_take_prefix_name_and_retention_from_settings(tmp_path: Path) -> 
     topic = settings.topic(TopicRole.TICKS)
     assert (topic.name, topic.partitions, topic.config["retention.ms"]) == ("a.t", 7, "7200000")
     assert settings.topic(TopicRole.FEATURES).name == "a.features"
+
+
+def test_a_further_coin_is_a_market_once_coingecko_s_id_of_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDI_MARKETS", "BTC-USD,SOL-EUR")
+    with pytest.raises(ConfigurationError, match=r"markets: symbol: 'SOL-EUR': expected a coin out of BTC, ETH, XRP"):
+        load_settings("local")
+    monkeypatch.setenv("BDI_COINGECKO__COIN_IDS", '{"SOL": "solana"}')
+    assert [market.coingecko_id for market in load_settings("local").parsed_markets] == ["bitcoin", "solana"]
