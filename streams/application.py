@@ -27,11 +27,12 @@ from streams.agents.features import FeaturesAgent
 from streams.batching import BatchConsumer, BatchTable, BatchTransport, RawBatchSchema
 from streams.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector
 from streams.clocks import WorkerClock
-from streams.collector import Collector, forever
+from streams.collector import Collector, NewestTick, forever
 from streams.feed import StreamFeed
 from streams.kafka import broker_urls, credentials
 from streams.logs import logging_config
 from streams.metrics import Metrics
+from streams.newest import newest_tick_ms
 from streams.sources import binance, coingecko
 from streams.sources.exchanges import Exchanges, build_exchanges
 from streams.sources.plan import plan_warnings
@@ -339,6 +340,7 @@ def build_collector(app: StreamsApp, publish: Any) -> Collector:
         topic=settings.topic(TopicRole.TICKS).name,
         interval_ms=int(settings.streams.poll_interval_s * 1000),
         bounds=_bounds(settings),
+        newest=_newest(settings, streamed=False),
     )
 
 
@@ -364,7 +366,13 @@ def build_feed(app: StreamsApp, publish: Any, candles: CandleCollector | None) -
         life_ms=int(streams.stream_life_h * 3_600_000),
         bounds=_bounds(settings),
         others=others,
+        newest=_newest(settings, streamed=True),
     )
+
+
+def _newest(settings: Settings, *, streamed: bool) -> NewestTick:
+    topic = settings.topic(TopicRole.TICKS).name
+    return lambda before_ms: newest_tick_ms(settings.kafka, topic, before_ms, streamed=streamed)
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -1,8 +1,8 @@
 """Polls every source at each instant of the exchange's minute grid and publishes one tick a market.
 
-A poll's ticks carry the grid's instant. Polls never overlap: when one takes longer than the interval, the instants
-that passed meanwhile are skipped, counted and logged. Sources, clock and publisher are handed in; it must never import
-Faust.
+A poll's ticks carry the grid's instant. Polls never overlap. Each instant that has none on the topic is counted by
+reason and logged: those that pass while a poll is under way as they pass, those in which nobody led as soon as somebody
+does. Sources, clock and publisher are handed in; it must never import Faust.
 """
 
 import asyncio
@@ -11,8 +11,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
+from aiokafka.errors import KafkaError
+
 from config.clock import Clock
 from marketdata.codec import encode
+from marketdata.errors import BitcoinDataError
 from marketdata.markets import Market
 from marketdata.records import Tick
 from marketdata.times import floor_to, to_rfc3339
@@ -26,6 +29,15 @@ log = logging.getLogger(__name__)
 
 BUDGET_SHARE = 0.5  # of the interval that a poll may take with its retries; an older answer would not be of its instant
 _SUMMARY_S = 60.0  # real seconds between two lines of log
+_SOONEST_S = 0.001  # the event loop's own resolution
+
+SKIPPED = {
+    "late": "the one before ran late",
+    "undelivered": "the broker did not take the one before",
+    "failed": "it could not be made or delivered; the error follows",
+    "no_leader": "no worker led, or none ran",
+}
+"""Why an instant has no poll: the label of the counter, and its words."""
 
 
 class SleepingClock(Clock, Protocol):
@@ -40,8 +52,20 @@ class Publisher(Protocol):
     async def __call__(self, topic: str, items: Sequence[Item]) -> None: ...
 
 
+NewestTick = Callable[[int], Awaitable[int | None]]
+"""The time (ms) of the newest tick on the topic that is older than the given one; None where there is none."""
+
+
+async def nothing_known(_before_ms: int) -> int | None:
+    """Where nobody asks for what was before."""
+    return None
+
+
 class Collector:
-    """One poll (`collect`) and the loop of them (`run`)."""
+    """One poll (`collect`) and the loop of them (`run`).
+
+    `newest` tells of the polls' ticks alone: where it is not given, what happened before this collector is not known.
+    """
 
     def __init__(
         self,
@@ -56,7 +80,7 @@ class Collector:
         topic: str,
         interval_ms: int,
         bounds: Bounds | None = None,
-        on_round: Callable[[], None] = lambda: None,
+        newest: NewestTick = nothing_known,
     ) -> None:
         self._markets = markets
         self._sources = sources
@@ -68,7 +92,9 @@ class Collector:
         self._topic = topic
         self._interval_ms = interval_ms
         self._bounds = bounds or Bounds()
-        self._on_round = on_round
+        self._newest = newest
+        self._publishing = False
+        self._through_ms = 0  # instants up to this one are published, or counted as skipped
         self._told: Counter[str] = Counter()
         self._told_at = 0.0
         self._refused: frozenset[str] = frozenset()
@@ -82,7 +108,11 @@ class Collector:
         polled = {source.name: outcome for source, outcome in zip(self._sources, outcomes, strict=True)}
         polled.update({name: Polled(DISABLED) for name in self._disabled})
         ticks = [build_tick(market, instant_ms, polled, self._bounds) for market in self._markets]
-        await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in ticks])
+        self._publishing = True
+        try:
+            await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in ticks])
+        finally:
+            self._publishing = False
         self._metrics.polls.inc()
         self._metrics.collected.inc(len(ticks))
         for tick in ticks:
@@ -94,23 +124,75 @@ class Collector:
     async def run(self, is_leader: Callable[[], bool]) -> None:
         """Collect at every instant of the grid while this worker leads; for ever."""
         next_ms: int | None = None
-        while True:
-            if next_ms is None:
-                next_ms = floor_to(self._clock.now_ms(), self._interval_ms) + self._interval_ms
-            await self._clock.sleep_until(next_ms)
-            if not is_leader():
-                next_ms = None
-                continue
-            instant_ms = floor_to(self._clock.now_ms(), self._interval_ms)
-            skipped = (instant_ms - next_ms) // self._interval_ms
-            if skipped > 0:
-                self._metrics.skipped_polls.inc(skipped)
-                self._told["skipped"] += skipped
-                log.warning("skipped %d polls from %s on: the one before ran late", skipped, to_rfc3339(next_ms))
-            await self.collect(instant_ms, self._clock.real_seconds(self._interval_ms / 1000) * BUDGET_SHARE)
-            self._on_round()
-            self._tell_sometimes()
-            next_ms = instant_ms + self._interval_ms
+        telling: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                begins = next_ms is None
+                if next_ms is None:
+                    next_ms = floor_to(self._clock.now_ms(), self._interval_ms) + self._interval_ms
+                await self._clock.sleep_until(next_ms)
+                if not is_leader():
+                    next_ms = None
+                    continue
+                instant_ms = floor_to(self._clock.now_ms(), self._interval_ms)
+                if begins:
+                    before = asyncio.create_task(self._tell_before(next_ms, self._through_ms))
+                    telling.add(before)
+                    before.add_done_callback(telling.discard)
+                self._skip(next_ms, instant_ms, "late")
+                await self._collect_watched(instant_ms)
+                self._tell_sometimes()
+                next_ms = max(self._through_ms, instant_ms) + self._interval_ms
+        finally:
+            for task in telling:
+                task.cancel()
+
+    async def _collect_watched(self, instant_ms: int) -> None:
+        """Collect, and count the instants that pass meanwhile as they pass, however long that takes.
+
+        Raises:
+            Exception: whatever the publisher raises; this instant is counted too then.
+        """
+        budget_s = self._clock.real_seconds(self._interval_ms / 1000) * BUDGET_SHARE
+        work = asyncio.create_task(self.collect(instant_ms, budget_s))
+        self._through_ms = max(self._through_ms, instant_ms)
+        next_ms = instant_ms + self._interval_ms
+        try:
+            while not work.done():
+                # The next instant may still be polled, should this poll end before the one after it.
+                left_ms = next_ms + self._interval_ms - self._clock.now_ms()
+                await asyncio.wait({work}, timeout=max(self._clock.real_seconds(left_ms / 1000), _SOONEST_S))
+                last_ms = floor_to(self._clock.now_ms(), self._interval_ms)
+                if not work.done() and last_ms > next_ms:
+                    self._skip(next_ms, last_ms, "undelivered" if self._publishing else "late")
+                    next_ms = last_ms
+            work.result()
+        except Exception:
+            self._skip(instant_ms, instant_ms + self._interval_ms, "failed")
+            raise
+        finally:
+            work.cancel()
+
+    def _skip(self, from_ms: int, to_ms: int, reason: str) -> None:
+        """Count and tell the instants of [from, to)."""
+        count = (to_ms - from_ms) // self._interval_ms
+        if count <= 0:
+            return
+        self._through_ms = max(self._through_ms, to_ms - self._interval_ms)
+        self._metrics.skipped_polls.labels(reason).inc(count)
+        self._told["skipped"] += count
+        log.warning("skipped %d polls from %s on: %s", count, to_rfc3339(from_ms), SKIPPED[reason])
+
+    async def _tell_before(self, first_ms: int, through_ms: int) -> None:
+        """Tell the instants between the newest poll, whoever made it, and the first one of this leader."""
+        try:
+            newest_ms = await self._newest(first_ms)
+        except (BitcoinDataError, KafkaError) as error:
+            log.warning("how long nobody polled before %s is not known: %s", to_rfc3339(first_ms), error)
+            return
+        known_ms = max(newest_ms or 0, through_ms)
+        if known_ms:
+            self._skip(floor_to(known_ms, self._interval_ms) + self._interval_ms, first_ms, "no_leader")
 
     async def _poll(self, source: QuoteSource, budget_s: float) -> Polled:
         async def ask(timeout_s: float) -> Reading:

@@ -1,7 +1,9 @@
 """The stream feed: what the exchange tells by itself becomes ticks of an interval each, and closed candles.
 
 While this worker leads, connections fill a `Conflation`, and at the end of each interval its ticks are published.
-Delivery is waited for; meanwhile the conflation grows wider, not longer. It must never import Faust or a format.
+Delivery is waited for; meanwhile the conflation grows wider, not longer. A worker that no longer leads publishes the
+interval that it was in; what is not published after all (no quote yet, a failed delivery, the worker's end) is counted.
+It must never import Faust or a format.
 """
 
 import asyncio
@@ -9,13 +11,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import aiohttp
+from aiokafka.errors import KafkaError
 
 from marketdata.codec import encode
+from marketdata.errors import BitcoinDataError
 from marketdata.markets import Market
 from marketdata.records import Candle
-from marketdata.times import floor_to
-from streams.collector import Publisher, SleepingClock
-from streams.feed_conflation import Conflation
+from marketdata.times import floor_to, to_rfc3339
+from streams.collector import NewestTick, Publisher, SleepingClock, nothing_known
+from streams.feed_conflation import Conflation, Interval
 from streams.metrics import Metrics
 from streams.sources.contracts import QuoteUpdate, StreamEvent, StreamSource, TradeUpdate
 from streams.sources.sockets import ConnectBudget, Connection
@@ -46,6 +50,7 @@ class StreamFeed:
         life_ms: int,
         bounds: Bounds,
         others: Mapping[str, str],
+        newest: NewestTick = nothing_known,
     ) -> None:
         """Nothing is opened.
 
@@ -63,6 +68,7 @@ class StreamFeed:
             life_ms: of event time.
             bounds: beyond which a tick is flagged.
             others: status of the sources that a stream's tick has nothing of.
+            newest: of the stream's ticks.
         """
         self._markets = {market.symbol: market for market in markets}
         self._source = source
@@ -77,6 +83,7 @@ class StreamFeed:
         self._life_ms = life_ms
         self._bounds = bounds
         self._others = others
+        self._newest = newest
         self._counting = metrics.stream(source.name)
         self._told = [0, 0, 0]
         self._told_at = 0.0
@@ -110,14 +117,33 @@ class StreamFeed:
                 group.create_task(self._connection(markets, conflation, session, budget, self._on_candle).run())
                 for markets in self._shares()
             ]
+            before = group.create_task(self._tell_before(self._clock.now_ms()))
             try:
                 while is_leader():
                     await self._clock.sleep_until(floor_to(self._clock.now_ms(), self._interval_ms) + self._interval_ms)
                     if is_leader():
                         await self._flush(conflation)
-            finally:
+                # It has just ceased to lead: the interval that has ended is whole, and nobody else's.
                 for task in tasks:
                     task.cancel()
+                await asyncio.wait(tasks)
+                await self._flush(conflation)
+            finally:
+                for task in (*tasks, before):
+                    task.cancel()
+                self._lose(conflation.rest(), "this worker no longer streams")
+
+    async def _tell_before(self, now_ms: int) -> None:
+        """Tell how long nobody streamed, as the topic knows."""
+        try:
+            newest_ms = await self._newest(now_ms)
+        except (BitcoinDataError, KafkaError) as error:
+            log.warning("how long nobody streamed before %s is not known: %s", to_rfc3339(now_ms), error)
+            return
+        if newest_ms is not None:
+            gap_s = (now_ms - newest_ms) / 1000
+            self._counting.gap(gap_s)
+            log.info("streaming goes on %.3g s after the newest streamed tick, of %s", gap_s, to_rfc3339(newest_ms))
 
     def _shares(self) -> list[list[Market]]:
         """The markets of each connection: as many as its streams allow."""
@@ -161,13 +187,23 @@ class StreamFeed:
             stream_tick(self._markets[one.symbol], one, self._source.name, self._bounds, self._others)
             for one in intervals
         ]
-        await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in ticks])
+        try:
+            await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in ticks])
+        except BaseException:
+            self._lose(intervals, "their ticks were not delivered")
+            raise
         updates, trades = sum(one.n_updates for one in intervals), sum(one.n_trades for one in intervals)
         self._counting.ticks(updates, trades)
         self._metrics.collected.inc(len(ticks))
         for tick in ticks:
             self._metrics.judged(tick)
         self._tell_sometimes(len(ticks), updates, trades)
+
+    def _lose(self, intervals: Sequence[Interval], why: str) -> None:
+        updates, trades = sum(one.n_updates for one in intervals), sum(one.n_trades for one in intervals)
+        if updates or trades:
+            self._counting.lost(updates, trades)
+            log.warning("%d quotes and %d trades of the stream are in no tick: %s", updates, trades, why)
 
     def _tell_sometimes(self, *counts: int) -> None:
         self._told = [known + count for known, count in zip(self._told, counts, strict=True)]

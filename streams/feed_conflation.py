@@ -98,6 +98,16 @@ class Conflation:
                 del self._moved[symbol]
         return taken
 
+    def rest(self) -> list[Interval]:
+        """All that was not taken, whether it has ended or not; nothing is left."""
+        left: list[Interval] = []
+        for symbol in self._moved:
+            market = self._markets[symbol]
+            left += market.closed if market.open is None else [*market.closed, market.open]
+            market.closed, market.open = [], None
+        self._moved.clear()
+        return left
+
     def _goes_on(self, market: _Market, opened: Interval) -> bool:
         return opened.quote is None or len(market.closed) >= MOST_CLOSED
 

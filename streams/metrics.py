@@ -33,7 +33,9 @@ class Metrics:
             "bitcoin_source_used_weight", "Used request weight as the source counts it", ["source"], registry=registry
         )
         self.polls = Counter("bitcoin_polls", "Polls of the grid that were made", registry=registry)
-        self.skipped_polls = Counter("bitcoin_skipped_polls", "Instants of the grid without a poll", registry=registry)
+        self.skipped_polls = Counter(
+            "bitcoin_skipped_polls", "Instants of the grid without a poll, by reason", ["reason"], registry=registry
+        )
         self.collected = Counter("bitcoin_collected_ticks", "Ticks published by the collector", registry=registry)
         self.candles = Counter("bitcoin_collected_candles", "Candles published by the collector", registry=registry)
         self.agent_events = Counter("bitcoin_agent_events", "Records an agent handled", ["agent"], registry=registry)
@@ -75,6 +77,18 @@ class Metrics:
         self.stream_events = Counter(
             "bitcoin_stream_events", "Events of a stream that ticks stand for", ["source", "kind"], registry=registry
         )
+        self.stream_lost = Counter(
+            "bitcoin_stream_lost_events",
+            "Events of a stream that are in no tick",
+            ["source", "kind"],
+            registry=registry,
+        )
+        self.stream_gap = Counter(
+            "bitcoin_stream_gap_seconds",
+            "Event time between a stream's last tick and the beginning of the next worker that leads",
+            ["source"],
+            registry=registry,
+        )
 
     def judged(self, tick: Tick) -> None:
         """Count a tick's flags, and show its divergence."""
@@ -113,6 +127,15 @@ class StreamMetrics:
 
     def up(self, change: int) -> None:
         self._connections.inc(change)
+
+    def gap(self, seconds: float) -> None:
+        """Nobody streamed for so long, of event time."""
+        self._metrics.stream_gap.labels(self._source).inc(max(seconds, 0.0))
+
+    def lost(self, updates: int, trades: int) -> None:
+        """So many events are in no tick."""
+        self._metrics.stream_lost.labels(self._source, "quote").inc(updates)
+        self._metrics.stream_lost.labels(self._source, "trade").inc(trades)
 
     def ticks(self, updates: int, trades: int) -> None:
         """So many events went out as ticks."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from marketdata.codec import decode
-from marketdata.errors import FatalSourceError, InvalidValueError
+from marketdata.errors import ConfigurationError, FatalSourceError, InvalidValueError
 from marketdata.markets import Market
 from marketdata.records import Tick
 from marketdata.times import to_rfc3339
@@ -16,6 +16,7 @@ from streams.collector import Collector
 from streams.metrics import Metrics
 from streams.sources.contracts import Budget, Cost, Quote, Reading
 from streams.sources.guard import Guard
+from tests.stack import eventually_async
 
 START_MS = 1_722_816_000_000
 MARKETS = [Market("BTC", "USD"), Market("BTC", "EUR")]
@@ -86,12 +87,12 @@ class Published:
             raise EndOfScriptError
 
 
-class EndOfScriptError(Exception):
-    """The script is over."""
+class EndOfScriptError(BaseException):
+    """The script is over; no failure of the publisher, which would be an `Exception`."""
 
 
 def collector(
-    clock: ScriptedClock, published: Published, metrics: Metrics, *sources: Source, disabled: Sequence[str] = ()
+    clock: Any, published: Any, metrics: Metrics, *sources: Source, disabled: Sequence[str] = (), **more: Any
 ) -> Collector:
     given: list[Any] = list(sources)
     return Collector(
@@ -104,11 +105,22 @@ def collector(
         publish=published,
         topic="cryptoTopic",
         interval_ms=60_000,
+        **more,
     )
 
 
 def counted(metrics: Metrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def skipped(metrics: Metrics) -> dict[str, float]:
+    """Instants without a poll, by reason."""
+    return {
+        sample.labels["reason"]: sample.value
+        for family in metrics.skipped_polls.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
 
 
 async def one_poll(*sources: Source, disabled: Sequence[str] = ()) -> tuple[list[Tick], Metrics]:
@@ -155,7 +167,7 @@ async def test_polls_keep_to_the_grid() -> None:
     assert [batch[0].timestamp for batch in published.batches] == [
         to_rfc3339(START_MS + minute * 60_000) for minute in (1, 2, 3)
     ]
-    assert counted(metrics, "bitcoin_skipped_polls_total") == 0
+    assert skipped(metrics) == {}
 
 
 async def test_instants_that_a_slow_poll_ran_over_are_skipped_counted_and_told(
@@ -174,7 +186,7 @@ async def test_instants_that_a_slow_poll_ran_over_are_skipped_counted_and_told(
         to_rfc3339(START_MS + 60_000),
         to_rfc3339(START_MS + 180_000),
     ]
-    assert counted(metrics, "bitcoin_skipped_polls_total") == 1
+    assert skipped(metrics) == {"late": 1}
     assert "skipped 1 polls from 2024-08-05T00:02:00.000Z on" in caplog.text
 
 
@@ -186,4 +198,121 @@ async def test_only_the_leader_polls() -> None:
             lambda: clock.ms >= START_MS + 240_000
         )
     assert published.batches[0][0].timestamp == to_rfc3339(START_MS + 240_000)
-    assert counted(metrics, "bitcoin_skipped_polls_total") == 0
+    assert skipped(metrics) == {}
+
+
+class HurryingClock(ScriptedClock):
+    """A minute in ten real milliseconds."""
+
+    def now_ms(self) -> int:
+        return self.ms + int((asyncio.get_running_loop().time() - self.began) * 6_000_000)
+
+    def __init__(self, now_ms: int) -> None:
+        super().__init__(now_ms)
+        self.began = asyncio.get_running_loop().time()
+
+    def real_seconds(self, event_s: float) -> float:
+        return event_s / 6_000
+
+    async def sleep_until(self, event_ms: int) -> None:
+        while self.now_ms() < event_ms:  # noqa: ASYNC110  time itself is what is waited for
+            await asyncio.sleep(0.001)
+
+
+async def test_instants_are_counted_while_the_broker_is_still_away(caplog: pytest.LogCaptureFixture) -> None:
+    metrics, taken = Metrics(), asyncio.Event()
+
+    async def away(_topic: str, _items: Sequence[Item]) -> None:
+        await taken.wait()
+
+    one = collector(HurryingClock(START_MS), away, metrics, Source("coingecko", prices))
+    running = asyncio.create_task(one.run(lambda: True))
+
+    async def counted_already() -> bool:
+        return skipped(metrics).get("undelivered", 0) >= 3
+
+    await eventually_async(counted_already, 10, "instants counted while the first poll is not delivered", every_s=0.01)
+    assert counted(metrics, "bitcoin_polls_total") == 0
+    taken.set()
+
+    async def again() -> bool:
+        return counted(metrics, "bitcoin_polls_total") >= 2
+
+    await eventually_async(again, 10, "polls after it", every_s=0.01)
+    running.cancel()
+    assert "the broker did not take the one before" in caplog.text
+
+
+async def test_a_poll_that_could_not_be_published_is_counted() -> None:
+    metrics = Metrics()
+
+    async def refuses_it(_topic: str, _items: Sequence[Item]) -> None:
+        raise OSError("the broker is gone")
+
+    with pytest.raises(OSError, match="the broker is gone"):
+        await collector(ScriptedClock(START_MS), refuses_it, metrics, Source("coingecko", prices)).run(lambda: True)
+    assert skipped(metrics) == {"failed": 1}
+
+
+async def until_told(one: Collector, caplog: pytest.LogCaptureFixture) -> None:
+    """Run until the instants before it are told."""
+    running = asyncio.create_task(one.run(lambda: True))
+
+    async def told() -> bool:
+        return "no worker led" in caplog.text
+
+    await eventually_async(told, 10, "the instants before this leader", every_s=0.01)
+    running.cancel()
+
+
+async def test_a_leader_tells_the_instants_since_the_newest_poll_on_the_topic(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    metrics, asked = Metrics(), list[int]()
+
+    async def newest(before_ms: int) -> int | None:
+        asked.append(before_ms)
+        return START_MS - 180_000
+
+    published = Published(leave_after=1_000_000)
+    one = collector(HurryingClock(START_MS + 1), published, metrics, Source("coingecko", prices), newest=newest)
+    await until_told(one, caplog)
+    assert asked[0] == published.batches[0][0].timestamp_ms
+    missed = (asked[0] - START_MS) // 60_000 + 2
+    assert skipped(metrics)["no_leader"] == missed
+    assert f"skipped {missed} polls from {to_rfc3339(START_MS - 120_000)} on: no worker led" in caplog.text
+
+
+async def test_instants_in_which_this_worker_did_not_lead_are_told_when_nobody_else_did() -> None:
+    """The newest poll on the topic is its own of before."""
+    clock, metrics = ScriptedClock(START_MS), Metrics()
+
+    async def newest(before_ms: int) -> int | None:
+        return max(
+            (batch[0].timestamp_ms for batch in published.batches if batch[0].timestamp_ms < before_ms), default=None
+        )
+
+    published = Published(leave_after=4)
+    away = range(START_MS + 120_001, START_MS + 300_000)
+    with pytest.raises(EndOfScriptError):
+        await collector(clock, published, metrics, Source("coingecko", prices), newest=newest).run(
+            lambda: clock.ms not in away
+        )
+    assert [batch[0].timestamp for batch in published.batches] == [
+        to_rfc3339(START_MS + minute * 60_000) for minute in (1, 2, 5, 6)
+    ]
+    assert skipped(metrics) == {"no_leader": 2}
+
+
+async def test_what_cannot_be_known_of_before_hinders_no_poll(caplog: pytest.LogCaptureFixture) -> None:
+    metrics, published = Metrics(), Published(leave_after=3)
+
+    async def newest(_before_ms: int) -> int | None:
+        raise ConfigurationError("kafka.brokers: no broker answers")
+
+    with pytest.raises(EndOfScriptError):
+        await collector(ScriptedClock(START_MS), published, metrics, Source("coingecko", prices), newest=newest).run(
+            lambda: True
+        )
+    assert "is not known: kafka.brokers: no broker answers" in caplog.text
+    assert skipped(metrics) == {}

@@ -59,6 +59,7 @@ class Fed:
         self.candles: list[Candle] = []
         self.leads = True
         self.delay_s = 0.0
+        self.waiting = 0
         given: dict[str, Any] = {"interval_ms": 1_000, "polls_ms": None, "silence_s": 30.0, "life_ms": 86_400_000}
         self.feed = StreamFeed(
             markets=markets,
@@ -75,6 +76,7 @@ class Fed:
 
     async def publish(self, topic: str, items: Sequence[Item]) -> None:
         assert topic == "cryptoTopic"
+        self.waiting += len(items)
         await asyncio.sleep(self.delay_s)
         self.ticks += [decode(Tick, value) for _key, value, _headers in items if value is not None]
 
@@ -267,6 +269,50 @@ async def test_only_the_leader_feeds() -> None:
             await fed.until(lambda: len(fed.ticks) > 0, "a tick")
             fed.leads = False
             await fed.until(lambda: fed.counted("connections") == 0, "its retreat")
+
+
+async def test_what_came_before_the_lead_was_lost_is_published(tmp_path: Path) -> None:
+    recording, _told = recorded(tmp_path / "r.gz")
+    async with running_exchange(recording=recording, speed=1.0) as exchange:
+        fed = of(exchange, BTC, ETH, interval_ms=500)
+        async with feeding(fed):
+            await fed.until(lambda: len(fed.ticks) >= 4, "ticks")
+            before = len(fed.ticks)
+            fed.leads = False
+            await fed.until(lambda: fed.counted("connections") == 0, "no connection after the lead")
+            await fed.until(lambda: len(fed.ticks) >= before + 2, "the interval in which the lead was lost")
+            heard = sum(tick.n_updates or 0 for tick in fed.ticks)
+            lost = fed.counted("lost_events_total", kind="quote")
+            assert heard == fed.counted("events_total", kind="quote")
+            assert lost <= heard / 4  # nothing but what came while the connection was being left
+            last = {tick.symbol: tick for tick in fed.ticks}
+            # The recording's bid counts its messages: all up to the last one told are in a tick.
+            assert sum(int(tick.bid_price or 0) - 100 + 1 for tick in last.values()) == heard
+
+
+async def test_what_a_broker_does_not_take_or_a_stop_interrupts_is_counted(tmp_path: Path) -> None:
+    recording, _told = recorded(tmp_path / "r.gz", seconds=2)
+    async with running_exchange(recording=recording, speed=1.0) as exchange:
+        fed = of(exchange, BTC, ETH, interval_ms=500)
+        fed.delay_s = 3600.0
+        task = asyncio.create_task(fed.feed.run(lambda: fed.leads))
+        await fed.until(lambda: fed.waiting > 0, "ticks that the broker does not take")
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert fed.ticks == []
+        assert fed.counted("lost_events_total", kind="quote") > 0
+        assert fed.counted("lost_events_total", kind="quote") == fed.counted("lost_events_total", kind="trade")
+
+
+async def test_a_new_leader_tells_how_long_nobody_streamed() -> None:
+    async def newest(before_ms: int) -> int | None:
+        return before_ms - 7_000
+
+    async with running_exchange(speed=1.0) as exchange:
+        fed = of(exchange, newest=newest)
+        async with feeding(fed):
+            await fed.until(lambda: fed.counted("gap_seconds_total") == pytest.approx(7.0), "the gap told")
 
 
 async def test_a_probe_subscribes_and_leaves_or_says_why_it_cannot() -> None:
