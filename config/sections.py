@@ -3,6 +3,7 @@
 Must never read the environment or a file.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,6 +15,14 @@ from marketdata.topics import TopicRole
 
 # A variable that is passed on without a value (`KEY: ${KEY:-}` of compose) is no secret.
 _Secret = Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)]
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
+
+
+def _sendable(token: SecretStr | None) -> SecretStr | None:
+    """A token that is not guessed, and can stand in a header and in an address as it is."""
+    if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
+        raise ValueError("expected 16 or more of the letters A-Z and a-z, digits and . _ ~ -")
+    return token
 
 
 class _Section(BaseModel):
@@ -166,9 +175,13 @@ class StreamsSettings(_Section):
     data_dir: Path = Path(".state/streams")
     """Tables on disk; one worker a folder."""
     web_host: str = "127.0.0.1"
-    """Where the dashboard listens."""
+    """Where dashboard, API and metrics listen; elsewhere than on loopback needs `web_token`, or `web_open`."""
     web_port: int = Field(6066, ge=1, le=65535)
     """Where the dashboard listens."""
+    web_token: Annotated[_Secret, AfterValidator(_sendable)] = None
+    """A secret, 16 characters or more, that every reader must show but for `/health/…` (docs/api.md)."""
+    web_open: bool = False
+    """Whether anybody who reaches `web_host` may read without a token."""
     session_timeout_s: float = Field(6.0, gt=0)
     """After which a dead worker's partitions move."""
     linger_ms: float = Field(10.0, ge=0)
