@@ -8,6 +8,7 @@ import hashlib
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -85,16 +86,18 @@ class StreamsApp(faust.App):
     worker_state: WorkerState
 
     async def on_first_start(self) -> None:
+        from streams.views import attach as attach_views
+        from streams.views.access import require_guarded
+
         self.conf.consumer_group_instance_id = _instance_id(self)
         try:
+            require_guarded(self.settings.streams)
             await topics.ensure(self.settings, self.worker_state.changelogs)
             await self.clock.start()
         except BitcoinDataError as error:
             log.error("the worker cannot start: %s", error)  # noqa: TRY400  one clear line, no traceback
             raise SystemExit(1) from error
         self.worker_state.started_at = self.loop.time()
-        from streams.views import attach as attach_views
-
         attach_views(self, self.settings, self.clock)
         await super().on_first_start()
 
@@ -248,9 +251,7 @@ def _loop(app: StreamsApp, name: str, topic: str, agent: CleanAgent | FeaturesAg
                 raise
             consumer: Any = app.consumer
             consumer.handled(TP(topic, partition), records[-1].offset)
-            metrics.agent_lag.labels(topic, str(partition)).set(
-                max((consumer.highwater(TP(topic, partition)) or 0) - records[-1].offset - 1, 0)
-            )
+            metrics.delivered(name, records[0], time.time())
             app.worker_state.progress[name] = app.loop.time()
 
     run.__name__ = name

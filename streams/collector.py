@@ -206,13 +206,10 @@ class Collector:
             self._metrics.source_errors.labels(source.name, outcome.status).inc()
             self._told[f"{source.name} {outcome.status}"] += 1
             return Polled(outcome.status)
-        self._judge(source.name, outcome.value, received_ms)
+        self._judge(source.name, outcome.value)
         return Polled(OK, outcome.value, received_ms)
 
-    def _judge(self, name: str, reading: Reading, received_ms: int) -> None:
-        observed = [q.observed_at_ms for q in reading.quotes.values() if q.observed_at_ms is not None]
-        if observed:
-            self._metrics.source_age.labels(name).set((received_ms - min(observed)) / 1000)
+    def _judge(self, name: str, reading: Reading) -> None:
         wrong = frozenset(f"{name} {symbol}: {error}" for symbol, error in reading.refused.items())
         if wrong:
             self._metrics.source_errors.labels(name, "bad_payload").inc(len(wrong))

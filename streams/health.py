@@ -23,12 +23,16 @@ def liveness(lags: dict[str, int], idle_s: dict[str, float]) -> dict[str, str]:
 def attach(app: Any) -> None:
     """Add the pages to the worker's web server."""
 
+    def waiting() -> dict[str, dict[int, int]]:
+        """Agent to the records before it, by partition."""
+        assigned = app.consumer.assignment()
+        return {
+            name: {tp.partition: app.consumer.unhandled(tp) for tp in assigned if tp.topic == topic}
+            for name, topic in app.worker_state.topics.items()
+        }
+
     def lags() -> dict[str, int]:
-        found: dict[str, int] = {}
-        for name, topic in app.worker_state.topics.items():
-            tps = [tp for tp in app.consumer.assignment() if tp.topic == topic]
-            found[name] = sum(app.consumer.unhandled(tp) for tp in tps)
-        return found
+        return {name: sum(by_partition.values()) for name, by_partition in waiting().items()}
 
     def idle(name: str) -> float:
         """Real seconds since the agent's last batch, or since it could begin."""
@@ -37,7 +41,11 @@ def attach(app: Any) -> None:
 
     @app.page("/metrics", name="metrics")
     async def metrics(view: Any, _request: Any) -> Any:
-        return view.bytes(app.worker_state.metrics.exposition(), content_type=CONTENT_TYPE_LATEST.split(";")[0])
+        told = app.worker_state.metrics
+        told.agent_lag.clear()  # partitions that moved away
+        for name, by_partition in waiting().items():
+            told.lags(name, app.worker_state.topics[name], by_partition)
+        return view.bytes(told.exposition(), content_type=CONTENT_TYPE_LATEST.split(";")[0])
 
     @app.page("/health/live", name="health-live")
     async def live(view: Any, _request: Any) -> Any:

@@ -1,8 +1,14 @@
 """The worker's Prometheus metrics, in a registry of their own: nothing is global, nothing happens at import."""
 
+from collections.abc import Mapping
+
+from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from marketdata.records import Tick
+
+_LATENCIES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_LOG_APPEND_TIME = 1  # Kafka's timestamp type: the broker's clock
 
 
 class Metrics:
@@ -22,12 +28,6 @@ class Metrics:
             ["source", "kind"],
             registry=registry,
         )
-        self.source_age = Gauge(
-            "bitcoin_source_age_seconds",
-            "Age of a source's data at its last good answer",
-            ["source"],
-            registry=registry,
-        )
         self.source_up = Gauge("bitcoin_source_up", "1 when the last poll went well", ["source"], registry=registry)
         self.source_weight = Gauge(
             "bitcoin_source_used_weight", "Used request weight as the source counts it", ["source"], registry=registry
@@ -41,8 +41,15 @@ class Metrics:
         self.agent_events = Counter("bitcoin_agent_events", "Records an agent handled", ["agent"], registry=registry)
         self.agent_lag = Gauge(
             "bitcoin_agent_lag",
-            "Records on the topic that were not read yet",
-            ["topic", "partition"],
+            "Records that lie on an agent's topic and are not done with",
+            ["agent", "topic", "partition"],
+            registry=registry,
+        )
+        self.agent_latency = Histogram(
+            "bitcoin_agent_latency_seconds",
+            "From the broker's append of a batch's oldest record to the delivery of all that came of the batch",
+            ["agent"],
+            buckets=_LATENCIES_S,
             registry=registry,
         )
         self.agent_seconds = Histogram(
@@ -103,6 +110,16 @@ class Metrics:
 
     def handled(self, agent: str, count: int) -> None:
         self.agent_events.labels(agent).inc(count)
+
+    def delivered(self, agent: str, oldest: ConsumerRecord, now_s: float) -> None:
+        """A batch is answered at `now_s`, this machine's clock; it counts once, by the record that waited longest."""
+        if oldest.timestamp_type == _LOG_APPEND_TIME:
+            self.agent_latency.labels(agent).observe(max(now_s - oldest.timestamp / 1000, 0.0))
+
+    def lags(self, agent: str, topic: str, by_partition: Mapping[int, int]) -> None:
+        """What an agent has before it now, on the partitions that are assigned."""
+        for partition, lag in by_partition.items():
+            self.agent_lag.labels(agent, topic, str(partition)).set(lag)
 
     def exposition(self) -> bytes:
         """The text format that Prometheus scrapes."""

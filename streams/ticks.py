@@ -16,7 +16,8 @@ BAD_PAYLOAD = "bad_payload"
 NOT_POLLED = "not_polled"
 """Of a source that a stream's tick has nothing of."""
 DIVERGENT = "divergent"
-_STALE = "stale_{}"
+STALE = "stale_{}"
+"""The flag of a source's name."""
 _BPS = 10_000.0
 
 
@@ -114,7 +115,7 @@ def _tick(
 
 def _flags(states: Mapping[str, SourceState], divergence: float | None, bounds: Bounds) -> tuple[str, ...]:
     flags = [
-        _STALE.format(name)
+        STALE.format(name)
         for name, state in states.items()
         if state.staleness_ms is not None and state.staleness_ms > bounds.stale_ms.get(name, float("inf"))
     ]
