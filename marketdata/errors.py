@@ -59,7 +59,11 @@ class RetryableSourceError(SourceError):
 
 
 class FatalSourceError(SourceError):
-    """Will not go well by trying again: the source stops and says so."""
+    """Will not go well by trying again: the source stops and says so. `code` is the exchange's own, if any."""
+
+    def __init__(self, message: str, kind: str, code: int | None = None) -> None:
+        super().__init__(message, kind)
+        self.code = code
 
 
 class StorageError(BitcoinDataError):

@@ -28,6 +28,12 @@ class Metrics:
             ["source", "kind"],
             registry=registry,
         )
+        self.source_unknown = Counter(
+            "bitcoin_source_unknown_symbols",
+            "Times that a source said it does not have a market",
+            ["source", "symbol"],
+            registry=registry,
+        )
         self.source_up = Gauge("bitcoin_source_up", "1 when the last poll went well", ["source"], registry=registry)
         self.source_weight = Gauge(
             "bitcoin_source_used_weight", "Used request weight as the source counts it", ["source"], registry=registry

@@ -9,7 +9,7 @@ from marketdata.markets import Market
 from marketdata.records import SourceState, Tick
 from marketdata.times import to_rfc3339
 from streams.feed_conflation import Interval
-from streams.sources.contracts import MISSING, OK, Reading
+from streams.sources.contracts import MISSING, OK, UNKNOWN_SYMBOL, Reading
 
 DISABLED = "disabled"
 BAD_PAYLOAD = "bad_payload"
@@ -130,8 +130,7 @@ def _one(symbol: str, outcome: Polled) -> tuple[SourceState, Mapping[str, float 
         return SourceState(status=outcome.status, received_at=received), {}
     quote = outcome.reading.quotes.get(symbol)
     if quote is None:
-        status = BAD_PAYLOAD if symbol in outcome.reading.refused else MISSING
-        return SourceState(status=status, received_at=received), {}
+        return SourceState(status=_absent(symbol, outcome.reading), received_at=received), {}
     staleness_ms = None
     if quote.observed_at_ms is not None and outcome.received_at_ms is not None:
         staleness_ms = outcome.received_at_ms - quote.observed_at_ms
@@ -142,3 +141,10 @@ def _one(symbol: str, outcome: Polled) -> tuple[SourceState, Mapping[str, float 
         staleness_ms=staleness_ms,
     )
     return state, quote.fields
+
+
+def _absent(symbol: str, reading: Reading) -> str:
+    """Why an answer has no quote of a market."""
+    if symbol in reading.refused:
+        return BAD_PAYLOAD
+    return UNKNOWN_SYMBOL if symbol in reading.unknown else MISSING

@@ -3,15 +3,21 @@
 Prices and quantities are JSON strings, times ms, or µs where the header X-MBX-TIME-UNIT asks for it.
 """
 
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 from aiohttp import web
 
 from devstack.exchange import derive
+from devstack.exchange.binance_wire import (
+    BinanceError,
+    answer,
+    asked_symbols,
+    decimal,
+    listed,
+    missing,
+    time_of,
+    unit_of,
+    whole,
+)
 from devstack.exchange.candles import Candles
 from devstack.exchange.faults import Fault
 from devstack.exchange.market import DayStats
@@ -36,125 +42,12 @@ INTERVALS_MS = {
 }
 WEEK_ORIGIN_MS = 4 * DAY_MS  # weeks begin on Mondays; the epoch was a Thursday
 DEFAULT_ROWS, MOST_ROWS = 500, 1000
-MICROSECONDS_FROM = 10**14
-SMALL_MANY, LARGE_MANY = 20, 100
 MINI_FIELDS = (
     *("symbol", "openPrice", "highPrice", "lowPrice", "lastPrice", "volume", "quoteVolume"),
     *("openTime", "closeTime", "firstId", "lastId", "count"),
 )
 
-_SYMBOL = re.compile(r"[A-Z0-9-_.]{1,20}")
-_DIGITS = re.compile(r"[0-9]{1,20}")
 _ROW = '[%d,"%.8f","%.8f","%.8f","%.8f","%s",%d,"%s",%d,"%s","%s","0"]'
-_CONTENT_TYPE = "application/json;charset=UTF-8"
-
-
-class BinanceError(Exception):
-    """An answer {"code", "msg"} with HTTP 400."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
-def answer(body: bytes, status: int = 200) -> web.Response:
-    """A JSON answer with Binance's content type."""
-    headers = {"Content-Type": _CONTENT_TYPE, "Cache-Control": "no-cache, no-store, must-revalidate"}
-    return web.Response(body=body, status=status, headers=headers)
-
-
-def error_answer(status: int, code: int, message: str) -> web.Response:
-    """Binance's error shape."""
-    return answer(json_bytes({"code": code, "msg": message}), status)
-
-
-def decimal(value: float) -> str:
-    """A number with 8 decimals; digits beyond the 15 that a double tells are 0."""
-    if value < 1e7:  # noqa: PLR2004  7 + 8 digits
-        return f"{value:.8f}"
-    digits = max(15 - len(str(int(value))), 0)
-    text = f"{value:.{digits}f}"
-    return text + ("0" * (8 - digits) if digits else ".00000000")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The symbols a request names: the wish for an object (`symbol=`) or an array."""
-
-    symbols: tuple[str, ...]
-    one: bool
-    all: bool
-
-
-def asked_symbols(values: Mapping[str, str], known: tuple[str, ...], *, needed: bool = False) -> Asked:
-    """Read `symbol` or `symbols`.
-
-    Raises:
-        BinanceError: both are named, one is malformed, unknown, or missing where it is needed.
-    """
-    symbol, symbols = values.get("symbol"), values.get("symbols")
-    if symbol is not None and symbols is not None:
-        raise BinanceError(-1128, "Combination of optional parameters invalid.")
-    if symbols is not None:
-        try:
-            names = json.loads(symbols)
-        except ValueError:
-            names = None
-        if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
-            legal = '^\\[("[A-Z0-9-_.]{1,20}"(,"[A-Z0-9-_.]{1,20}"){0,}){0,1}\\]$'
-            raise BinanceError(-1100, f"Illegal characters found in parameter 'symbols'; legal range is '{legal}'.")
-        return Asked(tuple(_known(name, known) for name in names), one=False, all=False)
-    if symbol is None or not symbol:
-        if needed or symbol is not None:
-            raise _missing("symbol")
-        return Asked(known, one=False, all=True)
-    return Asked((_known(symbol, known),), one=True, all=False)
-
-
-def _known(symbol: str, known: tuple[str, ...]) -> str:
-    if _SYMBOL.fullmatch(symbol) is None:
-        raise BinanceError(
-            -1100, "Illegal characters found in parameter 'symbol'; legal range is '^[A-Z0-9-_.]{1,20}$'."
-        )
-    if symbol not in known:
-        raise BinanceError(-1121, "Invalid symbol.")
-    return symbol
-
-
-def _missing(name: str) -> BinanceError:
-    return BinanceError(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
-
-
-def _whole(request: web.Request, name: str) -> int | None:
-    text = request.query.get(name)
-    if text is None:
-        return None
-    if _DIGITS.fullmatch(text) is None:
-        raise BinanceError(-1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'.")
-    return int(text)
-
-
-def _time(request: web.Request, name: str) -> int | None:
-    value = _whole(request, name)
-    return value // 1000 if value is not None and value >= MICROSECONDS_FROM else value
-
-
-def _unit(request: web.Request) -> int:
-    return 1000 if request.headers.get("X-MBX-TIME-UNIT", "").upper() == "MICROSECOND" else 1
-
-
-def weight_of(path: str, values: Mapping[str, str]) -> int:
-    """The documented weight of a request."""
-    name = path.rpartition("/api/v3/")[2]
-    if name == "ticker/24hr":
-        if "symbol" in values:
-            return 2
-        named = values["symbols"].count(",") + 1 if "symbols" in values else LARGE_MANY + 1
-        return 2 if named <= SMALL_MANY else 40 if named <= LARGE_MANY else 80
-    if name in {"ticker/bookTicker", "ticker/price"}:
-        return 2 if "symbol" in values else 4
-    return {"klines": 2, "uiKlines": 2, "avgPrice": 2, "exchangeInfo": 20}.get(name, 1)
 
 
 def faulty(quote: derive.Quote, fault: Fault | None) -> derive.Quote:
@@ -220,13 +113,13 @@ async def ping(_: web.Request) -> web.Response:
 
 async def server_time(request: web.Request) -> web.Response:
     """GET /api/v3/time."""
-    return answer(json_bytes({"serverTime": as_of_ms(request) * _unit(request)}))
+    return answer(json_bytes({"serverTime": as_of_ms(request) * unit_of(request)}))
 
 
 async def book_ticker(request: web.Request) -> web.Response:
     """GET /api/v3/ticker/bookTicker."""
     state = request.app[STATE]
-    asked = asked_symbols(request.query, state.market.symbols)
+    asked = asked_symbols(request.query, listed(state, request.path_qs))
     fault = state.faults.take(request.path_qs, "crossed", "zero")
     now_ms = as_of_ms(request)
     books = [_book(one, faulty(state.market.quote(one, now_ms) or NO_QUOTE, fault)) for one in asked.symbols]
@@ -236,10 +129,10 @@ async def book_ticker(request: web.Request) -> web.Response:
 async def ticker_day(request: web.Request) -> web.Response:
     """GET /api/v3/ticker/24hr; `type=MINI` leaves the quotes and changes out."""
     state = request.app[STATE]
-    asked = asked_symbols(request.query, state.market.symbols)
+    asked = asked_symbols(request.query, listed(state, request.path_qs))
     fault = state.faults.take(request.path_qs, "crossed", "zero")
     now_ms = as_of_ms(request)
-    unit = _unit(request)
+    unit = unit_of(request)
     days = []
     for symbol in asked.symbols:
         quote = faulty(state.market.quote(symbol, now_ms) or NO_QUOTE, fault)
@@ -254,7 +147,7 @@ async def ticker_day(request: web.Request) -> web.Response:
 async def ticker_price(request: web.Request) -> web.Response:
     """GET /api/v3/ticker/price: the running minute's first price."""
     state = request.app[STATE]
-    asked = asked_symbols(request.query, state.market.symbols)
+    asked = asked_symbols(request.query, listed(state, request.path_qs))
     now_ms = as_of_ms(request)
     prices = []
     for symbol in asked.symbols:
@@ -266,14 +159,14 @@ async def ticker_price(request: web.Request) -> web.Response:
 async def average_price(request: web.Request) -> web.Response:
     """GET /api/v3/avgPrice: the volume-weighted price of the last 5 closed minutes."""
     state = request.app[STATE]
-    symbol = asked_symbols(request.query, state.market.symbols, needed=True).symbols[0]
+    symbol = asked_symbols(request.query, listed(state, request.path_qs), needed=True).symbols[0]
     now_ms = as_of_ms(request)
     minute_ms = now_ms - now_ms % MINUTE_MS
     last = state.history.minutes(symbol, minute_ms - 5 * MINUTE_MS, minute_ms)
     volume = float(last.volume.sum())
     stats = state.market.stats(symbol, now_ms)
     price = float(last.quote_volume.sum()) / volume if volume else stats.last_price if stats else 0.0
-    return answer(json_bytes({"mins": 5, "price": decimal(price), "closeTime": minute_ms * _unit(request)}))
+    return answer(json_bytes({"mins": 5, "price": decimal(price), "closeTime": minute_ms * unit_of(request)}))
 
 
 def _kline_rows(state: ExchangeState, symbol: str, candles: Candles, step_ms: int, unit: int) -> bytes:
@@ -312,14 +205,14 @@ def _without_missing(candles: Candles, fault: Fault | None) -> Candles:
 async def klines(request: web.Request) -> web.Response:
     """GET /api/v3/klines: with startTime the oldest rows from there, else the newest; the last may be unfinished."""
     state = request.app[STATE]
-    symbol = asked_symbols(request.query, state.market.symbols, needed=True).symbols[0]
+    symbol = asked_symbols(request.query, listed(state, request.path_qs), needed=True).symbols[0]
     interval = request.query.get("interval")
     if not interval:
-        raise _missing("interval")
+        raise missing("interval")
     step_ms = INTERVALS_MS.get(interval)
     if step_ms is None:
         raise BinanceError(-1120, "Invalid interval.")
-    limit = _whole(request, "limit")
+    limit = whole(request, "limit")
     if limit == 0:
         raise BinanceError(-1130, "Data sent for parameter 'limit' is not valid.")
     now_ms = as_of_ms(request)
@@ -328,12 +221,12 @@ async def klines(request: web.Request) -> web.Response:
         step_ms,
         now_ms,
         limit=min(limit or DEFAULT_ROWS, MOST_ROWS),
-        start_ms=_time(request, "startTime"),
-        end_ms=_time(request, "endTime"),
+        start_ms=time_of(request, "startTime"),
+        end_ms=time_of(request, "endTime"),
         origin_ms=WEEK_ORIGIN_MS if interval == "1w" else 0,
     )
     candles = _without_missing(candles, state.faults.take(request.path_qs, "missing_candles"))
-    return answer(_kline_rows(state, symbol, candles, step_ms, _unit(request)))
+    return answer(_kline_rows(state, symbol, candles, step_ms, unit_of(request)))
 
 
 def _symbol_info(symbol: str) -> dict[str, object]:
@@ -369,7 +262,7 @@ def _symbol_info(symbol: str) -> dict[str, object]:
 async def exchange_info(request: web.Request) -> web.Response:
     """GET /api/v3/exchangeInfo."""
     state = request.app[STATE]
-    asked = asked_symbols(request.query, state.market.symbols)
+    asked = asked_symbols(request.query, listed(state, request.path_qs))
     limits = [
         {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": state.limiter.limit},
         {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 61000},
@@ -378,7 +271,7 @@ async def exchange_info(request: web.Request) -> web.Response:
         json_bytes(
             {
                 "timezone": "UTC",
-                "serverTime": as_of_ms(request) * _unit(request),
+                "serverTime": as_of_ms(request) * unit_of(request),
                 "rateLimits": limits,
                 "exchangeFilters": [],
                 "symbols": [_symbol_info(symbol) for symbol in asked.symbols],

@@ -16,7 +16,8 @@ import msgspec
 from aiohttp import web
 
 from devstack.exchange import derive
-from devstack.exchange.binance_rest import decimal, faulty
+from devstack.exchange.binance_rest import faulty
+from devstack.exchange.binance_wire import decimal, listed
 from devstack.exchange.candles import Candles
 from devstack.exchange.recording import Message
 from devstack.exchange.state import STATE, ExchangeState, json_bytes
@@ -199,9 +200,10 @@ class Session:
         due = self._monotonic() >= self._next_kline_s
         if due:
             self._next_kline_s = self._monotonic() + KLINE_EVERY_S
+        symbols = listed(self._state, self._path)
         for stream in list(self._streams):
             named = _STREAM.fullmatch(stream)
-            if named is None or stream in self._replays or named[1].upper() not in self._state.market.symbols:
+            if named is None or stream in self._replays or named[1].upper() not in symbols:
                 continue  # Binance says nothing on streams it does not know
             symbol = named[1].upper()
             if named[2] == "bookTicker":

@@ -31,6 +31,7 @@ CONTENT_FAULTS = {
     "missing_coin": "CoinGecko leaves coins out; params: ids (list)",
     "crossed": "bid above ask (REST and WebSocket)",
     "zero": "bid and ask and their quantities are 0",
+    "unlisted": "Binance has no such symbols: -1121 for requests that name one, silent streams; params: symbols (list)",
     "missing_candles": "klines leave candles out; params: from_ms, to_ms (default: every third candle)",
 }
 SOCKET_FAULTS = {

@@ -8,7 +8,7 @@ from email.utils import formatdate
 
 from aiohttp import web
 
-from devstack.exchange import binance_rest, binance_ws, coingecko, control
+from devstack.exchange import binance_rest, binance_wire, binance_ws, coingecko, control
 from devstack.exchange.clock import StateFile
 from devstack.exchange.faults import STATUS_FAULTS, Fault
 from devstack.exchange.limits import Refusal
@@ -50,7 +50,7 @@ def _refused(state: ExchangeState, refusal: Refusal, now_ms: int) -> web.Respons
     else:
         limit = f"{state.limiter.limit} request weight per 1 MINUTE"
         text = f"Too much request weight used; current limit is {limit}. Please use WebSocket Streams."
-    response = binance_rest.error_answer(refusal.status, -1003, text)
+    response = binance_wire.error_answer(refusal.status, -1003, text)
     response.headers["Retry-After"] = str(refusal.retry_after_s)
     return response
 
@@ -69,7 +69,7 @@ def _status_fault(state: ExchangeState, fault: Fault, *, binance: bool) -> web.R
         now_ms = state.clock.now_ms()
         return _refused(state, state.limiter.refuse(now_ms, retry_after_s, ban=status == HTTP_BANNED), now_ms)
     code, text = _BINANCE_STATUSES[status]
-    return binance_rest.error_answer(status, code, text)
+    return binance_wire.error_answer(status, code, text)
 
 
 def _coingecko_status(status: int, retry_after_s: float) -> web.Response:
@@ -102,7 +102,7 @@ async def _answer(request: web.Request, handler: Handler, state: ExchangeState) 
     rest = binance and "/api/" in request.path
     if rest:
         now_ms = state.clock.now_ms()
-        refusal = state.limiter.charge(binance_rest.weight_of(request.path, request.query), now_ms)
+        refusal = state.limiter.charge(binance_wire.weight_of(request.path, request.query), now_ms)
         if refusal is not None:
             return _refused(state, refusal, now_ms)
     slow = state.faults.take(target, "slow")
@@ -113,8 +113,8 @@ async def _answer(request: web.Request, handler: Handler, state: ExchangeState) 
         return _status_fault(state, fault, binance=binance)
     try:
         response = await handler(request)
-    except binance_rest.BinanceError as error:
-        response = binance_rest.error_answer(400, error.code, error.message)
+    except binance_wire.BinanceError as error:
+        response = binance_wire.error_answer(400, error.code, error.message)
     except coingecko.CoinGeckoError as error:
         response = coingecko.answer({"error": error.message}, error.status)
     if not response.prepared:

@@ -1,15 +1,18 @@
 """Binance spot REST: best bid and ask of all markets in one call, and closed one-minute candles.
 
 Wire formats: /api/v3/ticker/bookTicker (prices as strings, no time; the HTTP Date header says when it was true) and
-/api/v3/klines (rows of 12). Weight is counted by the header X-MBX-USED-WEIGHT-1M.
+/api/v3/klines (rows of 12). Weight is counted by the header X-MBX-USED-WEIGHT-1M. One symbol that Binance does not have
+(code -1121) makes it refuse a request whole: it is searched for by halves, and left out from then on.
 """
 
+import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
 
-from marketdata.errors import InvalidValueError, RetryableSourceError
+from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.records import Candle
 from marketdata.times import MINUTE_MS, from_http_date, to_rfc3339
@@ -17,7 +20,11 @@ from streams.sources.contracts import Budget, Cost, Quote, Reading
 from streams.sources.fields import decimal, integer, named, objects
 from streams.sources.http import JsonClient
 
+log = logging.getLogger(__name__)
+
 NAME = "binance"
+ASK_AGAIN_S = 3600.0
+"""Real seconds after which a symbol that was unknown is asked for once more: markets come back."""
 CANDLES_PER_CALL = 1000
 
 _BOOK = "/api/v3/ticker/bookTicker"
@@ -26,6 +33,8 @@ _BOOK_WEIGHT_ONE = 2
 _BOOK_WEIGHT_MANY = 4
 _KLINES_WEIGHT = 2
 _KLINE_FIELDS = 12
+_INVALID_SYMBOL = -1121
+_MOST_ASKS = 32  # of one poll that searches for unknown symbols, 128 of weight; one among 1,000 takes 21
 _MICROSECONDS_FROM = 100_000_000_000_000  # as ms this would be the year 5138
 
 
@@ -37,17 +46,61 @@ class Binance:
     candles_per_call = CANDLES_PER_CALL
 
     def __init__(
-        self, http: JsonClient, weight_per_minute: int, on_weight: Callable[[int], None] = lambda _weight: None
+        self,
+        http: JsonClient,
+        weight_per_minute: int,
+        on_weight: Callable[[int], None] = lambda _weight: None,
+        on_unknown: Callable[[str], None] = lambda _symbol: None,
     ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            http: the client.
+            weight_per_minute: that Binance allows.
+            on_weight: told of the weight used in this minute, as Binance counts it.
+            on_unknown: told of each market that Binance says it does not have.
+        """
         self._http = http
         self._on_weight = on_weight
+        self._on_unknown = on_unknown
+        self._unknown: dict[str, float] = {}  # symbol to the loop's time at which it is asked for again
         self.budget = Budget(weight_per_minute=weight_per_minute)
 
     def poll_cost(self, markets: Sequence[Market]) -> Cost:
         return Cost(calls=1, weight=_BOOK_WEIGHT_ONE if len(markets) == 1 else _BOOK_WEIGHT_MANY)
 
     async def poll(self, markets: Sequence[Market], timeout_s: float) -> Reading:
-        """bid_price, bid_qty, ask_price and ask_qty of each market."""
+        """bid_price, bid_qty, ask_price and ask_qty of each market that Binance has.
+
+        While unknown symbols are searched for, markets that this poll did not come to are in none of its parts.
+        """
+        now = asyncio.get_running_loop().time
+        deadline = now() + timeout_s
+        quotes: dict[str, Quote] = {}
+        refused: dict[str, InvalidValueError] = {}
+        asked = [market for market in markets if self._is_asked(market)]
+        groups = [asked] if asked else []
+        for _ask in range(_MOST_ASKS):
+            if not groups:
+                break
+            group = groups.pop()
+            try:
+                reading = await self._books(group, max(deadline - now(), 0.001))
+            except FatalSourceError as error:
+                if error.code != _INVALID_SYMBOL:
+                    raise
+                if len(group) == 1:
+                    self._leave_out(group[0])
+                else:
+                    groups += [group[len(group) // 2 :], group[: len(group) // 2]]
+                continue
+            quotes |= reading.quotes
+            refused |= reading.refused
+            for market in group:
+                self._is_there(market)
+        return Reading(quotes, refused, frozenset(market.symbol for market in markets) & self._unknown.keys())
+
+    async def _books(self, markets: Sequence[Market], timeout_s: float) -> Reading:
         names = ",".join(f'"{market.binance}"' for market in markets)  # an array without spaces, as the API wants it
         payload, headers = await self._get(_BOOK, {"symbols": f"[{names}]"}, timeout_s)
         try:
@@ -78,24 +131,50 @@ class Binance:
     async def candles(self, market: Market, start_ms: int, now_ms: int, timeout_s: float) -> list[Candle]:
         """The oldest 1,000 closed candles from `start_ms` on; minutes in which nothing traded can be absent.
 
-        A candle is closed when the exchange's own clock (the Date header) says so: ours may be ahead of it.
+        A candle is closed when the exchange's own clock (the Date header) says so: ours may be ahead of it. A market
+        that Binance does not have has none.
         """
-        payload, headers = await self._get(
-            _KLINES,
-            {
-                "symbol": market.binance,
-                "interval": "1m",
-                "startTime": str(start_ms),
-                "limit": str(CANDLES_PER_CALL),
-            },
-            timeout_s,
-        )
+        if not self._is_asked(market):
+            return []
+        params = {
+            "symbol": market.binance,
+            "interval": "1m",
+            "startTime": str(start_ms),
+            "limit": str(CANDLES_PER_CALL),
+        }
+        try:
+            payload, headers = await self._get(_KLINES, params, timeout_s)
+        except FatalSourceError as error:
+            if error.code != _INVALID_SYMBOL:
+                raise
+            self._leave_out(market)
+            return []
+        self._is_there(market)
         date_ms = from_http_date(headers.get("date"))
         as_of_ms = now_ms if date_ms is None else min(now_ms, date_ms)
         try:
             return closed_candles(market.symbol, payload, as_of_ms)
         except InvalidValueError as error:
             raise RetryableSourceError(f"{NAME}: klines {market.binance}: {error}", "bad_payload") from error
+
+    def _is_asked(self, market: Market) -> bool:
+        return self._unknown.get(market.symbol, 0.0) <= asyncio.get_running_loop().time()
+
+    def _leave_out(self, market: Market) -> None:
+        if market.symbol not in self._unknown:
+            self._on_unknown(market.symbol)
+            log.error(
+                "%s has no %s: %s is left out of what it is asked, and asked for again every %g s",
+                NAME,
+                market.binance,
+                market.symbol,
+                ASK_AGAIN_S,
+            )
+        self._unknown[market.symbol] = asyncio.get_running_loop().time() + ASK_AGAIN_S
+
+    def _is_there(self, market: Market) -> None:
+        if self._unknown.pop(market.symbol, None) is not None:
+            log.info("%s has %s again", NAME, market.binance)
 
     async def _get(self, path: str, params: dict[str, str], timeout_s: float) -> tuple[Any, httpx.Headers]:
         payload, headers = await self._http.get(path, params, timeout_s)

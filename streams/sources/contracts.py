@@ -16,6 +16,8 @@ from marketdata.records import Candle
 OK = "ok"
 MISSING = "missing"
 """The source answered, but not for this market."""
+UNKNOWN_SYMBOL = "unknown_symbol"
+"""The source says that it has no such market (any more)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,14 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The answer to one poll: quotes by symbol, and the kind of error of markets whose part was not valid."""
+    """The answer to one poll: quotes by symbol, and the kind of error of markets whose part was not valid.
+
+    unknown: symbols that the exchange says it does not have; they are left out of what it is asked.
+    """
 
     quotes: Mapping[str, Quote]
     refused: Mapping[str, InvalidValueError] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable
             http(binance.NAME, spot.base_url, spot.timeout_s, {}),
             spot.weight_per_minute,
             on_weight=metrics.source_weight.labels(binance.NAME).set,
+            on_unknown=lambda symbol: metrics.source_unknown.labels(binance.NAME, symbol).inc(),
         )
         exchanges.sources.append(source)
         exchanges.candles = source

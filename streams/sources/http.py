@@ -83,7 +83,7 @@ def refusal(where: str, response: httpx.Response) -> RetryableSourceError | Fata
         return RetryableSourceError(said, "server_error", retry_after_s(response, None))
     if status in _PASSING or response.is_redirect:  # a proxy or a maintenance page in between, not our request
         return RetryableSourceError(said, "server_error", retry_after_s(response, None))
-    return FatalSourceError(said, "bad_request")
+    return FatalSourceError(said, "bad_request", _code(response.content))
 
 
 def retry_after_s(response: httpx.Response, default: float | None) -> float | None:
@@ -94,6 +94,16 @@ def retry_after_s(response: httpx.Response, default: float | None) -> float | No
     except ValueError:
         return default
     return seconds if 0 <= seconds < float("inf") else default
+
+
+def _code(body: bytes) -> int | None:
+    """The `code` of a refusal like Binance's {"code": -1121, "msg": …}."""
+    try:
+        told = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    code = told.get("code") if isinstance(told, dict) else None
+    return code if isinstance(code, int) else None
 
 
 def _flat(text: str) -> str:

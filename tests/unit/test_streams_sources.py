@@ -104,7 +104,7 @@ def coin(name: str = "bitcoin", **changed: Any) -> dict[str, Any]:
         (403, "<html>firewall</html>", {}, "forbidden", FatalSourceError, None),
         (401, "{}", {}, "unauthorised", FatalSourceError, None),
         (451, "{}", {}, "geo_blocked", FatalSourceError, None),
-        (400, '{"code":-1121,"msg":"Invalid symbol."}', {}, "bad_request", FatalSourceError, None),
+        (400, '{"code":-1102,"msg":"Mandatory parameter"}', {}, "bad_request", FatalSourceError, None),
         (200, "<html>", {}, "bad_payload", RetryableSourceError, None),
         (200, '{"code": 1}', {}, "bad_payload", RetryableSourceError, None),
         (200, "[[1]]", {}, "bad_payload", RetryableSourceError, None),
