@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from marketdata.enrichment import mid_price
 from marketdata.errors import InvalidValueError
-from marketdata.records import Candle, DeadLetter, FeatureRow, Prediction, Record, Score, Tick
+from marketdata.records import Candle, DeadLetter, FeatureRow, Prediction, Record, Score, SourceState, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 
@@ -20,6 +20,7 @@ MAX_POINTS = 1_440  # a day of minutes
 _POINTS_BUDGET = 200_000  # points of all markets together: some 50 MB
 _FORECASTS_BUDGET = 50_000
 _MOST_SOURCES = 16  # anyone may write a tick
+_UNKNOWN_SYMBOL = "unknown_symbol"
 _NOT_POLLED = "not_polled"  # `marketdata.records.SourceState`: says nothing of the source
 
 CandlePoint = tuple[int, float, float, float, float, float]
@@ -40,6 +41,15 @@ class MarketBoard:
     features: FeatureRow | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> dict[str, SourceState]:
+        """The newest state of each source: of those that the newest tick has nothing of, what the last poll told."""
+        if self.tick is None:
+            return {}
+        newest = self.tick.sources
+        told = {} if self.polled is None else self.polled.sources
+        return told | {name: state for name, state in newest.items() if name not in told or state.status != _NOT_POLLED}
 
 
 @dataclass(slots=True)
@@ -78,6 +88,7 @@ class Board:
         self.markets = {symbol: MarketBoard(deque(maxlen=self.points)) for symbol in self.symbols}
         self.topics: dict[TopicRole, TopicBoard] = {role: TopicBoard() for role in TopicRole}
         self.sources: dict[str, SourceBoard] = {}
+        self.served: Prediction | None = None  # what serves the newest hour of any market
         self.dead_letters: deque[DeadLetter] = deque(maxlen=100)
         self.dead_letter_reasons: Counter[str] = Counter()
         self.other_markets = 0
@@ -113,6 +124,7 @@ class Board:
                 taken = _take_features(market, record)
             case Prediction():
                 taken = _keep(market.predictions, record.prediction_id, record, self.forecasts)
+                self._take_served(record)
             case Score():
                 taken = _keep(market.scores, record.prediction_id, record, self.forecasts)
         return taken
@@ -133,14 +145,23 @@ class Board:
             known = self.sources.get(name)
             if state.status == _NOT_POLLED or (known is not None and event_ms < known.tick_ms):
                 continue
+            if known is not None and known.status == "ok" and event_ms == known.tick_ms and state.status != "ok":
+                continue  # a source that answers for one market of a poll is not out because it lacks another
+            if state.status == _UNKNOWN_SYMBOL and known is not None:
+                continue  # this market is not the source's; it answered for the others
             if known is None and len(self.sources) >= _MOST_SOURCES:
                 continue
             since = None
             if state.status != "ok":
                 since = event_ms if known is None or known.failing_since_ms is None else known.failing_since_ms
             # What a failing source said last still tells how old its data is.
-            observed = _time(state.observed_at) or (known.observed_at if known else None)
+            observed = max(_time(state.observed_at) or "", (known.observed_at if known else None) or "") or None
             self.sources[name] = SourceBoard(state.status, event_ms, observed, state.staleness_ms, since)
+
+    def _take_served(self, made: Prediction) -> None:
+        """Of the newest hour the champion's, or the baseline's in its place."""
+        if made.role != "challenger" and (self.served is None or _rank(made) > _rank(self.served)):
+            self.served = made
 
     def _take_candle(self, market: MarketBoard, candle: Candle) -> bool:
         if candle.interval != "1m":
@@ -158,6 +179,10 @@ class Board:
             for at in sorted(candles)[: len(candles) - self.points]:
                 del candles[at]
         return candle.open_time_ms in candles
+
+
+def _rank(made: Prediction) -> tuple[str, bool, str]:
+    return made.target_start, made.role == "champion", made.issued_at
 
 
 def _time(text: str | None) -> str | None:

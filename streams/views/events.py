@@ -71,6 +71,10 @@ class Hub:
         """True when nobody listens, so that nothing need be encoded."""
         return not self._listeners
 
+    def is_followed(self, symbol: str) -> bool:
+        """True when someone gets the events of this market."""
+        return any(one.symbol == symbol for one in self._listeners)
+
     @contextmanager
     def listen(self, symbol: str) -> Iterator[Listener]:
         """A listener for as long as the context lasts."""

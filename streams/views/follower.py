@@ -41,7 +41,7 @@ class KafkaBoard:
     """What is known of the brokers.
 
     lags: topic to records that the worker's group has not committed yet, of all partitions; None where nothing was
-    committed. on_topic: records that each topic holds.
+    committed. on_topic: records that each topic holds. failures: how often the follower itself failed and began anew.
     """
 
     connected: bool = False
@@ -49,6 +49,7 @@ class KafkaBoard:
     problem_since_ms: int | None = None
     lags: dict[str, int | None] = field(default_factory=dict)
     on_topic: dict[TopicRole, int] = field(default_factory=dict)
+    failures: int = 0
 
 
 class Follower:
@@ -68,11 +69,18 @@ class Follower:
         self._shown: dict[tuple[TopicRole, bytes], int] = {}
 
     async def run(self) -> None:
-        """Follow until cancelled; what goes wrong with Kafka is told in `kafka` and tried again."""
+        """Follow until cancelled; what goes wrong is told in `kafka` and tried again, with Kafka or without reason.
+
+        Of the batch in which something unforeseen was found, what had not been shown is passed over.
+        """
         while True:
             try:
                 await self._follow()
             except (KafkaError, OSError, TimeoutError, _NoSuchTopicError) as error:
+                self._note(f"{type(error).__name__}: {error}")
+            except Exception as error:
+                self.kafka.failures += 1
+                log.exception("the views' follower failed; it starts again in %.3g s", _RETRY_S)
                 self._note(f"{type(error).__name__}: {error}")
             await asyncio.sleep(_RETRY_S)
 
