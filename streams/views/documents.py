@@ -5,7 +5,7 @@ Pure; docs/api.md describes every field. It must never read a topic or a clock: 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from config.settings import Settings
@@ -13,7 +13,8 @@ from marketdata.enrichment import mid_price, spread_bps
 from marketdata.records import Prediction, Score, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
-from streams.views.board import Board, TickPoint, newest_first
+from streams.ticks import STALE
+from streams.views.board import Board, MarketBoard, TickPoint, newest_first
 from streams.views.follower import KafkaBoard
 
 Document = dict[str, Any]
@@ -26,6 +27,7 @@ _PARTS = (
     (TopicRole.PREDICTION_SCORES, "Scores", "forecasts against the truth"),
 )
 _MISSED_POLLS = 3  # this many in a row make an outage
+_NAMED_MARKETS = 10  # of a flag; the rest are counted
 
 
 def time_or_none(ms: int | None) -> str | None:
@@ -41,7 +43,8 @@ def market_row(board: Board, symbol: str) -> Document:
     base, _, quote = symbol.partition("-")
     row: Document = {"symbol": symbol, "base": base, "quote": quote}
     if tick is None or polled is None:
-        return row | dict.fromkeys(("timestamp", "price", "mid", "spread_bps", "change_24h_percent", "last"))
+        unknown = ("timestamp", "price", "mid", "spread_bps", "change_24h_percent", "last", "divergence_bps")
+        return row | dict.fromkeys(unknown) | {"flags": []}
     mid = mid_price(tick.bid_price, tick.ask_price)
     return row | {
         "timestamp": tick.timestamp,
@@ -50,7 +53,14 @@ def market_row(board: Board, symbol: str) -> Document:
         "last": polled.price if mid is None else mid,
         "spread_bps": spread_bps(tick.bid_price, tick.ask_price),
         "change_24h_percent": polled.price_change_percentage_24h,
+        "divergence_bps": polled.divergence_bps,
+        "flags": _flags(market),
     }
+
+
+def _flags(market: MarketBoard) -> list[str]:
+    """What was noticed of the newest tick, and of the newest poll, which alone compares sources."""
+    return sorted({flag for tick in (market.tick, market.polled) if tick is not None for flag in tick.flags})
 
 
 def markets(board: Board, now_ms: int | None) -> Document:
@@ -75,10 +85,35 @@ def history(board: Board, symbol: str, points: int) -> Document:
     }
 
 
-def tick_event(tick: Tick, row: Document) -> Document:
-    """A tick as the chart wants it."""
+def tick_event(board: Board, tick: Tick) -> Document:
+    """A tick as the chart wants it, and the newest state of each source of that market."""
+    row = market_row(board, tick.symbol)
     point: TickPoint = (tick.timestamp_ms, row["mid"])
-    return {"market": row, "point": point, "sources": tick.sources, "flags": tick.flags}
+    return {"market": row, "point": point, "sources": board.markets[tick.symbol].sources, "flags": row["flags"]}
+
+
+def summary(board: Board, symbols: Iterable[str]) -> Document:
+    """Markets as a list wants them: rows of few columns, for there may be a thousand."""
+    rows = []
+    for symbol in symbols:
+        row = market_row(board, symbol)
+        rows.append((symbol, row["last"], row["change_24h_percent"], row["flags"]))
+    return {"columns": ["symbol", "last", "change_24h_percent", "flags"], "rows": rows}
+
+
+def snapshot(board: Board, symbol: str, health: Document, limit: int) -> Document:
+    """All that a page shows, in one document: the chosen market in full, the others as a list."""
+    return {
+        "symbol": symbol,
+        "markets": summary(board, board.symbols),
+        "market": market_row(board, symbol),
+        "sources": board.markets[symbol].sources,
+        "history": history(board, symbol, board.points),
+        "features": board.markets[symbol].features,
+        "predictions": predictions(board, symbol, limit)["predictions"],
+        "scores": scores(board, symbol, limit),
+        "health": health,
+    }
 
 
 def predictions(board: Board, symbol: str | None, limit: int) -> Document:
@@ -131,7 +166,8 @@ def summarise(found: Iterable[Score]) -> list[Document]:
 def health(board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | None) -> Document:
     """Each part's last event, age and state; `state` is ok, waiting (nothing yet), late or outage."""
     parts = [_part(board, kafka, settings, now_ms, *part) for part in _PARTS]
-    sources = [_source(board, settings, now_ms, name) for name in sorted(board.sources)]
+    flagged = _flagged(board)
+    sources = [_source(board, settings, now_ms, name, flagged) for name in sorted(board.sources)]
     collected = settings.topic(TopicRole.TICKS).name
     cleaned = settings.topic(TopicRole.TICKS_CLEAN).name
     states = [entry["state"] for entry in (*parts, *sources)] + ([] if kafka.connected else ["outage"])
@@ -142,15 +178,42 @@ def health(board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | No
         "state": worst,
         "parts": parts,
         "sources": sources,
+        "flags": [
+            {"flag": flag, "n_markets": len(symbols), "markets": symbols[:_NAMED_MARKETS]}
+            for flag, symbols in sorted(flagged.items())
+        ],
+        "divergence": {"bound_bps": settings.streams.divergence_bps, "widest": _widest_divergence(board)},
         "kafka": {
             "state": "ok" if kafka.connected else "outage",
             "problem": kafka.problem,
             "since": time_or_none(kafka.problem_since_ms),
             "lag": {"clean": kafka.lags.get(collected), "features": kafka.lags.get(cleaned)},
+            "failures": kafka.failures,
         },
         "dead_letters": _dead_letters(board, kafka),
         "model": _model(board),
     }
+
+
+def _flagged(board: Board) -> dict[str, list[str]]:
+    """Flag to the markets whose newest ticks have it."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for symbol in board.symbols:
+        for flag in _flags(board.markets[symbol]):
+            found[flag].append(symbol)
+    return found
+
+
+def _widest_divergence(board: Board) -> Document | None:
+    known = [
+        (abs(polled.divergence_bps), polled)
+        for market in board.markets.values()
+        if (polled := market.polled or market.tick) is not None and polled.divergence_bps is not None
+    ]
+    if not known:
+        return None
+    _, tick = max(known, key=lambda one: one[0])
+    return {"symbol": tick.symbol, "divergence_bps": tick.divergence_bps, "timestamp": tick.timestamp}
 
 
 def _part(
@@ -178,13 +241,18 @@ def _part(
     }
 
 
-def _source(board: Board, settings: Settings, now_ms: int | None, name: str) -> Document:
+def _source(
+    board: Board, settings: Settings, now_ms: int | None, name: str, flagged: Mapping[str, Sequence[str]]
+) -> Document:
     source = board.sources[name]
     poll_s = settings.streams.poll_interval_s
     told_s = _age_s(source.tick_ms, now_ms)
+    stale = len(flagged.get(STALE.format(name), ()))
     state = "disabled" if source.status == "disabled" else "ok" if source.status == "ok" else "outage"
     if state == "ok":  # as good as the ticks that tell of it
         state = _state(told_s, 2.0 * poll_s + 60, (_MISSED_POLLS + 2) * poll_s + 60)
+    if state == "ok" and stale * 2 > sum(market.tick is not None for market in board.markets.values()):
+        state = "late"  # it answers, but for most markets with what is old
     return {
         "source": name,
         "state": state,
@@ -194,6 +262,8 @@ def _source(board: Board, settings: Settings, now_ms: int | None, name: str) -> 
         "staleness_ms": source.staleness_ms,
         "failing_since": time_or_none(source.failing_since_ms) if source.status not in ("ok", "disabled") else None,
         "last_tick": to_rfc3339(source.tick_ms),
+        "stale": bool(stale),
+        "stale_markets": stale,
     }
 
 
@@ -219,10 +289,9 @@ def _dead_letters(board: Board, kafka: KafkaBoard) -> Document:
 
 def _model(board: Board) -> Document | None:
     """What serves the newest hour: the champion, or the baseline in its place with the reason."""
-    found = [p for market in board.markets.values() for p in market.predictions.values() if p.role != "challenger"]
-    if not found:
+    newest = board.served
+    if newest is None:
         return None
-    newest = max(found, key=lambda p: (p.target_start, p.role == "champion", p.issued_at))
     return {
         "model_version": newest.model_version,
         "role": newest.role,

@@ -1,11 +1,12 @@
-"""The views' HTTP side: routes on Faust's own web server, strict inputs, and what starts and ends with that server.
+"""The views' HTTP side: handlers of `streams.views.openapi`'s routes on Faust's own web server, strict inputs, headers.
 
 Everything is read-only. It must never compute what the documents say (`streams.views.documents`).
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,22 @@ from config.settings import Settings
 from marketdata.errors import InvalidValueError
 from marketdata.records import Record, Tick
 from marketdata.topics import TopicRole
-from streams.views import documents
+from streams.collector import forever
+from streams.views import documents, openapi
+from streams.views.access import guard
 from streams.views.board import Board
 from streams.views.events import Hub
+from streams.views.exposition import BoardCollector
 from streams.views.follower import Follower
+from streams.views.openapi import MOST_POINTS, MOST_RECORDS, Endpoint
 
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 _HEALTH_S = 2.0
+_PAUSE_S = 1.0  # before a part that failed starts again
 _MARKETS_S = 1.0
-_LIMIT = 500
+_MARKETS_ROWS = 250  # in one event: some 9 kB, however many markets there are
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -35,6 +41,8 @@ _HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
 _EVENT_NAMES = {
@@ -63,6 +71,7 @@ def attach(app: Any, settings: Settings, clock: Clock) -> "Views":
     """
     views = Views(settings, clock)
     views.add_to(app.web.web_app)
+    app.worker_state.metrics.registry.register(BoardCollector(views.board, views.now_ms))
     return views
 
 
@@ -74,33 +83,39 @@ class Views:
         self._clock = clock
         self.board = Board(settings.markets)
         self.hub = Hub()
-        self.follower = Follower(settings, self.board, self._on_record, self._now_ms)
-        self._changed: set[str] = set()
+        self.follower = Follower(settings, self.board, self._on_record, self.now_ms)
+        self._changed: dict[str, None] = {}  # in the order in which they changed
         self._tasks: list[asyncio.Task[None]] = []
 
     def add_to(self, server: web.Application) -> None:
-        """Routes and start-up of an aiohttp application that is not running yet."""
-        for path, handler in (
-            ("/", self._page),
-            ("/api/markets", self._markets),
-            ("/api/markets/{symbol}/features", self._features),
-            ("/api/markets/{symbol}/history", self._history),
-            ("/api/predictions", self._predictions),
-            ("/api/scores", self._scores),
-            ("/api/health", self._health),
-            ("/api/events", self._events),
-            ("/api/plot.png", self._plot),
-            ("/api/{name:.*}", self._nothing),
-            ("/static/{name:.+}", self._static),
+        """Routes, the guard of all pages and start-up of an aiohttp application that is not running yet."""
+        server.middlewares.append(guard(self._settings.streams, _refusal))
+        server.on_response_prepare.append(_with_headers)
+        for endpoint, handler in (
+            (openapi.MARKETS, self._markets),
+            (openapi.FEATURES, self._features),
+            (openapi.HISTORY, self._history),
+            (openapi.PREDICTIONS, self._predictions),
+            (openapi.SCORES, self._scores),
+            (openapi.HEALTH, self._health),
+            (openapi.LIVE_EVENTS, self._events),
+            (openapi.PLOT, self._plot),
+            (openapi.OPENAPI, self._openapi),
         ):
-            server.router.add_get(path, _answered(handler))
+            server.router.add_get(endpoint.path, _answered(handler, endpoint))
+        server.router.add_get("/", _answered(self._page))
+        server.router.add_get("/api/{name:.*}", _answered(self._nothing))
+        server.router.add_get("/static/{name:.+}", _answered(self._static))
         server.on_startup.append(self._start)
         server.on_shutdown.append(self._stop)
 
     async def _start(self, _server: web.Application) -> None:
-        self._tasks = [asyncio.create_task(run()) for run in (self.follower.run, self._tell_health, self._tell_markets)]
-        for task in self._tasks:
-            task.add_done_callback(_report)
+        parts = {
+            "follower": self.follower.run,
+            "health events": self._tell_health,
+            "markets events": self._tell_markets,
+        }
+        self._tasks = [asyncio.create_task(forever(f"views: {name}", run, _PAUSE_S)) for name, run in parts.items()]
 
     async def _stop(self, _server: web.Application) -> None:
         """Faust's web server asks twice; the second time there is nothing left."""
@@ -110,7 +125,8 @@ class Views:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _now_ms(self) -> int | None:
+    def now_ms(self) -> int | None:
+        """Event time; None before the worker's clock runs."""
         try:
             return self._clock.now_ms()
         except RuntimeError:  # the worker has not started its clock yet
@@ -122,9 +138,9 @@ class Views:
         if self.hub.is_idle:
             return
         if isinstance(record, Tick):
-            row = documents.market_row(self.board, record.symbol)
-            self._changed.add(record.symbol)
-            self.hub.publish("tick", documents.tick_event(record, row), record.symbol)
+            self._changed[record.symbol] = None
+            if self.hub.is_followed(record.symbol):
+                self.hub.publish("tick", documents.tick_event(self.board, record), record.symbol)
         elif role is TopicRole.DEAD_LETTERS:
             self.hub.publish(_EVENT_NAMES[role], record)
         else:
@@ -133,10 +149,11 @@ class Views:
     async def _tell_markets(self) -> None:
         while True:
             await asyncio.sleep(_MARKETS_S)
-            changed, self._changed = self._changed, set()
-            if changed:
-                rows = [documents.market_row(self.board, symbol) for symbol in sorted(changed)]
-                self.hub.publish("markets", {"markets": rows})
+            told = list(islice(self._changed, _MARKETS_ROWS))  # the others have their turn next
+            for symbol in told:
+                del self._changed[symbol]
+            if told:
+                self.hub.publish("markets", documents.summary(self.board, told))
 
     async def _tell_health(self) -> None:
         while True:
@@ -145,13 +162,13 @@ class Views:
             await asyncio.sleep(_HEALTH_S)
 
     def _health_document(self) -> documents.Document:
-        document = documents.health(self.board, self.follower.kafka, self._settings, self._now_ms())
+        document = documents.health(self.board, self.follower.kafka, self._settings, self.now_ms())
         return document | {"plot": self._settings.forecasting.plot_path.is_file()}
 
     # Pages
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        _only(request)
+        _only(request, ())
         return web.FileResponse(STATIC / "index.html")
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
@@ -163,45 +180,50 @@ class Views:
         headers = {"Content-Type": "text/javascript; charset=utf-8"} if path.suffix in (".js", ".mjs") else {}
         return web.FileResponse(path, headers=headers)
 
-    async def _markets(self, request: web.Request) -> web.StreamResponse:
-        _only(request)
-        return _json(documents.markets(self.board, self._now_ms()))
+    async def _markets(self, _request: web.Request) -> web.StreamResponse:
+        return _json(documents.markets(self.board, self.now_ms()))
 
     async def _features(self, request: web.Request) -> web.StreamResponse:
-        _only(request)
         return _json(documents.features(self.board, self._known(request.match_info["symbol"])))
 
     async def _history(self, request: web.Request) -> web.StreamResponse:
         symbol = self._known(request.match_info["symbol"])
-        _only(request, "points")
-        return _json(documents.history(self.board, symbol, _whole(request, "points", self.board.points)))
+        return _json(documents.history(self.board, symbol, _whole(request, "points", MOST_POINTS)))
 
     async def _predictions(self, request: web.Request) -> web.StreamResponse:
-        _only(request, "symbol", "limit")
-        return _json(documents.predictions(self.board, self._maybe_known(request), _whole(request, "limit", _LIMIT)))
+        return _json(
+            documents.predictions(self.board, self._maybe_known(request), _whole(request, "limit", MOST_RECORDS))
+        )
 
     async def _scores(self, request: web.Request) -> web.StreamResponse:
-        _only(request, "symbol", "limit")
-        return _json(documents.scores(self.board, self._maybe_known(request), _whole(request, "limit", _LIMIT)))
+        return _json(documents.scores(self.board, self._maybe_known(request), _whole(request, "limit", MOST_RECORDS)))
 
-    async def _health(self, request: web.Request) -> web.StreamResponse:
-        _only(request)
+    async def _health(self, _request: web.Request) -> web.StreamResponse:
         return _json(self._health_document())
 
-    async def _plot(self, request: web.Request) -> web.StreamResponse:
-        _only(request)
+    async def _openapi(self, _request: web.Request) -> web.StreamResponse:
+        return _json(openapi.document(with_token=self._settings.streams.web_token is not None))
+
+    async def _plot(self, _request: web.Request) -> web.StreamResponse:
         path = self._settings.forecasting.plot_path
         if not path.is_file():
             raise _NotFoundError("plot", str(path.name), "the plot of a report; none was made yet")
         return web.FileResponse(path, headers={"Content-Type": "image/png"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        _only(request, "symbol")
         symbol = self._maybe_known(request) or self.board.symbols[0]
-        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+        _whole(request, "snapshot", 1)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         with self.hub.listen(symbol) as listener:
-            listener.offer(("health", msgspec.json.encode(self._health_document())))
+            health = self._health_document()
+            if (
+                "snapshot" in request.query
+            ):  # made once the listener is there, so that nothing falls between it and the events
+                document = documents.snapshot(self.board, symbol, health, MOST_RECORDS)
+                listener.offer(("snapshot", msgspec.json.encode(document)))
+            else:
+                listener.offer(("health", msgspec.json.encode(health)))
             try:
                 async for data in listener.frames():
                     await response.write(data)
@@ -222,20 +244,28 @@ class Views:
         return None if symbol is None else self._known(symbol)
 
 
-def _answered(handler: Handler) -> Handler:
-    """The same handler with our headers, and errors as JSON."""
+async def _with_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Every answer of this server, whoever made it."""
+    response.headers.update(_HEADERS)
+
+
+def _answered(handler: Handler, endpoint: Endpoint | None = None) -> Handler:
+    """The same handler with errors as JSON; an endpoint's query is held against its parameters first."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
-            response = await handler(request)
+            if endpoint is not None:
+                _only(request, endpoint.names)
+            return await handler(request)
         except InvalidValueError as error:
-            document = {"error": {"field": error.field, "value": error.value, "expected": error.expected}}
-            response = _json(document, 404 if isinstance(error, _NotFoundError) else 400)
-        if not response.prepared:
-            response.headers.update(_HEADERS)
-        return response
+            status = 404 if isinstance(error, _NotFoundError) else 400
+            return _refusal(error.field, error.value, error.expected, status)
 
     return answer
+
+
+def _refusal(field: str, value: str | None, expected: str, status: int) -> web.Response:
+    return _json({"error": {"field": field, "value": value, "expected": expected}}, status)
 
 
 def _json(document: object, status: int = 200) -> web.Response:
@@ -244,7 +274,7 @@ def _json(document: object, status: int = 200) -> web.Response:
     )
 
 
-def _only(request: web.Request, *names: str) -> None:
+def _only(request: web.Request, names: Sequence[str]) -> None:
     for name in request.query:
         if name not in names:
             expected = f"a parameter out of {', '.join(names)}" if names else "no parameter"
@@ -258,8 +288,3 @@ def _whole(request: web.Request, name: str, most: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and 1 <= int(text) <= most):
         raise InvalidValueError(name, text, f"a whole number from 1 to {most}")
     return int(text)
-
-
-def _report(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a part of the views ended: %r", error, exc_info=error)
