@@ -284,11 +284,14 @@ def _add_collector(app: StreamsApp) -> None:
             log.warning("%s", warning)
         if settings.streams.feed == STREAM_ALONE:
             return
+        if not exchanges.sources:
+            log.info("nothing is collected: no source is enabled")
+            return
         log.info(
             "collecting %d markets every %g s of exchange time from %s",
             len(settings.markets),
             settings.streams.poll_interval_s,
-            ", ".join(source.name for source in exchanges.sources) or "no source",
+            ", ".join(source.name for source in exchanges.sources),
         )
         collector = build_collector(app, publish)
         await forever("collector", lambda: collector.run(is_leader), 1.0)

@@ -63,6 +63,12 @@ class TopicReader:
         found: dict[TopicPartition, int] = await self._consumer.end_offsets(self.partitions)
         return found
 
+    async def arrived(self, ms: int) -> dict[TopicPartition, int]:
+        """The first offset of each partition that arrived at a time (ms) or later; its end where none did."""
+        found = await self._consumer.offsets_for_times(dict.fromkeys(self.partitions, ms))
+        ends = await self.ends()
+        return {tp: end if found.get(tp) is None else found[tp].offset for tp, end in ends.items()}
+
     async def tails(self, count: int | None) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Where the last `count` records of each partition begin (all for None), and the ends."""
         starts, ends = await self.starts(), await self.ends()

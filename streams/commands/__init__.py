@@ -2,11 +2,11 @@
 
 __all__ = ["NAMES", "register"]
 
-NAMES = ("collect-once", "tail", "features", "predictions", "dead-letters", "topics", "check")
+NAMES = ("collect-once", "tail", "features", "predictions", "dead-letters", "replay", "topics", "check")
 
 
 def register() -> None:
     """Make the commands known to Faust's command line."""
-    from streams.commands import operating, reading
+    from streams.commands import letters, operating, reading, replaying
 
-    assert operating, reading  # noqa: S101  what matters is that they were imported
+    assert letters and operating and reading and replaying  # noqa: S101, PT018  what matters is that they were imported

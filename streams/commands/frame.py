@@ -6,9 +6,11 @@ Faust runs a command inside a whole worker, which takes seconds to stop; these e
 import asyncio
 import logging.config
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
+import click
 import msgspec
 from faust.cli import AppCommand, option
 from rich.console import Console
@@ -17,11 +19,15 @@ from rich.table import Table
 from marketdata.errors import BitcoinDataError
 from streams.logs import logging_config
 
+COUNT = click.IntRange(min=1)
+"""Of options that say how many."""
+
 JSON_OPTION = option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 _WIDTH = 220  # where there is no terminal to ask
 _FAILED = 1
 _INTERRUPTED = 130
+_EVERY_S = 1.0  # between two lines of progress
 
 
 class StreamsCommand(AppCommand):
@@ -66,6 +72,31 @@ class StreamsCommand(AppCommand):
         for row in rows:
             table.add_row(*(shown(value) for value in row))
         self.console.print(table)
+
+
+class Progress:
+    """Lines of `progress: WHAT DONE/TOTAL` on stderr: at most one a real second, and one at the end."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = total
+        self._done = 0
+        self._told_at = time.monotonic()
+
+    def step(self, count: int = 1) -> None:
+        """So many more are done."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._told_at >= _EVERY_S:
+            self._told_at = now
+            self._tell()
+
+    def end(self) -> None:
+        """No more will be done."""
+        self._tell()
+
+    def _tell(self) -> None:
+        sys.stderr.write(f"progress: {self._what} {self._done}/{self._total}\n")
 
 
 def shown(value: object) -> str:

@@ -2,14 +2,10 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
 
 import click
 import httpx
 import msgspec
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 from faust.cli import argument
 
 from marketdata.errors import BitcoinDataError, ConfigurationError, StorageError
@@ -17,7 +13,7 @@ from marketdata.times import floor_to, to_rfc3339
 from streams import topics as topic_admin
 from streams.batching import Item
 from streams.commands.frame import JSON_OPTION, StreamsCommand
-from streams.kafka import client_options
+from streams.commands.sending import Sender
 from streams.sources.contracts import OK, QuoteSource, Reading
 
 _TIMEOUT_S = 5.0  # real seconds that a check waits for one part
@@ -34,8 +30,8 @@ class collect_once(StreamsCommand):  # noqa: N801  Faust names a command by its 
         settings, clock = self.app.settings, self.app.clock
         await topic_admin.ensure(settings)
         await clock.start(_TIMEOUT_S)
-        async with _publisher(settings.kafka) as publish:
-            collector = build_collector(self.app, publish)
+        async with Sender(settings.kafka) as sender:
+            collector = build_collector(self.app, sender.publish)
             instant_ms = floor_to(clock.now_ms(), int(settings.streams.poll_interval_s * 1000))
             ticks = await collector.collect(instant_ms, _TIMEOUT_S)
         await self.app.worker_state.exchanges.close()
@@ -192,22 +188,3 @@ class check(StreamsCommand):  # noqa: N801
             raise StorageError(f"{hdfs.webhdfs}: WebHDFS does not answer: {error!r}") from error
         there = "is there" if hdfs.root.split("/")[1] in found else "is not there yet"
         return f"{hdfs.webhdfs}: answers; {hdfs.root} {there}"
-
-
-@asynccontextmanager
-async def _publisher(kafka: Any) -> Any:
-    producer = AIOKafkaProducer(**client_options(kafka), acks="all", enable_idempotence=True)
-    await producer.start()
-
-    async def publish(topic: str, items: Sequence[Item]) -> None:
-        try:
-            for key, value, headers in items:
-                await producer.send(topic, value=value, key=key, headers=list(headers))
-            await producer.flush()
-        except KafkaError as error:
-            raise ConfigurationError(f"topic {topic}: not delivered: {error!r}") from error
-
-    try:
-        yield publish
-    finally:
-        await producer.stop()

@@ -1,6 +1,5 @@
-"""Commands that show what is on the topics: tail, features, predictions, dead-letters."""
+"""Commands that show what is on the topics: tail, features, predictions."""
 
-from collections import Counter
 from typing import Any
 
 import msgspec
@@ -8,16 +7,16 @@ from aiokafka.structs import ConsumerRecord
 from faust.cli import argument, option
 
 from marketdata.errors import InvalidValueError
-from marketdata.records import DeadLetter, FeatureRow, Prediction, Record
+from marketdata.records import FeatureRow, Prediction, Record
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
-from streams.commands.finding import decoded, find_topic, newest
-from streams.commands.frame import JSON_OPTION, StreamsCommand
+from streams.commands.finding import decoded, find_market, find_role, newest, record_of
+from streams.commands.frame import COUNT, JSON_OPTION, StreamsCommand
 from streams.reading import TopicReader
 
+_MARKET_TAIL = 2_000  # records of each partition, among which one market's newest are looked for
 _FEATURES_TAIL = 2_000
 _PREDICTIONS_TAIL = 2_000
-_LETTERS_TAIL = 20_000
 _COLUMNS = (
     "n_ticks",
     "coverage",
@@ -36,22 +35,28 @@ class tail(StreamsCommand):  # noqa: N801  Faust names a command by its class
 
     options = [  # noqa: RUF012  Faust's name and type
         argument("topic"),
-        option("-n", "--count", type=int, default=10, show_default=True, help="Records of each partition."),
+        option("-n", "--count", type=COUNT, default=10, show_default=True, help="Records of each partition."),
         option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C."),
+        option("--market", help="Only this market's records."),
         JSON_OPTION,
     ]
 
-    async def run(self, topic: str, count: int, *, follow: bool, as_json: bool) -> None:
-        name, cls = find_topic(self.app.settings, topic)
+    async def run(self, topic: str, *, count: int, follow: bool, market: str | None, as_json: bool) -> None:
+        settings = self.app.settings
+        role = find_role(settings, topic)
+        cls = record_of(role)
+        key = None if market is None else find_market(settings, market).encode()
         as_json = as_json or self.json
-        async with TopicReader(self.app.settings.kafka, name) as reader:
-            froms, ends = await reader.tails(count)
-            found = [record async for record in reader.between(froms, ends)]
-            for record in sorted(found, key=lambda raw: (raw.timestamp, raw.partition, raw.offset)):
+        async with TopicReader(settings.kafka, settings.topic(role).name) as reader:
+            froms, ends = await reader.tails(count if key is None else max(count * len(settings.markets), _MARKET_TAIL))
+            found = [record async for record in reader.between(froms, ends) if key in {None, record.key}]
+            found.sort(key=lambda raw: (raw.timestamp, raw.partition, raw.offset))
+            for record in found if key is None else found[-count:]:
                 self._show(record, cls, as_json=as_json)
             if follow:
                 async for record in reader.follow(ends):
-                    self._show(record, cls, as_json=as_json)
+                    if key in {None, record.key}:
+                        self._show(record, cls, as_json=as_json)
 
     def _show(self, raw: ConsumerRecord, cls: type[Record], *, as_json: bool) -> None:
         record = decoded(cls, raw)
@@ -69,7 +74,7 @@ class tail(StreamsCommand):  # noqa: N801  Faust names a command by its class
         where = f"[dim]{raw.partition}@{raw.offset} {to_rfc3339(raw.timestamp)}[/dim]"
         if record is None:
             self.console.print(f"{where} [red]not a {cls.__name__}:[/red]", end=" ")
-            self.console.print(repr(raw.value)[:200], markup=False)
+            self.console.print(repr(raw.value)[:200], markup=False, soft_wrap=True)
             return
         fields = {
             field: value
@@ -77,7 +82,9 @@ class tail(StreamsCommand):  # noqa: N801  Faust names a command by its class
             if value is not None and field not in {"symbol", "schema_version", "tick_id"}
         }
         self.console.print(f"{where} [bold cyan]{record.symbol}[/bold cyan]", end=" ")
-        self.console.print(" ".join(f"{field}={value}" for field, value in fields.items()), markup=False)
+        self.console.print(
+            " ".join(f"{field}={value}" for field, value in fields.items()), markup=False, soft_wrap=True
+        )
         self.stdout.flush()
 
 
@@ -88,8 +95,7 @@ class features(StreamsCommand):  # noqa: N801
 
     async def run(self, market: str, *, as_json: bool) -> None:
         settings = self.app.settings
-        if market not in settings.markets:
-            raise InvalidValueError("market", market, f"one of {', '.join(settings.markets)}")
+        market = find_market(settings, market)
         rows = await newest(settings, TopicRole.FEATURES, FeatureRow, _FEATURES_TAIL, lambda row: row.symbol == market)
         if not rows:
             raise InvalidValueError(
@@ -110,15 +116,20 @@ class features(StreamsCommand):  # noqa: N801
 
 
 class predictions(StreamsCommand):  # noqa: N801
-    """Show the newest predictions."""
+    """Show the newest predictions, of all markets or of one."""
 
     options = [  # noqa: RUF012
-        option("-n", "--count", type=int, default=20, show_default=True, help="How many."),
+        argument("market", required=False),
+        option("-n", "--count", type=COUNT, default=20, show_default=True, help="How many."),
         JSON_OPTION,
     ]
 
-    async def run(self, count: int, *, as_json: bool) -> None:
-        found = await newest(self.app.settings, TopicRole.PREDICTIONS, Prediction, _PREDICTIONS_TAIL)
+    async def run(self, market: str | None, *, count: int, as_json: bool) -> None:
+        settings = self.app.settings
+        market = None if market is None else find_market(settings, market)
+        found = await newest(
+            settings, TopicRole.PREDICTIONS, Prediction, _PREDICTIONS_TAIL, lambda one: market in {None, one.symbol}
+        )
         found = found[-count:]
         if as_json or self.json:
             self.lines(found)
@@ -139,52 +150,5 @@ class predictions(StreamsCommand):  # noqa: N801
                     one.issued_at,
                 )
                 for one in found
-            ],
-        )
-
-
-class dead_letters(StreamsCommand):  # noqa: N801
-    """List refused records, or count them by reason."""
-
-    options = [  # noqa: RUF012
-        option("--counts", is_flag=True, help="Count by reason instead of listing."),
-        option("--reason", help="Only this reason code."),
-        option("-n", "--count", type=int, default=20, show_default=True, help="How many to list."),
-        JSON_OPTION,
-    ]
-
-    async def run(self, *, counts: bool, reason: str | None, count: int, as_json: bool) -> None:
-        letters = await newest(
-            self.app.settings,
-            TopicRole.DEAD_LETTERS,
-            DeadLetter,
-            _LETTERS_TAIL,
-            lambda letter: reason is None or letter.reason == reason,
-        )
-        # A crash between refusing and committing refuses again: where a record lay is what it is.
-        letters = list({(one.topic, one.partition, one.offset): one for one in letters}.values())
-        as_json = as_json or self.json
-        if counts:
-            rows = Counter((one.reason, one.field) for one in letters).most_common()
-            if as_json:
-                self.lines([{"reason": why, "field": field, "count": number} for (why, field), number in rows])
-            else:
-                self.table(("reason", "field", "count"), [(why, field, number) for (why, field), number in rows])
-            return
-        if as_json:
-            self.lines(letters[-count:])
-            return
-        self.table(
-            ("refused at", "reason", "field", "value", "expected", "where"),
-            [
-                (
-                    one.refused_at,
-                    one.reason,
-                    one.field,
-                    one.value[:60],
-                    one.expected,
-                    f"{one.topic}-{one.partition}@{one.offset}",
-                )
-                for one in letters[-count:]
             ],
         )
