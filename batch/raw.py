@@ -2,7 +2,8 @@
 
 One Structured Streaming query reads both topics; each micro-batch is merged into the files it belongs to, so a replay
 (after a crash, or with the checkpoint deleted) changes nothing. A batch that fails ends the program: the checkpoint
-never moves over data that is not stored.
+never moves over data that is not stored. The clean agent has passed every tick, so one that cannot be read is a fault
+of the product and fails the batch; nobody passes candles before, so a record that is none becomes a dead letter.
 """
 
 import logging
@@ -21,19 +22,22 @@ from pyspark.sql.streaming.query import StreamingQuery
 from batch import tables, wire
 from batch.hours import DueHours, HourWriter, grace_ms
 from batch.kafka import kafka_options
+from batch.letters import Letters
 from batch.storage import Store
 from config import Settings
-from marketdata.errors import StorageError
+from config.clock import SystemClock, build_clock
+from marketdata.errors import RetryableSourceError, StorageError
 from marketdata.times import HOUR_MS
 from marketdata.topics import TopicRole
 
 _LOOK_S = 0.2
 _FINISH_S = 2.5  # a batch under way may end by itself; the program has 5 s in all
 # What a batch must know of its records: how many, how far event time is, which minutes they touch, the first bad one.
+_GOOD = "FILTER (WHERE why IS NULL)"
 _SUMMARY = (
-    "count(*) AS n",
-    "unix_millis(max(CASE WHEN kind = 'candle' THEN at + INTERVAL '1' MINUTE ELSE at END)) AS newest",
-    "collect_set(unix_millis(date_trunc('MINUTE', at))) AS minutes",
+    f"count(*) {_GOOD} AS n",
+    f"unix_millis(max(CASE WHEN kind = 'candle' THEN at + INTERVAL '1' MINUTE ELSE at END) {_GOOD}) AS newest",
+    f"collect_set(unix_millis(date_trunc('MINUTE', at))) {_GOOD} AS minutes",
     "min_by(struct(topic, partition, offset, why), offset) FILTER (WHERE why IS NOT NULL) AS bad",
 )
 _log = logging.getLogger(__name__)
@@ -41,7 +45,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What one micro-batch did: new ticks and candles read, hourly rows written, and the time each part took."""
+    """What one micro-batch did: new ticks and candles read, hourly rows written, and the time each part took.
+
+    refused: records that became dead letters.
+    """
 
     batch: int
     ticks: int
@@ -51,6 +58,7 @@ class BatchReport:
     ticks_ms: float
     candles_ms: float
     hours_ms: float
+    refused: int = 0
 
     @property
     def total_ms(self) -> float:
@@ -70,7 +78,9 @@ class RawWriter:
         hourly: bool = True,
         stopped: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int],
     ) -> None:
+        self._letters = Letters(spark, settings, now_ms)
         self._spark = spark
         self._store = store
         self._lease = lease
@@ -95,14 +105,19 @@ class RawWriter:
         """Merge one micro-batch of Kafka rows and write the hours that it closed or changed.
 
         Raises:
-            StorageError: a record cannot be read (named by topic, partition and offset), or a lease is lost.
+            StorageError: a tick cannot be read (named by topic, partition and offset), or a lease is lost.
         """
         clock = self._monotonic
         began = clock()
         parsed = wire.parse(records, **self._topics).persist()
         try:
             groups = parsed.coalesce(1).groupBy("kind").agg(*map(sql.expr, _SUMMARY)).collect()
-            self._refuse([group.bad for group in groups if group.bad is not None])
+            bad = {group.kind for group in groups if group.bad is not None}
+            self._refuse([group.bad for group in groups if group.kind in bad - {wire.CANDLE}])
+            refused = 0
+            if wire.CANDLE in bad:
+                refused = self._letters.send(records, parsed.where(f"kind = '{wire.CANDLE}' AND why IS NOT NULL"))
+            groups = [group for group in groups if group.n]
             found = {group.kind: group for group in groups}
             parsed_at = clock()
             ticks = found.get(wire.TICK)
@@ -133,14 +148,16 @@ class RawWriter:
             ticks_ms=(ticks_at - parsed_at) * 1e3,
             candles_ms=(candles_at - ticks_at) * 1e3,
             hours_ms=(done - candles_at) * 1e3,
+            refused=refused,
         )
         _log.info(
-            "batch %d: %d ticks, %d candles, %d hourly rows in %.0f ms "
+            "batch %d: %d ticks, %d candles, %d hourly rows%s in %.0f ms "
             "(read %.0f, ticks %.0f, candles %.0f, hours %.0f)",
             batch,
             report.ticks,
             report.candles,
             report.hours,
+            f", {refused} refused" if refused else "",
             report.total_ms,
             report.parse_ms,
             report.ticks_ms,
@@ -183,7 +200,7 @@ def start_query(
         .load()
     )
     writer = (
-        source.selectExpr("topic", "partition", "offset", "value")
+        source.selectExpr("topic", "partition", "offset", "key", "value")
         .writeStream.queryName("raw")
         .option("checkpointLocation", f"{settings.hdfs.url}{settings.hdfs.checkpoints}/raw")
         .foreachBatch(write)
@@ -208,7 +225,9 @@ def run(
         StorageError: a batch failed; the reason is in its message.
     """
     with store.locks.held("raw_data", wait_s=float("inf"), stopped=stopped) as lease:
-        writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped)
+        writer = RawWriter(
+            spark, store, settings, lease, hourly=hourly, stopped=stopped, now_ms=lambda: _now_ms(settings)
+        )
         writer.resume()
         failure: list[BaseException] = []
 
@@ -248,6 +267,14 @@ def run(
                 idle.wait(_FINISH_S)
                 hush()
                 query.stop()
+
+
+def _now_ms(settings: Settings) -> int:
+    """Event time for a letter; this machine's where the exchange does not answer: storing goes on without it."""
+    try:
+        return build_clock(settings).now_ms()
+    except RetryableSourceError:
+        return SystemClock().now_ms()
 
 
 def _first_line(error: BaseException) -> str:

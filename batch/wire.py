@@ -1,7 +1,6 @@
 """Kafka records to rows: strict parsing by explicit schemas, and `marketdata.enrichment` in Spark's words.
 
-The clean agent has judged every record before it comes here: one that cannot be read is a fault of the product, so it
-is reported with its place, and the batch fails.
+What is wrong with a record that cannot be read is told with its place; `batch.raw` decides what becomes of it.
 """
 
 from pyspark.sql import DataFrame

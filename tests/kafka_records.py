@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import Sequence
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from config import Settings
-from marketdata.codec import encode
-from marketdata.records import Candle, Tick
+from marketdata.codec import decode, encode
+from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
 
-ROLES = (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)
+ROLES = (TopicRole.TICKS_CLEAN, TopicRole.CANDLES, TopicRole.DEAD_LETTERS)
 
 
 async def _make_topics(settings: Settings) -> None:
@@ -40,10 +40,50 @@ async def _publish(settings: Settings, records: Sequence[Tick | Candle | bytes])
 
 
 def make_topics(settings: Settings) -> None:
-    """Make the topics of clean ticks and candles as the settings describe them."""
+    """Make the topics of clean ticks, candles and dead letters as the settings describe them."""
     asyncio.run(_make_topics(settings))
 
 
 def publish(settings: Settings, records: Sequence[Tick | Candle | bytes]) -> None:
     """Publish records to their topics (bytes go to the ticks), and wait until the broker has them."""
     asyncio.run(_publish(settings, records))
+
+
+async def _dead_letters(settings: Settings) -> list[DeadLetter]:
+    consumer = AIOKafkaConsumer(
+        settings.topic(TopicRole.DEAD_LETTERS).name,
+        bootstrap_servers=settings.kafka.brokers,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets(consumer.assignment())
+        letters = []
+        for tp, end in ends.items():
+            while await consumer.position(tp) < end:
+                letters += (await consumer.getmany(tp, timeout_ms=500)).get(tp, [])
+        return [decode(DeadLetter, record.value) for record in letters]
+    finally:
+        await consumer.stop()
+
+
+def dead_letters(settings: Settings) -> list[DeadLetter]:
+    """All that are on their topic."""
+    return asyncio.run(_dead_letters(settings))
+
+
+async def _publish_raw(settings: Settings, role: TopicRole, items: Sequence[tuple[bytes | None, bytes]]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.brokers)
+    await producer.start()
+    try:
+        for key, payload in items:
+            await producer.send(settings.topic(role).name, payload, key=key)
+        await producer.flush()
+    finally:
+        await producer.stop()
+
+
+def publish_raw(settings: Settings, role: TopicRole, items: Sequence[tuple[bytes | None, bytes]]) -> None:
+    """Publish any bytes with their keys to a topic."""
+    asyncio.run(_publish_raw(settings, role, items))

@@ -1,5 +1,6 @@
 """The raw stream on the real Kafka, HDFS and Spark: each tick once, whatever happens, and hours as the formulas say."""
 
+import base64
 import json
 import random
 import signal
@@ -15,10 +16,12 @@ from hdfs import InsecureClient
 
 from batch.verify import differences
 from config import Settings
+from marketdata.codec import encode
 from marketdata.hourly import hour_rows
 from marketdata.records import Candle, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339
-from tests.kafka_records import make_topics, publish
+from marketdata.topics import TopicRole
+from tests.kafka_records import dead_letters, make_topics, publish, publish_raw
 from tests.spark import as_row, random_candle, random_tick
 from tests.stack import ROOT, eventually, read_table, running
 
@@ -158,6 +161,38 @@ def test_a_record_that_cannot_be_read_fails_loudly_and_nothing_is_lost(
     assert "not JSON of the schema" in last
     assert "Traceback" not in failed.stderr
     assert stored_ids(settings) == Counter()
+
+
+def test_what_is_no_candle_becomes_a_dead_letter_and_the_rest_is_stored(
+    settings: Settings, child_env: dict[str, str]
+) -> None:
+    make_topics(settings)
+    ticks, candles = records(6, 0, 65)
+    good = encode(candles[0])
+    bad = {
+        b"no candle": "json",
+        b'{"schema_version": 1, "symbol": "BTC-USD"}': "missing_field",
+        good.replace(b'"schema_version":1', b'"schema_version":2'): "schema_version",
+        good.replace(b'"interval":"1m"', b'"interval":"5m"'): "type",
+        b"\xff\xfe\x00": "json",
+    }
+    publish(settings, [*ticks, *candles[:40]])
+    publish_raw(settings, TopicRole.CANDLES, [(None if value == b"no candle" else b"BTC-USD", value) for value in bad])
+    publish(settings, candles[40:])
+    done = run(child_env, "raw", "--once")
+    assert done.returncode == 0, done.stderr
+    assert f"{len(bad)} refused" in done.stderr
+    letters = dead_letters(settings)
+    assert {base64.b64decode(letter.payload): letter.reason for letter in letters} == bad
+    assert len(letters) == len(bad)
+    assert {letter.topic for letter in letters} == {settings.topic(TopicRole.CANDLES).name}
+    assert {letter.key for letter in letters} == {None, "BTC-USD"}
+    assert_each_once(settings, ticks)
+    assert_hours(settings, ticks, candles, 1)
+    assert len(read_table(settings, settings.hdfs.minute_candles)) == len(candles)
+    publish_raw(settings, TopicRole.CANDLES, [(b"BTC-USD", b"none alone")])  # a batch with nothing else
+    assert run(child_env, "raw", "--once").returncode == 0
+    assert len(dead_letters(settings)) == len(bad) + 1
 
 
 def test_a_running_stream_stops_cleanly_and_backfill_takes_turns(
