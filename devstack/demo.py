@@ -198,7 +198,7 @@ class Demo:
                     await self._job("backfill", BACKFILL)
                     await topics_made.wait()
                     await self._stack.run(self._room("raw", RAW))
-                    if not await self._has_models():
+                    if not await has_models(settings):
                         await self._job("train", TRAIN)
 
                 group.create_task(streams())
@@ -241,19 +241,32 @@ class Demo:
         await self._stage("streams worker", self._stack.start([worker], self._settings.devstack.startup_s))
         self._show.line(f"dashboard: {web}/")
 
-    async def _has_models(self) -> bool:
-        """Whether each symbol of the settings has a champion, which forecasting names in files of that folder."""
-        hdfs = self._settings.hdfs
-        async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
-            for symbol in self._settings.forecasting.symbols:
-                url = f"{hdfs.webhdfs}/webhdfs/v1{hdfs.models}/{symbol}/champion"
-                answer = await client.get(url, params={"op": "LISTSTATUS", "user.name": hdfs.user})
-                if not answer.is_success or not answer.json()["FileStatuses"]["FileStatus"]:
-                    return False
-        return True
-
     def _first_prediction(self) -> None:
         self._show.line(f"first prediction after {time.monotonic() - self._began:.0f} s")
+
+
+async def has_models(settings: Settings) -> bool:
+    """Whether each symbol of the settings has a champion, which forecasting names in files of that folder.
+
+    Raises:
+        StackError: WebHDFS does not tell.
+    """
+    hdfs = settings.hdfs
+    async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
+        for symbol in settings.forecasting.symbols:
+            url = f"{hdfs.webhdfs}/webhdfs/v1{hdfs.models}/{symbol}/champion"
+            try:
+                answer = await client.get(url, params={"op": "LISTSTATUS", "user.name": hdfs.user})
+                if answer.status_code == httpx.codes.NOT_FOUND:
+                    return False
+                champions = answer.raise_for_status().json()["FileStatuses"]["FileStatus"]
+            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+                raise StackError(
+                    f"hdfs.webhdfs: {hdfs.webhdfs}: which models are there is not told: {error!r}"
+                ) from error
+            if not champions:
+                return False
+    return True
 
 
 async def _unasked() -> str | None:

@@ -6,16 +6,18 @@ from contextlib import suppress
 
 import httpx
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import ConsumerStoppedError, KafkaError
 
 from config import Settings
 from devstack.status import collect_status
 from marketdata.codec import decode
-from marketdata.errors import DecodeError
+from marketdata.errors import DecodeError, StackError
 from marketdata.records import Prediction, Score
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 
 _HEALTH_EVERY_S = 5.0
+_AGAIN_S = 5.0
 
 
 def _hour(start: str, end: str) -> str:
@@ -55,18 +57,35 @@ class EventTeller:
         self._first_prediction: Callable[[], None] | None = first_prediction
         self._predictions = settings.topic(TopicRole.PREDICTIONS).name
         self._scores = settings.topic(TopicRole.PREDICTION_SCORES).name
+        self._brokers = settings.kafka.brokers
         self._consumer = AIOKafkaConsumer(
-            self._predictions, self._scores, bootstrap_servers=settings.kafka.brokers, enable_auto_commit=False
+            self._predictions, self._scores, bootstrap_servers=self._brokers, enable_auto_commit=False
         )
 
     async def open(self) -> None:
-        """Take the topics' present ends; both topics must be there."""
-        await self._consumer.start()
-        await self._consumer.seek_to_end()
+        """Take the topics' present ends; both topics must be there.
+
+        Raises:
+            StackError: the broker does not tell them.
+        """
+        try:
+            await self._consumer.start()
+            await self._consumer.seek_to_end()
+        except (KafkaError, OSError, TimeoutError) as error:
+            topics = f"{self._predictions} and {self._scores}"
+            raise StackError(f"kafka.brokers: {self._brokers}: {topics} cannot be followed: {error!r}") from error
 
     async def follow(self) -> None:
         """Tell each record until cancelled."""
-        async for record in self._consumer:
+        while True:
+            try:
+                record = await self._consumer.getone()
+            except ConsumerStoppedError:
+                return
+            except KafkaError as error:  # aiokafka reconnects by itself; what it does not mend is tried again
+                self._tell(f"predictions and scores cannot be followed, tried again: {error!r}")
+                await asyncio.sleep(_AGAIN_S)
+                continue
             try:
                 if record.topic == self._scores:
                     self._tell(tell_score(decode(Score, record.value)))

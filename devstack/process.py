@@ -1,7 +1,9 @@
-"""Child processes that cannot outlive their parent, each with a log of its own."""
+"""Child processes that cannot outlive their parent, each with a log of its own that is kept small."""
 
 import asyncio
+import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,8 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+_log = logging.getLogger(__name__)
 _LAUNCHER = Path(__file__).with_name("child.py")
 _TAIL_BYTES = 16_384
+LOG_BYTES = 10 << 20
+"""A log longer than this is moved to its `.1` and begun anew: a program has twice this, and what one look missed."""
+LOG_LOOK_S = 5.0
 
 
 def tail(log: Path, lines: int = 15) -> list[str]:
@@ -25,8 +31,32 @@ def tail(log: Path, lines: int = 15) -> list[str]:
 def _fresh(log: Path) -> BinaryIO:
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
-        log.replace(log.with_name(log.name + ".1"))
-    return log.open("wb")
+        log.replace(_before(log))
+    return log.open("ab")  # so that what is written after `keep_small` lands at the new end
+
+
+def _before(log: Path) -> Path:
+    return log.with_name(log.name + ".1")
+
+
+async def keep_small(log: Path, most_bytes: int = LOG_BYTES, look_s: float = LOG_LOOK_S) -> None:
+    """Copy a log that has grown too long to its `.1` and empty it (logrotate's copytruncate), until cancelled.
+
+    The program that writes it keeps the file open, and any program may: nothing but its end could be made to reopen it.
+    What is written within the copy's last milliseconds can be missing from both files.
+    """
+    while True:
+        await asyncio.sleep(look_s)
+        try:
+            await asyncio.to_thread(_move_when_long, log, most_bytes)
+        except OSError as error:
+            _log.warning("%s cannot be kept small: %s", log, error)
+
+
+def _move_when_long(log: Path, most_bytes: int) -> None:
+    if log.stat().st_size > most_bytes:
+        shutil.copyfile(log, _before(log))
+        os.truncate(log, 0)
 
 
 def bound(command: Sequence[str]) -> list[str]:
