@@ -28,10 +28,16 @@ def to_rfc3339(ms: int) -> str:
     Raises:
         InvalidValueError: the time lies outside the years 1 to 9999.
     """
+    seconds, rest_ms = divmod(ms, SECOND_MS)
     try:
-        return to_datetime(ms).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+        return f"{_to_second(seconds)}.{rest_ms:03d}Z"
     except OverflowError as error:
         raise InvalidValueError("timestamp", ms, "ms since the epoch within the years 1 to 9999") from error
+
+
+@lru_cache(maxsize=4_096)  # rows of all markets carry the same few seconds
+def _to_second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 def from_rfc3339(text: str, field: str = "timestamp") -> int:
@@ -40,16 +46,18 @@ def from_rfc3339(text: str, field: str = "timestamp") -> int:
     Raises:
         InvalidValueError: it is not one, or names no offset (naive times are refused).
     """
-    if not isinstance(text, str) or _RFC3339.fullmatch(text) is None:
-        raise InvalidValueError(field, text, "RFC 3339 with an offset, such as 2024-08-05T00:00:00.000Z")
     try:
         return _parse(text)
-    except ValueError as error:
-        raise InvalidValueError(field, text, "a real date and time") from error
+    except (TypeError, ValueError) as error:
+        is_one = isinstance(text, str) and _RFC3339.fullmatch(text) is not None
+        expected = "a real date and time" if is_one else "RFC 3339 with an offset, such as 2024-08-05T00:00:00.000Z"
+        raise InvalidValueError(field, text, expected) from error
 
 
 @lru_cache(maxsize=16_384)  # all markets of a poll carry the same few times
 def _parse(text: str) -> int:
+    if _RFC3339.fullmatch(text) is None:
+        raise ValueError(text)
     return (datetime.fromisoformat(text) - _EPOCH) // _MS
 
 

@@ -117,54 +117,106 @@ def unpack_buckets(data: bytes | memoryview) -> Iterator[tuple[int, Bucket]]:
         yield start, [ticks, mids, *prices, sizes, x[6], imbalances, x[7], trades, x[8], x[9], minutes]
 
 
+# What a run of closed slots amounts to: a bucket (MINUTES counts them there), the close that its inner returns start
+# from, and the sum of their squares.
+FIRST_CLOSE, VARIANCE = WIDTH, WIDTH + 1
+_RUN_WIDTH = WIDTH + 2
+_EMPTY_RUN: Bucket = [*_NONE, 0.0, 0.0]
+_NO_RUNS = np.zeros((0, _RUN_WIDTH))
+_BITS = np.array([value.bit_count() for value in range(1 << 10)], dtype=np.float64)  # a slot has at most ten minutes
+_CELLS = struct.Struct(f"={WIDTH}d")
+_EMPTY_SLOT = array("d", _NONE)
+_EMPTY_CELLS = {window: array("d", _NONE * window.n_slots) for window in WINDOWS}
+
+
+def _join(first: Bucket, then: Bucket) -> Bucket:
+    """The run made of two runs, one after the other."""
+    if not first[TICKS]:
+        return then
+    if not then[TICKS]:
+        return first
+    run = [a + b for a, b in zip(first, then, strict=True)]
+    run[HIGH] = max(first[HIGH], then[HIGH])
+    run[LOW] = min(first[LOW], then[LOW])
+    run[SPREAD_MAX] = max(first[SPREAD_MAX], then[SPREAD_MAX])
+    start, end = (first if first[MIDS] else then), (then if then[MIDS] else first)
+    run[OPEN], run[FIRST_CLOSE], run[CLOSE] = start[OPEN], start[FIRST_CLOSE], end[CLOSE]
+    if first[MIDS] and then[MIDS]:
+        run[VARIANCE] += math.log(then[FIRST_CLOSE] / first[CLOSE]) ** 2
+    return run
+
+
 @dataclass(slots=True)
 class Closed:
-    """What all slots of a window but the newest amount to; it holds until the window rolls on or a late tick comes."""
+    """What all slots of a window but the newest amount to; it holds until the window rolls on or a late tick comes.
+
+    variance: squared log returns from the first mid on. cells: minutes with a mid, without the one that ends with the
+    window; newest_cell: whether that one has a mid in a closed slot.
+    """
 
     bucket: Bucket
     first_open: float | None = None
     last_close: float = 0.0
-    last_slot: int = NEVER_MS
     variance: float = 0.0
     cells: int = 0
     newest_cell: bool = False
+    last_slot: int = NEVER_MS
     ewma_sum: float = 0.0
     ewma_weight: float = 0.0
 
 
 class Ring:
-    """The slots of one window of one market. Adding costs the same whatever the window's length.
+    """The slots of one window of one market. Adding and summing cost the same whatever the window's length.
 
-    The newest slot is a plain list (`current`), the closed ones stand in one array of doubles, slot after slot.
+    The newest slot is a plain list (`current`), the closed ones stand in one array of doubles, slot after slot. Their
+    sum is kept as two runs, as a queue made of two stacks: for each slot before the split `_front` holds the run from
+    there to the split, `_back` is the run from the split on. Rolling on looks one line further into `_front` and joins
+    one slot to `_back`. Once in a window's length, or when a late tick changes a closed slot, `_front` is made anew.
     """
 
-    __slots__ = ("_closed", "_view", "cells", "current", "dirty", "newest", "window")
+    __slots__ = (
+        "_back",
+        "_closed",
+        "_front",
+        "_seen",
+        "_slot_ms",
+        "_split",
+        "_view",
+        "cells",
+        "current",
+        "dirty",
+        "newest",
+        "window",
+    )
 
     def __init__(self, window: Window) -> None:
         self.window = window
         self.newest = NEVER_MS
         self.current = empty_bucket()
-        self.cells = array("d", _NONE * window.n_slots)
+        self.cells = array("d", _EMPTY_CELLS[window])
         self.dirty: set[int] = set()
+        self._slot_ms = window.slot_ms
         self._view: npt.NDArray[np.float64] = np.frombuffer(self.cells).reshape(window.n_slots, WIDTH)
         self._closed: Closed | None = None
+        self._front: npt.NDArray[np.float64] | None = _NO_RUNS
+        self._split = NEVER_MS  # the first slot of _back
+        self._back: Bucket = _EMPTY_RUN
+        self._seen = 0  # one bit a closed slot with a mid, the newest lowest
 
     def fold(self, start_ms: int, bucket: Bucket) -> None:
         """Merge a bucket of one second (or of one slot); what is older than the window is left out."""
-        window = self.window
-        slot_ms = window.slot_ms
+        slot_ms = self._slot_ms
         slot = start_ms // slot_ms
         if slot > self.newest:
             self.advance(slot)
         if slot == self.newest:
             into = self.current
-            merge_bucket(into, bucket)
-        elif slot > self.newest - window.n_slots:
+        elif slot > self.newest - self.window.n_slots:
             into = self.read(slot)
-            merge_bucket(into, bucket)
         else:
             return
-        if bucket[MIDS]:
+        merge_bucket(into, bucket)
+        if slot_ms >= MINUTE_MS and bucket[MIDS]:
             # A bucket that comes from a ring has its minutes; one of a second lies within one minute.
             seen = int(bucket[MINUTES]) or 1 << (start_ms % slot_ms // MINUTE_MS)
             into[MINUTES] = int(into[MINUTES]) | seen
@@ -175,19 +227,29 @@ class Ring:
     def advance(self, slot: int) -> None:
         """Roll on so that `slot` is the newest; slots that leave the window are forgotten."""
         n = self.window.n_slots
-        newest = self.newest
+        newest, current = self.newest, self.current
         self._closed = None
         if newest == NEVER_MS or slot - newest >= n:
-            self.cells[:] = array("d", _NONE * n)
+            self.cells[:] = _EMPTY_CELLS[self.window]
             self.dirty.clear()
+            self._front, self._split, self._back, self._seen = _NO_RUNS, slot, _EMPTY_RUN, 0
         else:
-            i = newest % n * WIDTH
-            self.cells[i : i + WIDTH] = array("d", self.current)
+            _CELLS.pack_into(self.cells, newest % n * _CELLS.size, *current)
             for gone in range(newest + 1, slot + 1):
                 i = gone % n * WIDTH
-                self.cells[i : i + WIDTH] = array("d", _NONE)
+                self.cells[i : i + WIDTH] = _EMPTY_SLOT
+            if self._front is not None:
+                self._close(current, slot - newest)
         self.newest = slot
         self.current = empty_bucket()
+
+    def _close(self, bucket: Bucket, steps: int) -> None:
+        """Join the slot that was the newest to the run behind the front."""
+        self._seen = (self._seen << 1 | (bucket[MIDS] > 0)) << steps - 1
+        if bucket[TICKS]:
+            run = [*bucket, bucket[CLOSE], 0.0]
+            run[MINUTES] = int(bucket[MINUTES]).bit_count()
+            self._back = _join(self._back, run)
 
     def read(self, slot: int) -> Bucket:
         """A copy of one slot of the window."""
@@ -201,9 +263,8 @@ class Ring:
         if slot == self.newest:
             self.current = list(bucket)
             return
-        i = slot % self.window.n_slots * WIDTH
-        self.cells[i : i + WIDTH] = array("d", bucket)
-        self._closed = None
+        _CELLS.pack_into(self.cells, slot % self.window.n_slots * _CELLS.size, *bucket)
+        self._closed = self._front = None
 
     def slots(self) -> Iterator[int]:
         """The slots that hold a tick, oldest first."""
@@ -223,41 +284,74 @@ class Ring:
         return self._closed
 
     def _summarise(self, decay: float) -> Closed:
-        n = self.window.n_slots
-        at = self.newest % n
-        rows = np.concatenate((self._view[at + 1 :], self._view[:at]))
-        where = np.flatnonzero(rows[:, MIDS])
-        bucket: Bucket = np.add.reduce(rows).tolist()
-        closed = Closed(bucket)
-        if not where.size:
-            return closed
-        seen = rows[where]
-        highs, lows = np.maximum.reduce(seen), np.minimum.reduce(seen)
-        bucket[HIGH], bucket[SPREAD_MAX], bucket[LOW] = float(highs[HIGH]), float(highs[SPREAD_MAX]), float(lows[LOW])
-        self._count_minutes(closed, seen, where)
-        closed.first_open = float(seen[0, OPEN])
-        closed.last_close = float(seen[-1, CLOSE])
-        closed.last_slot = self.newest - n + 1 + int(where[-1])
-        logs = np.log(seen[:, CLOSE])
-        returns = logs[1:] - logs[:-1]
-        closed.variance = float(returns.dot(returns)) + (float(logs[0]) - math.log(closed.first_open)) ** 2
-        if decay:
-            weights = decay ** (n - 1 - where[1:])
-            closed.ewma_sum = float(weights.dot(returns * returns))
-            closed.ewma_weight = float(weights.dot(where[1:] - where[:-1]))
+        n_before = self._split - (self.newest - self.window.n_slots + 1)  # slots of the window before the split
+        if self._front is None or n_before < 0:
+            self._front, self._split, self._back = self._runs(), self.newest, _EMPTY_RUN
+            n_before = len(self._front)
+        run = self._back
+        if 0 < n_before <= len(self._front):
+            run = _join(self._front[-n_before].tolist(), run)
+        closed = Closed(run)
+        if run[MIDS]:
+            closed.first_open = run[OPEN]
+            closed.last_close = run[CLOSE]
+            closed.variance = run[VARIANCE] + math.log(run[FIRST_CLOSE] / run[OPEN]) ** 2
+            self._count_minutes(closed)
+            if decay:
+                self._average(closed, decay)
         return closed
 
-    def _count_minutes(self, closed: Closed, seen: npt.NDArray[np.float64], where: npt.NDArray[np.intp]) -> None:
+    def _closed_slots(self) -> npt.NDArray[np.float64]:
+        at = self.newest % self.window.n_slots
+        return np.concatenate((self._view[at + 1 :], self._view[:at]))
+
+    def _runs(self) -> npt.NDArray[np.float64]:
+        """For each closed slot, oldest first, the run from there to the last closed one."""
+        slots = self._closed_slots()
+        runs = np.zeros((len(slots), _RUN_WIDTH))
+        backwards = runs[::-1]
+        masks = slots[:, MINUTES].astype(np.intp)
+        slots[:, MINUTES] = _BITS[masks]
+        np.add.accumulate(slots[::-1], out=backwards[:, :WIDTH])
+        for column, extreme in ((HIGH, np.maximum), (LOW, np.minimum), (SPREAD_MAX, np.maximum)):
+            extreme.accumulate(slots[::-1, column], out=backwards[:, column])
+        seen = slots[:, MIDS] > 0
+        self._seen = int.from_bytes(np.packbits(seen).tobytes()) >> -len(slots) % 8
+        where = np.flatnonzero(seen)
+        if where.size:
+            closes = slots[where, CLOSE]
+            squares = np.zeros(where.size)
+            squares[:-1] = np.diff(np.log(closes)) ** 2
+            inner = np.add.accumulate(squares[::-1])[::-1]
+            # Lines after the last mid have none; what stands there is not looked at.
+            following = np.minimum(np.searchsorted(where, np.arange(len(slots))), where.size - 1)
+            runs[:, OPEN] = slots[where, OPEN][following]
+            runs[:, FIRST_CLOSE] = closes[following]
+            runs[:, CLOSE] = closes[-1]
+            runs[:, VARIANCE] = inner[following]
+        return runs
+
+    def _average(self, closed: Closed, decay: float) -> None:
+        """The exponentially weighted squares of the returns between closed slots, and their weights."""
+        slots = self._closed_slots()
+        where = np.flatnonzero(slots[:, MIDS])
+        returns = np.diff(np.log(slots[where, CLOSE]))
+        weights = decay ** (len(slots) - where[1:])
+        closed.last_slot = self.newest - len(slots) + int(where[-1])
+        closed.ewma_sum = float(weights.dot(returns * returns))
+        closed.ewma_weight = float(weights.dot(np.diff(where)))
+
+    def _count_minutes(self, closed: Closed) -> None:
         """Minutes of the closed slots with a mid, and whether the minute that ends with the window has one there."""
-        slot_ms = self.window.slot_ms
-        if slot_ms > MINUTE_MS:
-            closed.cells = sum(int(mask).bit_count() for mask in seen[:, MINUTES].tolist())
-        elif slot_ms == MINUTE_MS:
-            closed.cells = where.size
-        else:
-            minutes = set(((self.window.n_slots - 1 - where) // (MINUTE_MS // slot_ms)).tolist())
-            closed.newest_cell = 0 in minutes
-            closed.cells = len(minutes) - closed.newest_cell
+        per_minute = MINUTE_MS // self._slot_ms
+        if per_minute <= 1:
+            closed.cells = int(closed.bucket[MINUTES])
+            return
+        n = self.window.n_slots
+        slots = self._seen << 1 & (1 << n) - 1  # the newest slot is the lowest bit, and open
+        minute = (1 << per_minute) - 1
+        closed.newest_cell = slots & minute != 0
+        closed.cells = sum(1 for first in range(per_minute, n, per_minute) if slots >> first & minute)
 
     def pack(self, slots: Iterable[int]) -> bytes:
         """The named slots in a row, each by `pack_bucket`."""

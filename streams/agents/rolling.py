@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 from aiokafka.structs import ConsumerRecord
 
-from marketdata.codec import encode
+from marketdata.codec import encode, encode_finite
 from marketdata.errors import InvalidValueError
 from marketdata.features import MarketFeatures, decode_quote
 from marketdata.times import SECOND_MS, from_rfc3339
@@ -37,12 +37,12 @@ class Rolled:
 
 
 @dataclass(slots=True)
-class _Open:
-    """A market whose newest ticks are not in a row yet."""
+class _Market:
+    """A market of the batch: the newest of its ticks that is not in a row yet, None before its first."""
 
     state: MarketFeatures
-    offset: int
-    second: int
+    offset: int = -1
+    second: int | None = None
 
 
 def roll(
@@ -57,34 +57,30 @@ def roll(
         now_ms: event time, for dead letters.
     """
     done = Rolled()
-    waiting: dict[bytes, _Open] = {}
+    markets: dict[bytes, _Market] = {}
     for record in records:
+        key = record.key
         try:
             quote = decode_quote(record.value)
             timestamp_ms = from_rfc3339(quote.timestamp)
-            _check_key(record, quote.symbol)
-            state = load(record.key)
-        except (msgspec.MsgspecError, InvalidValueError, TypeError, UnicodeDecodeError) as error:
-            done.reasons.append(UNDECODABLE_REASON)
-            done.letters.append(_letter(record, error, UNDECODABLE_REASON, now_ms))
+            market = markets.get(key)
+            if market is None or market.state.symbol != quote.symbol:
+                _check_key(record, quote.symbol)
+                market = markets[key] = _Market(load(key))
+        except Exception as error:  # noqa: BLE001  one record must not take its batch with it; its letter keeps the bytes
+            _refuse(done, record, error, now_ms)
             continue
-        except Exception as error:  # one record must not take its batch with it; its letter keeps the bytes
-            log.exception("%s-%d@%d cannot be processed", record.topic, record.partition, record.offset)
-            done.reasons.append(UNEXPECTED_REASON)
-            done.letters.append(_letter(record, error, UNEXPECTED_REASON, now_ms))
-            continue
+        state = market.state
         if state.seen(partition, record.offset):
             done.replayed += 1
             continue
-        done.touched.add(record.key)
         second = timestamp_ms // SECOND_MS
-        opened = waiting.get(record.key)
-        if opened is None:
-            opened = waiting[record.key] = _Open(state, record.offset, second)
-        elif second > opened.second:
-            done.rows.append(_row(record.key, opened))
-            opened.second = second
-        opened.offset = record.offset
+        if market.second is None:
+            market.second = second
+        elif second > market.second:
+            done.rows.append(_row(key, market))
+            market.second = second
+        market.offset = record.offset
         if not state.add(
             timestamp_ms,
             quote.bid_price,
@@ -95,8 +91,10 @@ def roll(
             quote.traded_value,
         ):
             done.late += 1
-    for key, opened in waiting.items():
-        done.rows.append(_row(key, opened))
+    for key, market in markets.items():
+        if market.second is not None:
+            done.rows.append(_row(key, market))
+            done.touched.add(key)
     # Rows carry source offsets, and what an output's last record says counts for all before it.
     done.rows.sort(key=_offset)
     return done
@@ -107,13 +105,18 @@ def _check_key(record: ConsumerRecord, symbol: str) -> None:
         raise InvalidValueError("key", record.key, f"the symbol {symbol!r} as UTF-8")
 
 
-def _row(key: bytes, opened: _Open) -> Item:
-    return key, encode(opened.state.result()), header(opened.offset)
+def _row(key: bytes, market: _Market) -> Item:
+    return key, encode_finite(market.state.result()), header(market.offset)
 
 
 def _offset(item: Item) -> int:
     return int(item[2][0][1])
 
 
-def _letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> Item:
-    return record.key, encode(dead_letter(record, error, reason, now_ms)), header(record.offset)
+def _refuse(done: Rolled, record: ConsumerRecord, error: Exception, now_ms: int) -> None:
+    reason = UNDECODABLE_REASON
+    if not isinstance(error, (msgspec.MsgspecError, InvalidValueError, TypeError, UnicodeDecodeError)):
+        reason = UNEXPECTED_REASON
+        log.error("%s-%d@%d cannot be processed", record.topic, record.partition, record.offset, exc_info=error)
+    done.reasons.append(reason)
+    done.letters.append((record.key, encode(dead_letter(record, error, reason, now_ms)), header(record.offset)))

@@ -134,7 +134,7 @@ def test_revisions_survive_a_restart() -> None:
         state.result()
         store.update(state.flush())
     back = MarketFeatures.restore("BTC-USD", store.get)
-    assert back.result() == state.result()
+    assert_same(back.result(), state.result())
 
 
 def test_a_flush_without_ticks_writes_nothing() -> None:
