@@ -15,6 +15,8 @@ import pytest
 from devstack.process import bound
 from tests.stack import eventually
 
+ENTER, ESCAPE, TAB, DOWN, END = "\ue007", "\ue00c", "\ue004", "\ue015", "\ue010"
+"""Keys by the numbers that WebDriver gives them."""
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars"

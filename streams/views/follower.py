@@ -104,9 +104,9 @@ class Follower:
             enable_auto_commit=False,
             fetch_max_wait_ms=_POLL_MS,
         )
-        async with asyncio.timeout(_ANSWER_S * 2):
-            await consumer.start()
         try:
+            async with asyncio.timeout(_ANSWER_S * 2):
+                await consumer.start()
             await self._seek_back(consumer, self._assigned(consumer))
             self._note(None)
             watch = asyncio.create_task(self._watch(consumer))

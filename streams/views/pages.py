@@ -217,9 +217,7 @@ class Views:
         await response.prepare(request)
         with self.hub.listen(symbol) as listener:
             health = self._health_document()
-            if (
-                "snapshot" in request.query
-            ):  # made once the listener is there, so that nothing falls between it and the events
+            if "snapshot" in request.query:  # made once the listener is there: no gap to the events
                 document = documents.snapshot(self.board, symbol, health, MOST_RECORDS)
                 listener.offer(("snapshot", msgspec.json.encode(document)))
             else:

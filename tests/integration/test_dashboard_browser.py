@@ -10,14 +10,12 @@ import pytest
 
 from config import Settings
 from marketdata.codec import encode
-from marketdata.records import DeadLetter, Prediction, Score
-from marketdata.times import HOUR_MS, MINUTE_MS, floor_to, from_rfc3339, to_rfc3339
+from marketdata.times import HOUR_MS, floor_to, from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
-from tests.browser import Browser, chromium
+from tests.browser import ENTER, Browser, chromium
 from tests.integration.streams_support import send, worker
 from tests.stack import ExchangeUnderTest, eventually
-
-SYMBOL = "BTC-USD"
+from tests.view_records import SYMBOL, dead_letter, prediction, score
 
 
 @pytest.fixture
@@ -76,74 +74,6 @@ def drawn_pixels(page: Browser, chart: str) -> int:
     return int(page.run(script, chart))
 
 
-def prediction(now_ms: int, last_price: float) -> Prediction:
-    start = floor_to(now_ms, HOUR_MS)
-    return Prediction(
-        symbol=SYMBOL,
-        prediction_id=f"{SYMBOL}|{to_rfc3339(start)}|1|model-under-test",
-        issued_at=to_rfc3339(now_ms),
-        data_through=to_rfc3339(start),
-        target_start=to_rfc3339(start),
-        target_end=to_rfc3339(start + HOUR_MS),
-        horizon_h=1,
-        last_price=last_price,
-        pred_avg_price=last_price * 1.001,
-        quantiles={"0.5": last_price * 1.001},
-        lower=last_price * 0.99,
-        upper=last_price * 1.012,
-        interval_level=0.9,
-        sigma=0.006,
-        n_calib=1440,
-        model_version="model-under-test",
-        trained_through=None,
-        role="baseline",
-        origin="live",
-        stale_reason="no model was trained yet",
-    )
-
-
-def score(of: Prediction) -> Score:
-    return Score(
-        symbol=SYMBOL,
-        prediction_id=of.prediction_id,
-        issued_at=of.issued_at,
-        target_start=of.target_start,
-        target_end=of.target_end,
-        scored_at=to_rfc3339(from_rfc3339(of.target_end) + 2 * MINUTE_MS),
-        horizon_h=1,
-        model_version=of.model_version,
-        role=of.role,
-        origin="live",
-        actual_avg_price=of.last_price,
-        pred_avg_price=of.pred_avg_price,
-        last_price=of.last_price,
-        n_ticks=60,
-        coverage=1.0,
-        error_bps=-10.0,
-        last_price_error_bps=12.5,
-        covered=True,
-        interval_level=0.9,
-        pinball_bps=3.0,
-        winkler_bps=200.0,
-    )
-
-
-def dead_letter(now_ms: int) -> DeadLetter:
-    return DeadLetter(
-        symbol=SYMBOL,
-        refused_at=to_rfc3339(now_ms),
-        reason="crossed_quote",
-        field="ask_price",
-        value="<b>1.0</b>",
-        expected="at least bid_price",
-        topic="cryptoTopic",
-        partition=0,
-        offset=7,
-        key=SYMBOL,
-        payload="e30=",
-    )
-
-
 async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Browser, tmp_path: Path) -> None:
     with worker(live, tmp_path / "worker.log"):
         wait_for_worker(live)
@@ -161,7 +91,18 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
 
         markets = get(live, "/api/markets")
         now_ms = from_rfc3339(markets["now"])
-        made = prediction(now_ms, markets["markets"][0]["last"])
+        last = markets["markets"][0]["last"]
+        made = prediction(
+            floor_to(now_ms, HOUR_MS),
+            issued_at=to_rfc3339(now_ms),
+            last_price=last,
+            pred_avg_price=last * 1.001,
+            lower=last * 0.99,
+            upper=last * 1.012,
+            model_version="model-under-test",
+            role="baseline",
+            stale_reason="no model was trained yet",
+        )
         empty = drawn_pixels(page, "forecast-chart")
         key = SYMBOL.encode()
         await send(live, TopicRole.PREDICTIONS, [(key, encode(made))])
@@ -170,13 +111,16 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
         eventually(lambda: drawn_pixels(page, "forecast-chart") > empty, 20, "the band in the chart of forecasts")
         await send(live, TopicRole.PREDICTION_SCORES, [(key, encode(score(made)))])
         eventually(lambda: "100.0 %" in page.text("#scores"), 20, "the score on the page")
-        await send(live, TopicRole.DEAD_LETTERS, [(key, encode(dead_letter(now_ms)))])
-        eventually(lambda: "1 dead letters" in page.text("#health"), 20, "the dead letter on the page")
-        assert "<b>1.0</b>" in page.text("#health")  # records are text, never markup
+        await send(live, TopicRole.DEAD_LETTERS, [(key, encode(dead_letter(now_ms, value="<b>1.0</b>")))])
+        eventually(lambda: "1 dead letter" in page.text("#health-notes"), 20, "the dead letter on the page")
+        assert "<b>1.0</b>" in page.text("#health-notes")  # records are text, never markup
 
         page.run("document.getElementById('market').focus()")
-        page.keys("ETH-U")
+        page.keys(f"{ENTER}eth us")
+        assert page.text("#market-count") == "1 of 6 markets"
+        page.keys(ENTER)
         eventually(lambda: page.text("#price-title") == "ETH / USD", 20, "the market chosen by keyboard")
+        assert page.run("return document.activeElement.id") == "market"  # where the focus came from
         assert page.run("return getComputedStyle(document.activeElement).outlineStyle") != "none"
 
         page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])

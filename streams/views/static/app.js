@@ -1,24 +1,21 @@
 // The page's state: the chosen market, its documents, and the live stream that keeps them true.
+// A stream begins with a snapshot of everything, also after a break: nothing is fetched beside it.
 
 import { ForecastChart, PriceChart } from "/static/charts.js";
 import { clock, ms } from "/static/format.js";
+import { MarketList } from "/static/markets.js";
 import * as panels from "/static/panels.js";
 
 const $ = (id) => document.getElementById(id);
+const RETRY_MS = 1500;
 const price = new PriceChart($("price-chart"));
 const forecasts = new ForecastChart($("forecast-chart"));
-const markets = new Map();
+const list = new MarketList(choose);
 const time = { event: null, at: 0, speed: 1 };
-let symbol = null;
+let symbol = decodeURIComponent(location.hash.slice(1)) || null; // null: the first one there is
 let loaded = null; // predictions and scores of the chosen market
 let source = null;
 let lastHeard = null;
-
-async function get(path) {
-  const response = await fetch(path);
-  if (!response.ok) throw new Error(`${path}: HTTP ${response.status}`);
-  return response.json();
-}
 
 function link(state, text) {
   $("link").dataset.state = state;
@@ -41,78 +38,71 @@ function drawForecasts() {
   panels.scores(loaded.scores, symbol);
 }
 
-// Fetch everything about a market; events that come meanwhile are in the answers or come again.
-async function load(wanted) {
-  const query = encodeURIComponent(wanted);
-  const [all, history, features, predictions, scores, health] = await Promise.all([
-    get("/api/markets"), get(`/api/markets/${query}/history`), get(`/api/markets/${query}/features`),
-    get(`/api/predictions?symbol=${query}`), get(`/api/scores?symbol=${query}`), get("/api/health"),
-  ]);
-  if (wanted !== symbol) return;
-  for (const row of all.markets) markets.set(row.symbol, row);
-  panels.strip([...markets.values()], symbol, choose);
-  panels.headline(markets.get(symbol));
-  price.load(history);
-  panels.features(features.features);
-  loaded = { predictions: predictions.predictions, scores };
-  onHealth(health);
-  drawForecasts();
-  document.body.dataset.loaded = symbol;
-}
-
-function onHealth(document) {
-  setClock(document.now, document.speed);
-  panels.health(document);
-  if (loaded) panels.forecast(loaded.predictions, symbol, time.event);
+// The charts draw in the next frame; what the frame after it begins with is on the screen.
+function markPicture() {
+  requestAnimationFrame(() => setTimeout(() => performance.mark("picture")));
 }
 
 const handlers = {
-  tick({ market, point }) {
-    markets.set(market.symbol, market);
+  snapshot(all) {
+    symbol = all.symbol;
+    list.set(all.markets);
+    list.mark(symbol);
+    panels.strip(all.markets.rows, symbol, choose);
+    panels.headline(all.market);
+    panels.sources(all.market, all.sources);
+    price.load(all.history);
+    panels.features(all.features);
+    loaded = { predictions: all.predictions, scores: all.scores };
+    handlers.health(all.health);
+    drawForecasts();
+    link("ok", "Live");
+    panels.show("link", []);
+    document.body.dataset.loaded = symbol;
+    if (all.history.candles.length || all.history.ticks.length) markPicture();
+  },
+  tick({ market, point, sources }) {
     panels.headline(market);
+    panels.sources(market, sources);
     price.addMid(point);
   },
-  markets({ markets: rows }) {
-    for (const row of rows) markets.set(row.symbol, row);
-    panels.strip(rows, symbol, choose);
+  markets(rows) {
+    list.update(rows);
+    panels.strip(rows.rows, symbol, choose);
   },
   candle: (candle) => candle.interval === "1m" && price.addCandle(candle),
   features: (row) => panels.features(row),
   prediction(prediction) {
-    loaded?.predictions.push(prediction);
-    if (loaded) drawForecasts();
+    loaded.predictions.push(prediction);
+    drawForecasts();
   },
   async score() {
     // The summary is made by the server, so that it stands in one place.
-    const scores = await get(`/api/scores?symbol=${encodeURIComponent(symbol)}`);
-    if (!loaded) return;
-    loaded.scores = scores;
+    const wanted = symbol;
+    const response = await fetch(`/api/scores?symbol=${encodeURIComponent(wanted)}`);
+    if (!response.ok || wanted !== symbol || !loaded) return; // the next snapshot has it
+    loaded.scores = await response.json();
     drawForecasts();
   },
-  health: onHealth,
+  health(document) {
+    setClock(document.now, document.speed);
+    panels.health(document);
+    if (loaded) panels.forecast(loaded.predictions, symbol, time.event);
+  },
   dead_letter() {},
-  resync: () => load(symbol),
+  resync: () => listen(),
 };
 
 function listen() {
   source?.close();
-  const stream = new EventSource(`/api/events?symbol=${encodeURIComponent(symbol)}`);
+  const query = symbol == null ? "" : `&symbol=${encodeURIComponent(symbol)}`;
+  const stream = new EventSource(`/api/events?snapshot=1${query}`);
   source = stream;
-  let isReady = false;
-  stream.addEventListener("open", async () => {
-    try {
-      await load(symbol);
-      isReady = true;
-      link("ok", "Live");
-      panels.show("link", []);
-    } catch {
-      onLost(stream);
-    }
-  });
   for (const [name, handle] of Object.entries(handlers)) {
     stream.addEventListener(name, (event) => {
+      if (stream !== source) return;
       lastHeard = new Date();
-      if (isReady || name === "health") handle(JSON.parse(event.data));
+      handle(JSON.parse(event.data));
     });
   }
   stream.addEventListener("error", () => onLost(stream));
@@ -120,40 +110,25 @@ function listen() {
 
 function onLost(stream) {
   if (stream !== source) return;
+  if (stream.readyState === EventSource.CLOSED && symbol != null && !loaded && !document.body.dataset.loaded) {
+    symbol = null; // the address named no market of this worker
+  }
   link("outage", "Reconnecting…");
   const since = lastHeard ? ` since ${lastHeard.toISOString().slice(11, 19)} UTC` : "";
   panels.show("link", [`The worker does not answer${since}. What is shown is what was known before.`]);
   // Browsers try again by themselves unless the answer was an HTTP error.
-  if (stream.readyState === EventSource.CLOSED) setTimeout(() => stream === source && listen(), 1500);
+  if (stream.readyState === EventSource.CLOSED) setTimeout(() => stream === source && listen(), RETRY_MS);
 }
 
 function choose(wanted) {
-  if (wanted === symbol || !markets.has(wanted)) return;
+  if (wanted === symbol) return;
   symbol = wanted;
   loaded = null;
-  $("market").value = symbol;
+  list.mark(symbol);
   history.replaceState(null, "", `#${symbol}`);
-  panels.strip([...markets.values()], symbol, choose);
   listen();
 }
 
-async function start() {
-  let all;
-  try {
-    all = await get("/api/markets");
-  } catch {
-    link("outage", "No answer");
-    setTimeout(start, 1500);
-    return;
-  }
-  for (const row of all.markets) markets.set(row.symbol, row);
-  $("market").replaceChildren(...all.markets.map((row) => new Option(row.symbol, row.symbol)));
-  setClock(all.now, 1);
-  const named = decodeURIComponent(location.hash.slice(1));
-  choose(markets.has(named) ? named : all.markets[0].symbol);
-}
-
-$("market").addEventListener("change", (event) => choose(event.target.value));
 $("intervals").addEventListener("click", ({ target }) => {
   if (!target.dataset.seconds) return;
   for (const button of $("intervals").children) button.setAttribute("aria-pressed", String(button === target));
@@ -163,4 +138,4 @@ $("plot").addEventListener("toggle", () => {
   if ($("plot").open) $("plot-image").src = "/api/plot.png";
 });
 setInterval(tickClock, 250);
-start();
+listen();

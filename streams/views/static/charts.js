@@ -7,6 +7,7 @@ import { BandSeries } from "/static/band.js";
 import { hourMinute, date, number, priceDigits } from "/static/format.js";
 
 const HOUR = 3600;
+const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
@@ -126,12 +127,13 @@ export class PriceChart extends Chart {
     this.band = this.chart.addCustomSeries(new BandSeries(), {});
     this.candle = this.chart.addSeries(CandlestickSeries, { borderVisible: false, priceLineVisible: false, lastValueVisible: false });
     this.mid = this.chart.addSeries(LineSeries, {
-      lineWidth: 2, lastPriceAnimation: LastPriceAnimationMode.Continuous, priceLineStyle: LineStyle.Dotted,
+      lineWidth: 2, priceLineStyle: LineStyle.Dotted,
       crosshairMarkerRadius: 3,
     });
     this.series = [this.band, this.candle, this.mid];
     this.clear();
     this.paint();
+    stillness.addEventListener("change", () => this.paint());
   }
 
   clear() {
@@ -145,7 +147,8 @@ export class PriceChart extends Chart {
     const c = colours();
     this.chart.applyOptions(chartOptions(c));
     this.candle.applyOptions({ upColor: c.up, downColor: c.down, wickUpColor: c.up, wickDownColor: c.down });
-    this.mid.applyOptions({ color: c.mid, priceLineColor: c.mid });
+    const { Continuous, Disabled } = LastPriceAnimationMode;
+    this.mid.applyOptions({ color: c.mid, priceLineColor: c.mid, lastPriceAnimation: stillness.matches ? Disabled : Continuous });
     this.band.applyOptions(bandOptions(c));
   }
 

@@ -22,6 +22,10 @@ function make(tag, props = {}, ...children) {
 
 const state = (name) => make("span", { className: "state", data: { state: name } }, STATES[name] ?? name);
 const empty = (text) => make("p", { className: "hint" }, text);
+
+function put(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
 const facts = (pairs) =>
   make("dl", { className: "facts" }, ...pairs.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
 
@@ -37,23 +41,50 @@ export function headline(row) {
     : `${row.mid == null ? "No quote from Binance; CoinGecko's price" : `mid, spread ${number(row.spread_bps)} bps`} · ${row.quote} · ${clock(ms(row.timestamp))}`;
 }
 
+// A few markets stand in a strip; of many there is the list (markets.js).
 export function strip(rows, chosen, choose) {
   const nav = $("strip");
-  nav.hidden = rows.length > 24; // beyond that the picker is the better list
+  nav.hidden = document.body.classList.contains("many");
   if (nav.hidden) return;
-  for (const row of rows) {
-    let button = nav.querySelector(`[data-symbol="${row.symbol}"]`);
+  for (const [symbol, last, change, flags] of rows) {
+    let button = nav.querySelector(`[data-symbol="${symbol}"]`);
     if (!button) {
-      button = make("button", { type: "button", data: { symbol: row.symbol } },
-        make("span", { className: "name" }, row.symbol), make("span", { className: "value" }), make("span", { className: "delta" }));
-      button.addEventListener("click", () => choose(row.symbol));
+      button = make("button", { type: "button", data: { symbol } }, make("span", { className: "name" }),
+        make("span", { className: "value" }), make("span", { className: "delta" }));
+      button.addEventListener("click", () => choose(symbol));
       nav.append(button);
     }
-    button.setAttribute("aria-pressed", String(row.symbol === chosen));
-    button.children[1].textContent = price(row.last);
-    button.children[2].textContent = row.change_24h_percent == null ? "" : signedPercent(row.change_24h_percent);
-    button.children[2].dataset.sign = Math.sign(row.change_24h_percent ?? 0);
+    button.setAttribute("aria-pressed", String(symbol === chosen));
+    put(button.children[0], flags.length ? `${symbol} ◆` : symbol);
+    button.title = flags.map(flagText).join(", ");
+    put(button.children[1], price(last));
+    put(button.children[2], change == null ? "" : signedPercent(change));
+    button.children[2].dataset.sign = Math.sign(change ?? 0);
   }
+}
+
+const title = (source) => TITLES[source] ?? source;
+const flagText = (flag) => (flag.startsWith("stale_") ? `${title(flag.slice(6))} is stale` : flag === "divergent" ? "prices diverge" : flag);
+
+// What each source says of the chosen market: its status, how old its data was, and how far the two prices are apart.
+export function sources(row, states) {
+  const chips = Object.entries(states).sort().map(([name, s]) => {
+    const isStale = row.flags.includes(`stale_${name}`);
+    const level = s.status === "ok" ? (isStale ? "late" : "ok") : s.status === "disabled" || s.status === "not_polled" ? "waiting" : "outage";
+    const old = s.staleness_ms == null ? "" : ` ${age(s.staleness_ms / 1000)} old`;
+    return [level, `${title(name)} ${s.status === "ok" ? (isStale ? "stale," : "ok,") + (old || " age unknown") : s.status.replaceAll("_", " ")}`];
+  });
+  if (row.divergence_bps != null) {
+    const isWide = row.flags.includes("divergent");
+    chips.push([isWide ? "late" : "ok", `CoinGecko ${row.divergence_bps > 0 ? "+" : ""}${number(row.divergence_bps, 1)} bps of mid${isWide ? ", divergent" : ""}`]);
+  }
+  const box = $("sources");
+  while (box.children.length > chips.length) box.lastChild.remove();
+  chips.forEach(([level, text], i) => {
+    const chip = box.children[i] ?? box.appendChild(make("li", { className: "state" }));
+    chip.dataset.state = level;
+    put(chip, text);
+  });
 }
 
 export function forecast(predictions, symbol, now) {
@@ -61,6 +92,10 @@ export function forecast(predictions, symbol, now) {
   const newest = served.at(-1);
   const tag = $("forecast-role");
   const isOver = newest != null && now != null && ms(newest.target_end) <= now;
+  const box = $("forecast");
+  const shows = `${symbol} ${newest?.prediction_id} ${newest?.issued_at} ${isOver}`;
+  if (box.dataset.shows === shows) return; // what a person selected stays selected
+  box.dataset.shows = shows;
   tag.hidden = !newest;
   $("forecast-title").textContent = isOver ? "Latest forecast" : "Next hour";
   if (!newest) {
@@ -98,13 +133,11 @@ export function forecast(predictions, symbol, now) {
 
 export function scores(document, symbol) {
   const rows = document.summary.filter((row) => row.symbol === symbol);
-  if (!rows.length) {
-    $("scores").replaceChildren(empty("Waiting for the first forecast hour to close: its score follows."));
-    return;
-  }
+  $("scores-table").hidden = !rows.length;
+  $("scores-empty").hidden = rows.length > 0;
   const head = ["Model", "Hours", "In band", "Error", "Last price", "RMSE ratio"];
   const hints = ["role and version", "scored", "share, of nominal", "mean abs., bps", "its error, bps", "below 1 beats it"];
-  const table = make("table", {},
+  $("scores").replaceChildren(
     make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col" }, text, make("small", {}, hints[i]))))),
     make("tbody", {}, ...rows.map((row) => make("tr", {},
       make("th", { scope: "row" }, make("span", { className: "tag", data: { role: row.role } }, row.role), make("small", {}, `${row.model_version}${row.origin === "live" ? "" : ", backfilled"}`)),
@@ -113,8 +146,8 @@ export function scores(document, symbol) {
       make("td", {}, number(row.mean_abs_error_bps, 1)),
       make("td", {}, number(row.mean_abs_last_price_error_bps, 1)),
       make("td", {}, number(row.rmse_ratio_to_last_price, 3)),
-    ))));
-  $("scores").replaceChildren(make("div", { className: "scroll", tabIndex: 0 }, table));
+    ))),
+  );
 }
 
 const FEATURES = [
@@ -137,12 +170,20 @@ export function features(row) {
   const names = Object.keys(row.windows);
   $("features-line").textContent =
     `As of ${clock(ms(row.timestamp))} · EWMA volatility ${percent(row.ewma_volatility == null ? null : row.ewma_volatility * 100, 3)} per √minute`;
-  table.replaceChildren(
-    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Window"), ...names.map((name) => make("th", { scope: "col" }, name)))),
-    make("tbody", {}, ...FEATURES.map(([label, text, sign]) => make("tr", {}, make("th", { scope: "row" }, label),
-      ...names.map((name) => make("td", sign ? { className: "delta", data: { sign: Math.sign(sign(row.windows[name]) ?? 0) } } : {}, text(row.windows[name]))),
-    ))),
-  );
+  if (table.dataset.windows !== names.join() || !table.tBodies.length) {
+    table.dataset.windows = names.join();
+    table.replaceChildren(
+      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Window"), ...names.map((name) => make("th", { scope: "col" }, name)))),
+      make("tbody", {}, ...FEATURES.map(([label]) => make("tr", {}, make("th", { scope: "row" }, label), ...names.map(() => make("td"))))),
+    );
+  }
+  FEATURES.forEach(([, text, sign], i) => names.forEach((name, j) => {
+    const cell = table.tBodies[0].rows[i].cells[j + 1];
+    put(cell, text(row.windows[name]));
+    if (!sign) return;
+    cell.className = "delta";
+    cell.dataset.sign = Math.sign(sign(row.windows[name]) ?? 0);
+  }));
 }
 
 export function health(document) {
@@ -159,24 +200,26 @@ export function health(document) {
     make("td", {}, state(status)));
   const lag = { ticks_clean: document.kafka.lag.clean, features: document.kafka.lag.features };
   const body = [
-    ...document.sources.map((s) => row(TITLES[s.source] ?? s.source, s.status === "ok" ? "source" : s.status, s.observed_at, s.age_s, null, s.state)),
+    ...document.sources.map((s) => row(title(s.source), s.stale_markets ? `stale for ${count(s.stale_markets)} markets` : s.status === "ok" ? "source" : s.status, s.observed_at, s.age_s, null, s.state)),
     ...document.parts.map((p) => row(p.name, p.what, p.last_event, p.age_s, lag[p.part], p.state)),
     row("Kafka", document.kafka.problem == null ? "brokers" : "brokers do not answer", document.kafka.since, null, null, document.kafka.state),
   ];
   const dead = document.dead_letters;
   const reasons = Object.entries(dead.by_reason).map(([reason, n]) => `${reason} ${count(n)}`).join(", ");
-  const letters = make("p", { className: "letters" }, make("b", {}, count(dead.on_topic)), " dead letters", reasons ? make("small", {}, reasons) : null);
+  const letters = make("p", { className: "letters" }, make("b", {}, count(dead.on_topic)), dead.on_topic === 1 ? " dead letter" : " dead letters", reasons ? make("small", {}, reasons) : null);
   if (dead.newest) {
     const d = dead.newest;
     letters.append(make("small", {}, `newest: ${d.field} ${d.value}, expected ${d.expected} (${d.topic}-${d.partition}@${d.offset})`));
   }
+  const widest = document.divergence.widest;
+  const apart = widest == null ? null : make("p", { className: "letters" }, make("b", {}, `${number(Math.abs(widest.divergence_bps), 1)} bps`),
+    " widest divergence", make("small", {}, `${widest.symbol}: CoinGecko's price against Binance's mid; flagged beyond ${number(document.divergence.bound_bps, 0)} bps`));
   const head = ["Part", "Last, UTC", "Lag", "State"];
-  $("health").replaceChildren(
-    make("div", { className: "scroll", tabIndex: 0 }, make("table", {},
-      make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))),
-      make("tbody", {}, ...body))),
-    letters,
+  $("health-parts").replaceChildren(
+    make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))),
+    make("tbody", {}, ...body),
   );
+  $("health-notes").replaceChildren(letters, ...(apart ? [apart] : []));
   const plot = $("plot");
   plot.hidden = !document.plot;
   alerts(document);
@@ -194,20 +237,27 @@ function alerts(document) {
     }
   }
   for (const p of document.parts) {
-    if (p.state === "outage") texts.push(`${p.name}: outage, nothing new for ${age(p.age_s)} (last ${hourMinute(ms(p.last_event))} UTC)`);
+    if (p.state === "outage") texts.push(`${p.name}: outage, nothing new since ${hourMinute(ms(p.last_event))} UTC`);
   }
   if (document.kafka.state === "outage") texts.push("Kafka: outage; what is shown is what was known before");
   show("health", texts);
+  write($("notices"), document.flags.map(({ flag, n_markets: n, markets }) => {
+    const what = flag === "divergent" ? "CoinGecko and Binance diverge" : flagText(flag);
+    return `${what}: ${n === 1 ? markets[0] : `${count(n)} markets`}${n > 1 ? `, ${markets.slice(0, 3).join(", ")}${n > 3 ? " …" : ""}` : ""}`;
+  }));
 }
 
 const shown = { link: [], health: [] };
 
-// Alerts of the link and of the parts stand together; nothing is written when nothing changed, for screen readers read it.
+// Alerts of the link and of the parts stand together.
 export function show(kind, texts) {
   shown[kind] = texts;
-  const all = [...shown.link, ...shown.health];
-  const box = $("alerts");
-  if (box.dataset.text === all.join("|")) return;
-  box.dataset.text = all.join("|");
-  box.replaceChildren(...all.map((text) => make("p", {}, text)));
+  write($("alerts"), [...shown.link, ...shown.health]);
+}
+
+// Nothing is written when nothing changed, for screen readers read it.
+function write(box, texts) {
+  if (box.dataset.text === texts.join("|")) return;
+  box.dataset.text = texts.join("|");
+  box.replaceChildren(...texts.map((text) => make("p", {}, text)));
 }

@@ -1,0 +1,166 @@
+"""Records of made-up values for tests of the views; what a test judges it gives itself, by keyword."""
+
+from typing import Any
+
+import msgspec
+
+from marketdata.records import (
+    Candle,
+    DeadLetter,
+    FeatureRow,
+    Prediction,
+    Score,
+    SourceState,
+    Tick,
+    WindowFeatures,
+)
+from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339, to_rfc3339
+
+SYMBOL = "BTC-USD"
+WINDOWS = ("1m", "5m", "15m", "1h", "24h")
+
+
+def tick(at_ms: int, symbol: str = SYMBOL, **other: Any) -> Tick:
+    """A tick that all sources answered: Binance's mid 100, CoinGecko's price 100.5."""
+    at = to_rfc3339(at_ms)
+    state = SourceState(status="ok", observed_at=at, received_at=at, staleness_ms=0)
+    values: dict[str, Any] = {
+        "price": 100.5,
+        "price_change_percentage_24h": -0.2,
+        "bid_price": 99.0,
+        "ask_price": 101.0,
+        "sources": {"binance": state, "coingecko": state},
+    }
+    return Tick(
+        symbol=symbol,
+        tick_id=Tick.make_id(symbol, at),
+        timestamp=at,
+        quote=symbol.partition("-")[2],
+        **values | other,
+    )
+
+
+def polled(at_ms: int, symbol: str = SYMBOL, **statuses: str) -> Tick:
+    """A tick without any value: what each source's status was, by its name."""
+    sources = {
+        name: SourceState(status=status, observed_at=to_rfc3339(at_ms) if status == "ok" else None)
+        for name, status in statuses.items()
+    }
+    return tick(at_ms, symbol, price=None, bid_price=None, ask_price=None, sources=sources)
+
+
+def candle(at_ms: int, symbol: str = SYMBOL, close: float = 1.5) -> Candle:
+    """A minute that rose a little."""
+    return Candle(
+        symbol=symbol,
+        open_time=to_rfc3339(at_ms),
+        open=close * 0.999,
+        high=close * 1.002,
+        low=close * 0.998,
+        close=close,
+        volume=3.0,
+    )
+
+
+def feature_row(at_ms: int, symbol: str = SYMBOL, revision: int = 0, mid: float = 100.0) -> FeatureRow:
+    """A row with all windows."""
+    window = WindowFeatures(
+        n_ticks=60,
+        coverage=1.0,
+        open=mid * 0.999,
+        high=mid * 1.002,
+        low=mid * 0.998,
+        last=mid,
+        log_return=0.001,
+        realised_volatility=0.0123,
+        mean_spread_bps=1.5,
+        max_spread_bps=3.0,
+        mean_liquidity=2.5,
+        imbalance=0.1,
+    )
+    return FeatureRow(
+        symbol=symbol,
+        timestamp=to_rfc3339(at_ms),
+        revision=revision,
+        mid=mid,
+        spread_bps=1.5,
+        ewma_volatility=0.0004,
+        windows=dict.fromkeys(WINDOWS, window),
+    )
+
+
+def prediction(start_ms: int, symbol: str = SYMBOL, **other: Any) -> Prediction:
+    """A forecast of the hour that begins at `start_ms`: 101, its band 99 to 103."""
+    start = to_rfc3339(start_ms)
+    values: dict[str, Any] = {
+        "prediction_id": f"{symbol}|{start}|1|m1",
+        "issued_at": start,
+        "last_price": 100.0,
+        "pred_avg_price": 101.0,
+        "lower": 99.0,
+        "upper": 103.0,
+        "model_version": "m1",
+        "role": "champion",
+    }
+    return Prediction(
+        symbol=symbol,
+        data_through=start,
+        target_start=start,
+        target_end=to_rfc3339(start_ms + HOUR_MS),
+        horizon_h=1,
+        quantiles={},
+        interval_level=0.9,
+        sigma=0.01,
+        n_calib=1440,
+        trained_through=None,
+        origin="live",
+        **values | other,
+    )
+
+
+def score(of: Prediction, **other: Any) -> Score:
+    """How a prediction fared: its hour's price came as it was before, inside the band."""
+    values: dict[str, Any] = {
+        "origin": of.origin,
+        "actual_avg_price": of.last_price,
+        "error_bps": -10.0,
+        "last_price_error_bps": 12.5,
+        "covered": True,
+    }
+    return Score(
+        symbol=of.symbol,
+        prediction_id=of.prediction_id,
+        issued_at=of.issued_at,
+        target_start=of.target_start,
+        target_end=of.target_end,
+        scored_at=to_rfc3339(from_rfc3339(of.target_end) + 2 * MINUTE_MS),
+        horizon_h=of.horizon_h,
+        model_version=of.model_version,
+        role=of.role,
+        pred_avg_price=of.pred_avg_price,
+        last_price=of.last_price,
+        n_ticks=60,
+        coverage=1.0,
+        interval_level=of.interval_level,
+        pinball_bps=3.0,
+        winkler_bps=200.0,
+        **values | other,
+    )
+
+
+def dead_letter(at_ms: int, symbol: str = SYMBOL, **other: Any) -> DeadLetter:
+    """A tick that was refused for a crossed quote."""
+    letter = DeadLetter(
+        symbol=symbol,
+        refused_at=to_rfc3339(at_ms),
+        reason="crossed_quote",
+        field="ask_price",
+        value="1.0",
+        expected="at least bid_price",
+        topic="cryptoTopic",
+        partition=0,
+        offset=7,
+        key=symbol,
+        payload="e30=",
+    )
+    return msgspec.structs.replace(letter, **other)
