@@ -95,6 +95,8 @@ class Collector:
         self._newest = newest
         self._publishing = False
         self._through_ms = 0  # instants up to this one are published, or counted as skipped
+        for reason in SKIPPED:
+            metrics.skipped_polls.labels(reason)  # there from the start, at 0
         self._told: Counter[str] = Counter()
         self._told_at = 0.0
         self._refused: frozenset[str] = frozenset()

@@ -141,6 +141,9 @@ class StreamMetrics:
         self._connections = metrics.stream_connections.labels(source)
         self._updates = metrics.stream_events.labels(source, "quote")
         self._trades = metrics.stream_events.labels(source, "trade")
+        self._gap = metrics.stream_gap.labels(source)
+        self._lost_updates = metrics.stream_lost.labels(source, "quote")
+        self._lost_trades = metrics.stream_lost.labels(source, "trade")
 
     def connected(self, reason: str) -> None:
         self._metrics.stream_connects.labels(self._source, reason).inc()
@@ -153,12 +156,12 @@ class StreamMetrics:
 
     def gap(self, seconds: float) -> None:
         """Nobody streamed for so long, of event time."""
-        self._metrics.stream_gap.labels(self._source).inc(max(seconds, 0.0))
+        self._gap.inc(max(seconds, 0.0))
 
     def lost(self, updates: int, trades: int) -> None:
         """So many events are in no tick."""
-        self._metrics.stream_lost.labels(self._source, "quote").inc(updates)
-        self._metrics.stream_lost.labels(self._source, "trade").inc(trades)
+        self._lost_updates.inc(updates)
+        self._lost_trades.inc(trades)
 
     def ticks(self, updates: int, trades: int) -> None:
         """So many events went out as ticks."""

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from marketdata.errors import FatalSourceError, RetryableSourceError
+from marketdata.errors import FatalSourceError, RetryableSourceError, SourceError
 
 DEFAULT_RATE_LIMIT_S = 5.0  # a 429 that names no time
 DEFAULT_BAN_S = 120.0  # Binance bans for 2 minutes at least
@@ -68,27 +68,36 @@ class JsonClient:
             raise RetryableSourceError(f"{where}: body {shown!r}: expected JSON ({error})", "bad_payload") from error
 
 
-def refusal(where: str, response: httpx.Response) -> RetryableSourceError | FatalSourceError:
+def refusal(where: str, response: httpx.Response) -> SourceError:
     """The error that an answer other than 2xx is."""
-    status = response.status_code
-    said = f"{where}: HTTP {status}: {_flat(response.text)}"
+    said = f"{where}: HTTP {response.status_code}: {_flat(response.text)}"
+    return judged(said, response.status_code, response.headers.get("retry-after", ""), _code(response.content))
+
+
+def judged(said: str, status: int, retry_after: str, code: int | None = None) -> SourceError:
+    """What an HTTP status other than success means for who asked.
+
+    Args:
+        said: the message of the error.
+        status: the answer's.
+        retry_after: its header Retry-After, empty where there is none.
+        code: the exchange's own code of it.
+    """
     if status == _RATE_LIMITED:
-        return RetryableSourceError(said, "rate_limited", retry_after_s(response, DEFAULT_RATE_LIMIT_S))
+        return RetryableSourceError(said, "rate_limited", _seconds(retry_after, DEFAULT_RATE_LIMIT_S))
     if status == _BANNED:
         # A ban ends. Going on during it makes it longer, so it opens the circuit until then.
-        return RetryableSourceError(said, "banned", retry_after_s(response, DEFAULT_BAN_S))
+        return RetryableSourceError(said, "banned", _seconds(retry_after, DEFAULT_BAN_S))
     if status in _FATAL:
         return FatalSourceError(said, _FATAL[status])
-    if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        return RetryableSourceError(said, "server_error", retry_after_s(response, None))
-    if status in _PASSING or response.is_redirect:  # a proxy or a maintenance page in between, not our request
-        return RetryableSourceError(said, "server_error", retry_after_s(response, None))
-    return FatalSourceError(said, "bad_request", _code(response.content))
+    # A proxy or a maintenance page in between is not about our request.
+    if status >= httpx.codes.INTERNAL_SERVER_ERROR or status in _PASSING or status < httpx.codes.BAD_REQUEST:
+        return RetryableSourceError(said, "server_error", _seconds(retry_after, None))
+    return FatalSourceError(said, "bad_request", code)
 
 
-def retry_after_s(response: httpx.Response, default: float | None) -> float | None:
-    """The header's seconds; its other form, an HTTP date, is taken as `default`."""
-    text = response.headers.get("retry-after", "")
+def _seconds(text: str, default: float | None) -> float | None:
+    """A Retry-After's seconds; its other form, an HTTP date, is taken as `default`."""
     try:
         seconds = float(text)
     except ValueError:

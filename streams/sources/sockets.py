@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
@@ -20,6 +20,7 @@ import stamina
 
 from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError, SourceError
 from streams.sources.contracts import Answer, Farewell, QuoteUpdate, StreamEvent, StreamSource, TradeUpdate
+from streams.sources.http import judged
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,6 @@ _CONNECT_SHARE = 0.8  # of the connects that are allowed: the address may have o
 _CLOSE_S = 1.0  # that a close frame is waited for
 _MOST_BYTES = 1 << 20  # of one message
 _START, _LOST, _LIFE, _SHUTDOWN = "start", "lost", "life", "shutdown"
-_FATAL = {400: "bad_request", 401: "unauthorised", 403: "forbidden", 404: "bad_request", 451: "geo_blocked"}
-_REFUSED_FOR_A_TIME = {418: 120.0, 429: 5.0}  # status to the seconds where no Retry-After tells them
 
 
 class LifeClock(Protocol):
@@ -152,14 +151,7 @@ class Connection:
         """Stay connected; ends only when the exchange refuses for good, which the log tells."""
         try:
             while True:
-                async for attempt in stamina.retry_context(
-                    on=_wait_before_the_next,
-                    attempts=None,
-                    timeout=None,
-                    wait_initial=_WAIT_INITIAL_S,
-                    wait_max=_WAIT_MAX_S,
-                    wait_jitter=_JITTER_S,
-                ):
+                async for attempt in _attempts(None):
                     with attempt:
                         await self._stay()
                 # All clients of an exchange lose it at the same moment.
@@ -205,14 +197,7 @@ class Connection:
 
     async def _hand_over(self, old: Link, why: str) -> Link:
         """The next connection; the old one is listened to until it has begun, and a little longer."""
-        async for attempt in stamina.retry_context(
-            on=_wait_before_the_next,
-            attempts=_HANDOVER_ATTEMPTS,
-            timeout=None,
-            wait_initial=_WAIT_INITIAL_S,
-            wait_max=_WAIT_MAX_S,
-            wait_jitter=_JITTER_S,
-        ):
+        async for attempt in _attempts(_HANDOVER_ATTEMPTS):
             with attempt:
                 link = await self._open(why)
                 break
@@ -389,14 +374,20 @@ def _task(link: Link) -> set[asyncio.Task[str]]:
 
 
 def _refusal(where: str, error: aiohttp.WSServerHandshakeError) -> SourceError:
-    said = f"{where}: HTTP {error.status}: no WebSocket"
-    if error.status in _FATAL:
-        return FatalSourceError(said, _FATAL[error.status])
-    if error.status in _REFUSED_FOR_A_TIME:
-        told = "" if error.headers is None else str(error.headers.get("retry-after", ""))
-        wait_s = float(told) if told.isdecimal() else _REFUSED_FOR_A_TIME[error.status]
-        return RetryableSourceError(said, "banned" if error.status == 418 else "rate_limited", wait_s)  # noqa: PLR2004
-    return RetryableSourceError(said, "server_error")
+    retry_after = "" if error.headers is None else str(error.headers.get("retry-after", ""))
+    return judged(f"{where}: HTTP {error.status}: no WebSocket", error.status, retry_after)
+
+
+def _attempts(most: int | None) -> AsyncIterator[stamina.Attempt]:
+    """Tries with jittered backoff between them; None for ever."""
+    return stamina.retry_context(
+        on=_wait_before_the_next,
+        attempts=most,
+        timeout=None,
+        wait_initial=_WAIT_INITIAL_S,
+        wait_max=_WAIT_MAX_S,
+        wait_jitter=_JITTER_S,
+    ).__aiter__()
 
 
 def _wait_before_the_next(error: Exception) -> bool | float:

@@ -114,12 +114,12 @@ def counted(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 def skipped(metrics: Metrics) -> dict[str, float]:
-    """Instants without a poll, by reason."""
+    """Instants without a poll, by reason; those with none are left out."""
     return {
         sample.labels["reason"]: sample.value
         for family in metrics.skipped_polls.collect()
         for sample in family.samples
-        if sample.name.endswith("_total")
+        if sample.name.endswith("_total") and sample.value
     }
 
 
