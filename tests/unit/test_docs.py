@@ -34,6 +34,12 @@ def test_every_field_of_a_record_is_documented_in_its_section(name: str) -> None
     assert fields - words_in_code(section) == set()
 
 
+def test_the_example_in_the_documents_is_the_one_that_is_tested() -> None:
+    example = (DOCS.parent / "examples" / "consume_predictions.py").read_text()
+    shown = (DOCS / "topics.md").read_text().split("```python\n")[1].split("```")[0]
+    assert example.partition('"""\n\n')[2] == shown
+
+
 def test_every_setting_is_documented_as_the_code_says() -> None:
     assert (DOCS / "settings.md").read_text() == document()
     assert "None |" not in document()  # a setting without a text
