@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from marketdata.records import Score
 from marketdata.times import from_rfc3339
+from marketdata.topics import TopicRole
 from streams.views.board import Board
 
 _BY = ["symbol", "role", "origin"]
@@ -35,6 +36,8 @@ class BoardCollector(Collector):
     def __init__(self, board: Board, now_ms: Callable[[], int | None]) -> None:
         self._board = board
         self._now_ms = now_ms
+        self._read = -1  # scores that were read when those of `_told` were computed
+        self._told: list[GaugeMetricFamily] = []
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """The names, so that registering computes nothing."""
@@ -50,11 +53,14 @@ class BoardCollector(Collector):
             if now_ms is not None and source.observed_at is not None
         ]
         yield self._ages(known)
-        groups: defaultdict[tuple[str, ...], list[Score]] = defaultdict(list)
-        for market in self._board.markets.values():
-            for score in market.scores.values():
-                groups[score.symbol, score.role, score.origin].append(score)
-        yield from self._forecasts(dict(sorted(groups.items())))
+        read = self._board.topics[TopicRole.PREDICTION_SCORES].records
+        if read != self._read:  # some an hour come: not computed anew at each scrape
+            groups: defaultdict[tuple[str, ...], list[Score]] = defaultdict(list)
+            for market in self._board.markets.values():
+                for score in market.scores.values():
+                    groups[score.symbol, score.role, score.origin].append(score)
+            self._read, self._told = read, list(self._forecasts(dict(sorted(groups.items()))))
+        yield from self._told
 
     @staticmethod
     def _ages(known: list[tuple[str, float]]) -> GaugeMetricFamily:
