@@ -15,7 +15,7 @@ import pytest
 from devstack.process import bound
 from tests.stack import eventually
 
-ENTER, ESCAPE, TAB, DOWN, END = "\ue007", "\ue00c", "\ue004", "\ue015", "\ue010"
+ENTER, ESCAPE, TAB, DOWN, PAGE_DOWN = "\ue007", "\ue00c", "\ue004", "\ue015", "\ue00f"
 """Keys by the numbers that WebDriver gives them."""
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

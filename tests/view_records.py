@@ -31,12 +31,15 @@ def tick(at_ms: int, symbol: str = SYMBOL, **other: Any) -> Tick:
         "ask_price": 101.0,
         "sources": {"binance": state, "coingecko": state},
     }
+    values |= other
+    quote = symbol.partition("-")[2]
     return Tick(
         symbol=symbol,
         tick_id=Tick.make_id(symbol, at),
         timestamp=at,
-        quote=symbol.partition("-")[2],
-        **values | other,
+        quote=quote,
+        price_usd=values["price"] if quote == "USD" else None,
+        **values,
     )
 
 
