@@ -8,13 +8,14 @@ import msgspec
 
 from config import Settings
 from marketdata.codec import encode
-from marketdata.records import Prediction, SourceState, Tick
-from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
+from marketdata.records import Record, Tick
+from marketdata.times import MINUTE_MS, to_rfc3339
 from marketdata.topics import TopicRole
 from streams import topics
 from streams.views import documents
 from streams.views.board import Board
-from streams.views.follower import Follower
+from streams.views.follower import Follower, OnRecord
+from tests import view_records as records
 from tests.integration.streams_support import send
 from tests.stack import eventually_async
 
@@ -24,21 +25,16 @@ KEY = SYMBOL.encode()
 
 
 def polled(minute: int, **statuses: str) -> Tick:
-    timestamp = to_rfc3339(START + minute * MINUTE_MS)
-    return Tick(
-        symbol=SYMBOL,
-        tick_id=Tick.make_id(SYMBOL, timestamp),
-        timestamp=timestamp,
-        quote="USD",
-        sources={name: SourceState(status=status) for name, status in statuses.items()},
-    )
+    return records.polled(START + minute * MINUTE_MS, **statuses)
 
 
 @asynccontextmanager
-async def following(settings: Settings, now_ms: int) -> AsyncIterator[tuple[Board, Follower]]:
+async def following(
+    settings: Settings, now_ms: int, on_record: OnRecord = lambda _role, _record: None
+) -> AsyncIterator[tuple[Board, Follower]]:
     await topics.ensure(settings)
     board = Board(settings.markets)
-    follower = Follower(settings, board, lambda _role, _record: None, lambda: now_ms)
+    follower = Follower(settings, board, on_record, lambda: now_ms)
     running = asyncio.create_task(follower.run())
     try:
         yield board, follower
@@ -84,29 +80,7 @@ async def test_an_outage_of_all_sources_shows_the_error_of_each_and_since_when(s
 
 
 async def test_a_topic_never_holds_fewer_records_than_were_read_of_it(settings: Settings) -> None:
-    start = to_rfc3339(START)
-    one = Prediction(
-        symbol=SYMBOL,
-        prediction_id="0",
-        issued_at=start,
-        data_through=start,
-        target_start=start,
-        target_end=to_rfc3339(START + HOUR_MS),
-        horizon_h=1,
-        last_price=100.0,
-        pred_avg_price=101.0,
-        quantiles={},
-        lower=99.0,
-        upper=103.0,
-        interval_level=0.9,
-        sigma=0.01,
-        n_calib=10,
-        model_version="1",
-        trained_through=None,
-        role="champion",
-        origin="live",
-        stale_reason=None,
-    )
+    one = records.prediction(START)
     role = TopicRole.PREDICTIONS
     async with following(settings, START) as (board, follower):
 
@@ -115,11 +89,38 @@ async def test_a_topic_never_holds_fewer_records_than_were_read_of_it(settings: 
 
         await eventually_async(connected, 30, "the follower")
         for batch in range(3):
-            records = [msgspec.structs.replace(one, prediction_id=f"{batch}|{i}") for i in range(10)]
-            await send(settings, role, [(KEY, encode(record)) for record in records])
+            made = [msgspec.structs.replace(one, prediction_id=f"{batch}|{i}") for i in range(10)]
+            await send(settings, role, [(KEY, encode(record)) for record in made])
 
             async def read(wanted: int = 10 * (batch + 1)) -> bool:
                 assert follower.kafka.on_topic[role] >= board.topics[role].records
                 return board.topics[role].records == wanted
 
             await eventually_async(read, 30, "the records on the board", every_s=0.01)
+
+
+async def test_the_views_go_on_after_a_surprise_and_count_it(settings: Settings) -> None:
+    """An error that nobody foresaw, in what listens to the board: it costs its batch, not the views."""
+    role, surprises = TopicRole.FEATURES, [RuntimeError("a surprise")]
+
+    def on_record(_role: TopicRole, _record: Record) -> None:
+        if surprises:
+            raise surprises.pop()
+
+    async with following(settings, START, on_record) as (board, follower):
+        await send(settings, role, [(KEY, encode(records.feature_row(START)))])
+
+        async def failed() -> bool:
+            return follower.kafka.failures == 1
+
+        await eventually_async(failed, 30, "the surprise")
+        assert "a surprise" in str(follower.kafka.problem)
+        await send(settings, role, [(KEY, encode(records.feature_row(START + 1_000)))])
+
+        async def shown() -> bool:
+            row = board.markets[SYMBOL].features
+            return follower.kafka.connected and row is not None and row.timestamp_ms == START + 1_000
+
+        await eventually_async(shown, 30, "what came after it")
+        document = documents.health(board, follower.kafka, settings, START + 1_000)
+    assert (document["kafka"]["failures"], document["kafka"]["problem"]) == (1, None)

@@ -7,13 +7,14 @@ import msgspec
 import pytest
 
 from config import Settings
-from marketdata.records import Candle, FeatureRow, Prediction, Score, SourceState, Tick, WindowFeatures
+from marketdata.records import Prediction, Score, SourceState, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
 from marketdata.topics import TopicRole
 from streams.views import documents
 from streams.views.board import Board
 from streams.views.follower import KafkaBoard
 from streams.views.pages import STATIC
+from tests import view_records as records
 from tests.stack import settings_with
 
 START = 1_722_816_000_000
@@ -31,73 +32,35 @@ def board() -> Board:
 
 
 def tick(at: int, *, bid: float | None = 99.0, status: str = "ok", symbol: str = "BTC-USD") -> Tick:
+    """A tick that Binance alone tells of."""
     observed = to_rfc3339(at) if status == "ok" else None
-    return Tick(
-        symbol=symbol,
-        tick_id=Tick.make_id(symbol, to_rfc3339(at)),
-        timestamp=to_rfc3339(at),
-        quote="USD",
-        price=100.5,
+    return records.tick(
+        at,
+        symbol,
         bid_price=bid,
         ask_price=None if bid is None else bid + 2,
         sources={"binance": SourceState(status=status, observed_at=observed)},
     )
 
 
-def candle(at: int) -> Candle:
-    return Candle(symbol="BTC-USD", open_time=to_rfc3339(at), open=1.0, high=2.0, low=0.5, close=1.5, volume=3.0)
-
-
 def prediction(hour: int, role: str, issued: int = 0) -> Prediction:
     start = START + hour * HOUR_MS
-    return Prediction(
-        symbol="BTC-USD",
+    return records.prediction(
+        start,
         prediction_id=f"BTC-USD|{hour}|{role}|{issued}",
         issued_at=to_rfc3339(start + issued),
-        data_through=to_rfc3339(start),
-        target_start=to_rfc3339(start),
-        target_end=to_rfc3339(start + HOUR_MS),
-        horizon_h=1,
-        last_price=100.0,
-        pred_avg_price=101.0,
-        quantiles={},
-        lower=99.0,
-        upper=103.0,
-        interval_level=0.9,
-        sigma=0.01,
-        n_calib=10,
         model_version=f"{role}-1",
-        trained_through=None,
-        role=role,  # type: ignore[arg-type]
-        origin="live",
-        stale_reason=None,
+        role=role,
     )
 
 
 def score(hour: int, error_bps: float, last_bps: float, *, covered: bool, origin: str = "live") -> Score:
-    start = START + hour * HOUR_MS
-    return Score(
-        symbol="BTC-USD",
-        prediction_id=f"{hour}|{origin}",
-        issued_at=to_rfc3339(start),
-        target_start=to_rfc3339(start),
-        target_end=to_rfc3339(start + HOUR_MS),
-        scored_at=to_rfc3339(start + HOUR_MS),
-        horizon_h=1,
-        model_version="m1",
-        role="champion",
-        origin=origin,  # type: ignore[arg-type]
-        actual_avg_price=100.0,
-        pred_avg_price=100.0,
-        last_price=100.0,
-        n_ticks=60,
-        coverage=1.0,
+    return records.score(
+        records.prediction(START + hour * HOUR_MS, prediction_id=f"{hour}|{origin}"),
+        origin=origin,
         error_bps=error_bps,
         last_price_error_bps=last_bps,
         covered=covered,
-        interval_level=0.9,
-        pinball_bps=2.0,
-        winkler_bps=50.0,
     )
 
 
@@ -153,29 +116,18 @@ def test_candles_come_in_any_order_and_the_oldest_go(board: Board) -> None:
     wanted = board.points
     minutes = list(range(0, 2 * wanted * MINUTE_MS, MINUTE_MS))
     for at in reversed(minutes[:wanted]):
-        board.take(TopicRole.CANDLES, candle(START + at), START)
+        board.take(TopicRole.CANDLES, records.candle(START + at), START)
     for at in minutes[wanted:]:
-        board.take(TopicRole.CANDLES, candle(START + at), START)
+        board.take(TopicRole.CANDLES, records.candle(START + at), START)
     rows = documents.history(board, "BTC-USD", wanted)["candles"]
     assert [row[0] for row in rows] == [START + at for at in minutes[wanted:]]
     assert len(board.markets["BTC-USD"].candles) <= wanted * 1.1
 
 
 def test_a_row_of_features_is_replaced_only_by_a_newer_one(board: Board) -> None:
-    def row(at: int, revision: int) -> FeatureRow:
-        return FeatureRow(
-            symbol="BTC-USD",
-            timestamp=to_rfc3339(at),
-            revision=revision,
-            mid=1.0,
-            spread_bps=None,
-            ewma_volatility=None,
-            windows={"1m": WindowFeatures(n_ticks=1, coverage=1.0)},
-        )
-
-    board.take(TopicRole.FEATURES, row(START, 1), START)
-    assert not board.take(TopicRole.FEATURES, row(START, 0), START)
-    assert board.take(TopicRole.FEATURES, row(START, 2), START)
+    board.take(TopicRole.FEATURES, records.feature_row(START, revision=1), START)
+    assert not board.take(TopicRole.FEATURES, records.feature_row(START, revision=0), START)
+    assert board.take(TopicRole.FEATURES, records.feature_row(START, revision=2), START)
     kept = documents.features(board, "BTC-USD")["features"]
     assert kept.revision == 2
 
@@ -272,3 +224,53 @@ def _loads(path: Path) -> list[str]:
     """Lines that make a browser fetch something."""
     words = ("src=", "import ", "from ", "fetch(", "url(", 'rel="stylesheet"', "EventSource(", "@import")
     return [line for line in path.read_text().splitlines() if any(word in line for word in words)]
+
+
+def test_a_source_that_answers_one_market_of_a_poll_is_not_out_whatever_comes_first(settings: Settings) -> None:
+    told = [
+        records.polled(START, "BTC-USD", binance="ok", coingecko="missing"),
+        records.polled(START, "ETH-USD", binance="missing", coingecko="ok"),
+    ]
+    for ticks in (told, told[::-1]):
+        board = Board(SYMBOLS)
+        for one in ticks:
+            board.take(TopicRole.TICKS, one, START)
+        sources = documents.health(board, KafkaBoard(connected=True), settings, START)["sources"]
+        assert [(one["source"], one["state"]) for one in sources] == [("binance", "ok"), ("coingecko", "ok")]
+
+
+def test_flags_and_divergence_are_told_of_the_market_and_of_all(board: Board, settings: Settings) -> None:
+    odd = records.tick(START, "ETH-USD", divergence_bps=-310.0, flags=("stale_coingecko", "divergent"))
+    for one in (records.tick(START, divergence_bps=4.0), odd):
+        board.take(TopicRole.TICKS, one, START)
+        board.take(TopicRole.TICKS_CLEAN, one, START)
+    # A stream's tick in between asks CoinGecko nothing: what the poll noticed still holds.
+    quoted = {"binance": SourceState(status="ok", staleness_ms=3), "coingecko": SourceState(status="not_polled")}
+    board.take(TopicRole.TICKS_CLEAN, records.tick(START + 1_000, "ETH-USD", price=None, sources=quoted), START)
+    event = documents.tick_event(board, records.tick(START + 1_000, "ETH-USD"))
+    assert event["sources"]["coingecko"].status == "ok"
+    assert event["sources"]["binance"].staleness_ms == 3
+    assert set(event["flags"]) == {"stale_coingecko", "divergent"}
+    assert event["market"]["divergence_bps"] == -310.0
+    rows = documents.summary(board, SYMBOLS)["rows"]
+    assert [(row[0], len(row[3])) for row in rows] == [("BTC-USD", 0), ("ETH-USD", 2)]
+    document = documents.health(board, KafkaBoard(connected=True), settings, START + 1_000)
+    assert [(one["flag"], one["n_markets"], one["markets"]) for one in document["flags"]] == [
+        ("divergent", 1, ["ETH-USD"]),
+        ("stale_coingecko", 1, ["ETH-USD"]),
+    ]
+    assert document["divergence"]["widest"]["symbol"] == "ETH-USD"
+    assert {one["source"]: one["state"] for one in document["sources"]} == {"binance": "ok", "coingecko": "ok"}
+    board.take(TopicRole.TICKS_CLEAN, records.tick(START + 60_000, flags=("stale_coingecko",)), START)
+    document = documents.health(board, KafkaBoard(connected=True), settings, START + 60_000)
+    assert {one["source"]: one["state"] for one in document["sources"]} == {"binance": "ok", "coingecko": "late"}
+
+
+def test_a_snapshot_holds_one_market_in_full_and_the_others_as_rows() -> None:
+    board = Board([f"M{i}-USD" for i in range(1_000)])
+    for symbol in board.symbols:
+        board.take(TopicRole.TICKS_CLEAN, records.tick(START, symbol), START)
+    document = documents.snapshot(board, "M7-USD", {}, 500)
+    assert document["symbol"] == document["market"]["symbol"] == "M7-USD"
+    assert len(document["markets"]["rows"]) == 1_000
+    assert len(msgspec.json.encode(document)) < 60_000
