@@ -158,7 +158,8 @@ class Collector:
         budget_s = self._clock.real_seconds(self._interval_ms / 1000) * BUDGET_SHARE
         work = asyncio.create_task(self.collect(instant_ms, budget_s))
         self._through_ms = max(self._through_ms, instant_ms)
-        next_ms = instant_ms + self._interval_ms
+        first_ms = next_ms = instant_ms + self._interval_ms
+        reason = "late"
         try:
             while not work.done():
                 # The next instant may still be polled, should this poll end before the one after it.
@@ -166,8 +167,11 @@ class Collector:
                 await asyncio.wait({work}, timeout=max(self._clock.real_seconds(left_ms / 1000), _SOONEST_S))
                 last_ms = floor_to(self._clock.now_ms(), self._interval_ms)
                 if not work.done() and last_ms > next_ms:
-                    self._skip(next_ms, last_ms, "undelivered" if self._publishing else "late")
+                    reason = "undelivered" if self._publishing else "late"
+                    self._skip(next_ms, last_ms, reason, told=next_ms > first_ms)  # one line however long it lasts
                     next_ms = last_ms
+            if next_ms > first_ms + self._interval_ms:
+                self._tell_skipped(first_ms, next_ms, f"{SKIPPED[reason]}, which has ended now")
             work.result()
         except Exception:
             self._skip(instant_ms, instant_ms + self._interval_ms, "failed")
@@ -175,15 +179,20 @@ class Collector:
         finally:
             work.cancel()
 
-    def _skip(self, from_ms: int, to_ms: int, reason: str) -> None:
-        """Count and tell the instants of [from, to)."""
+    def _skip(self, from_ms: int, to_ms: int, reason: str, *, told: bool = False) -> None:
+        """Count the instants of [from, to), and tell them unless one before is `told`."""
         count = (to_ms - from_ms) // self._interval_ms
         if count <= 0:
             return
         self._through_ms = max(self._through_ms, to_ms - self._interval_ms)
         self._metrics.skipped_polls.labels(reason).inc(count)
         self._told["skipped"] += count
-        log.warning("skipped %d polls from %s on: %s", count, to_rfc3339(from_ms), SKIPPED[reason])
+        if not told:
+            self._tell_skipped(from_ms, to_ms, SKIPPED[reason])
+
+    def _tell_skipped(self, from_ms: int, to_ms: int, why: str) -> None:
+        count = (to_ms - from_ms) // self._interval_ms
+        log.warning("skipped %d polls from %s on: %s", count, to_rfc3339(from_ms), why)
 
     async def _tell_before(self, first_ms: int, through_ms: int) -> None:
         """Tell the instants between the newest poll, whoever made it, and the first one of this leader."""
