@@ -30,6 +30,7 @@ from marketdata.times import HOUR_MS, MINUTE_MS, floor_to
 from marketdata.topics import TOPICS, TopicRole
 from streams import topics
 from streams.views.openapi import EVENTS
+from tests.browser import chromium
 from tests.integration.streams_support import FAUST, everything, send, without_exchanges, worker
 from tests.stack import Program, StackUnderTest, alone, environment_of, eventually, running
 from tests.view_records import SYMBOL, candle, prediction, score, tick
@@ -63,7 +64,7 @@ def feed(api: Api) -> None:
     """Something of everything."""
     hour = floor_to(api.now_ms, HOUR_MS)
     forecasts = [prediction(hour - n * HOUR_MS, prediction_id=f"{api.now_ms}|{n}") for n in range(3)]
-    before, crossed, newest = (tick(api.now_ms + ms, price_usd=100.5) for ms in (-MINUTE_MS, 0, 1))
+    before, crossed, newest = (tick(api.now_ms + ms) for ms in (-MINUTE_MS, 0, 1))
     api.publish(TopicRole.TICKS, before, msgspec.structs.replace(crossed, bid_price=102.0), newest)
     api.publish(TopicRole.CANDLES, candle(floor_to(api.now_ms, MINUTE_MS) - MINUTE_MS))
     api.publish(TopicRole.PREDICTIONS, *forecasts)
@@ -255,6 +256,14 @@ def test_the_example_prints_predictions(api: Api, tmp_path: Path) -> None:
         eventually(lambda: len(wanted.findall(program.output())) >= 3, 30, "three predictions printed")
         program.process.kill()
         program.process.wait()
+
+
+def test_a_browser_shows_the_token_once_and_is_live(api: Api, tmp_path: Path) -> None:
+    with chromium(tmp_path) as page:
+        page.open(f"{api.address}/?token={TOKEN}")
+        eventually(lambda: page.text("#link-text") == "Live", 20, "the live stream")
+        assert page.run("return location.href") == f"{api.address}/"
+        assert page.run("return document.cookie") == ""
 
 
 def test_a_worker_does_not_listen_to_strangers_unasked(api: Api) -> None:
