@@ -5,6 +5,7 @@ Faust runs a command inside a whole worker, which takes seconds to stop; these e
 
 import asyncio
 import logging.config
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ class StreamsCommand(AppCommand):
             SystemExit: always.
         """
         logging.config.dictConfig(logging_config("WARNING"))
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it cannot do is told as the command's own error
         try:
             code = asyncio.run(self.run(*self.args, *args, **{**self.kwargs, **kwargs}))
         except BitcoinDataError as error:
@@ -50,6 +52,9 @@ class StreamsCommand(AppCommand):
             code = _FAILED
         except KeyboardInterrupt:
             code = _INTERRUPTED
+        except BrokenPipeError:  # who read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush must not fail again
+            code = _FAILED
         raise SystemExit(code or 0)
 
     @property

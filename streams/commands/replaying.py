@@ -62,9 +62,13 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is copied: `records` gives the partition to keep (None: the key chooses) and the record."""
+    """What is copied: `records` gives the partition to keep (None: the key chooses) and the record.
+
+    asked: the range in the user's words.
+    """
 
     name: str
+    asked: str
     role: TopicRole
     partitions: int
     records: AsyncIterator[tuple[int | None, Item]]
@@ -155,7 +159,8 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
                     yield None, (tick.symbol.encode(), encode(tick), ())
                 progress.step()
 
-        await self._copy(Source(stored.folder, TopicRole.TICKS, settings.kafka.partitions, records()), target, copied)
+        chosen = Source(stored.folder, _asked(span), TopicRole.TICKS, settings.kafka.partitions, records())
+        await self._copy(chosen, target, copied)
         progress.end()
         return copied
 
@@ -175,6 +180,9 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
             async def records() -> AsyncIterator[tuple[int | None, Item]]:
                 async for raw in reader.between(froms, ends):
                     progress.step()
+                    if raw.key is None and raw.value is None:  # aiokafka sends no such record, and none means anything
+                        copied.left_out += 1
+                        continue
                     if not chosen.is_open:
                         record = decoded(cls, raw)
                         if record is None:
@@ -189,7 +197,8 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
                     headers = tuple((key, value) for key, value in raw.headers if key != HEADER)
                     yield raw.partition, (raw.key, raw.value, headers)
 
-            await self._copy(Source(name, role, len(reader.partitions), records()), target, copied)
+            asked = _asked(span, by, *offsets)
+            await self._copy(Source(name, asked, role, len(reader.partitions), records()), target, copied)
             progress.end()
         return copied
 
@@ -218,7 +227,7 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
                 )
             raise
         if not sent:
-            raise InvalidValueError("range", _met(copied), f"one that holds records of {source.name}")
+            raise InvalidValueError("range", source.asked, f"one in which {source.name} has records{_met(copied)}")
 
 
 def _count(copied: Copied, delivered: Sequence[RecordMetadata]) -> None:
@@ -227,10 +236,15 @@ def _count(copied: Copied, delivered: Sequence[RecordMetadata]) -> None:
         copied.partitions[one.partition] = copied.partitions.get(one.partition, 0) + 1
 
 
+def _asked(span: Span, by: str = EVENT, *offsets: str) -> str:
+    sides = ["…" if ms is None else to_rfc3339(ms) for ms in (span.from_ms, span.to_ms)]
+    return " ".join([*offsets, *([] if span.is_open else [f"{sides[0]} to {sides[1]} by {by}"])]) or "all"
+
+
 def _met(copied: Copied) -> str:
     if copied.first_ms is None or copied.last_ms is None:
-        return "no record"
-    return f"event times there are {to_rfc3339(copied.first_ms)} to {to_rfc3339(copied.last_ms)}"
+        return ""
+    return f"; its event times are {to_rfc3339(copied.first_ms)} to {to_rfc3339(copied.last_ms)}"
 
 
 def event_ms(record: Record) -> int:

@@ -19,9 +19,9 @@ from aiokafka.structs import TopicPartition
 from config.settings import Settings
 from marketdata.codec import decode
 from marketdata.errors import DecodeError
-from marketdata.records import DeadLetter, Tick
+from marketdata.letters import PAYLOAD_LIMIT
+from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
-from streams.agents.letters import PAYLOAD_LIMIT
 from streams.agents.validity import check
 from streams.commands.frame import Progress
 from streams.commands.sending import Sender
@@ -97,6 +97,7 @@ async def republish(
     distinct = {letter_id(letter): letter for letter in letters}
     sent = await _sent_before(settings, keep=not dry_run)
     max_future_ms = int(settings.streams.max_future_s * 1000)
+    judged = _judged(settings)
     counts: dict[tuple[str, str], Counts] = {}
     originals = []
     for name, letter in distinct.items():
@@ -104,13 +105,13 @@ async def republish(
         if name in sent:
             count.already_sent += 1
             continue
-        why_not = _not_restorable(settings, letter)
+        why_not = not_restorable(settings, letter)
         if why_not is not None:
             count.not_restorable += 1
             count.why_not = count.why_not or why_not
             continue
         original = _original(name, letter)
-        refused = _refused(original, now_ms, max_future_ms)
+        refused = _refused(original, judged[letter.topic], now_ms, max_future_ms)
         if refused is not None and not force:
             count.still_bad += 1
             count.why_not = count.why_not or str(refused)
@@ -122,9 +123,9 @@ async def republish(
     return dict(sorted(counts.items()))
 
 
-def _not_restorable(settings: Settings, letter: DeadLetter) -> str | None:
+def not_restorable(settings: Settings, letter: DeadLetter) -> str | None:
     """Why the original cannot be put together from its letter; None where it can."""
-    known = {settings.topic(role).name for role in (TopicRole.TICKS, TopicRole.TICKS_CLEAN)}
+    known = _judged(settings)
     if letter.topic not in known:
         return f"topic: {letter.topic!r}: expected one of {', '.join(sorted(known))}"
     if letter.key is not None and _LOST_CHARACTER in letter.key:
@@ -147,11 +148,21 @@ def _original(name: str, letter: DeadLetter) -> _Original:
     )
 
 
-def _refused(original: _Original, now_ms: int, max_future_ms: int) -> DecodeError | None:
-    """Why the clean agent would refuse it now."""
+def _judged(settings: Settings) -> dict[str, TopicRole]:
+    """The topics whose records are refused."""
+    return {settings.topic(role).name: role for role in (TopicRole.TICKS, TopicRole.TICKS_CLEAN, TopicRole.CANDLES)}
+
+
+def _refused(original: _Original, role: TopicRole, now_ms: int, max_future_ms: int) -> DecodeError | None:
+    """Why the reader of its topic would refuse it now."""
     try:
-        tick = decode(Tick, original.value)
-        check(tick, tick.timestamp_ms, original.key, now_ms, max_future_ms)
+        if role is TopicRole.CANDLES:
+            candle = decode(Candle, original.value)
+            if candle.interval != "1m":
+                raise DecodeError("value", "interval", candle.interval, "1m")  # noqa: TRY301  judged as the rest is
+        else:
+            tick = decode(Tick, original.value)
+            check(tick, tick.timestamp_ms, original.key, now_ms, max_future_ms)
     except DecodeError as error:
         return error
     return None

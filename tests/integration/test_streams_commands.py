@@ -1,42 +1,21 @@
 """The commands of `faust -A streams`: each does its work, says it for people or as JSON, and ends by itself."""
 
 import json
-import subprocess
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from config import Settings
-from devstack.stack import ROOT
 from marketdata.codec import decode, encode
 from marketdata.records import DeadLetter, FeatureRow, Prediction, Tick, WindowFeatures
 from marketdata.topics import TopicRole
 from streams import topics
 from streams.commands import NAMES
-from tests.integration.streams_support import FAUST, decoded, send
-from tests.stack import ExchangeUnderTest, environment_of
+from tests.integration.streams_support import command as run
+from tests.integration.streams_support import decoded, lines, send
+from tests.stack import ExchangeUnderTest
 
 TIME = "2024-08-05T00:00:00.000Z"
-
-
-def run(settings: Settings, *words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        [*FAUST, *words],
-        env=environment_of(settings),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def lines(done: "subprocess.CompletedProcess[str]") -> list[Any]:
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def letter(offset: int, reason: str) -> DeadLetter:
@@ -83,6 +62,8 @@ async def test_what_is_on_the_topics_is_shown(settings: Settings) -> None:
     assert [one["record"] for one in shown] == [json.loads(encode(tick)), None]
     assert "price=1.5" in run(settings, "tail", "ticks-clean").stdout
     assert "expected one of" in run(settings, "tail", "nosuch", code=1).stderr
+    assert lines(run(settings, "tail", "ticks-clean", "--market", "ETH-USD", "--json")) == []
+    assert "0 is not in the range" in run(settings, "tail", "ticks-clean", "-n", "0", code=2).stderr
 
     window = WindowFeatures(n_ticks=1, coverage=1.0, last=7.25)
     rows = [
@@ -106,6 +87,7 @@ async def test_what_is_on_the_topics_is_shown(settings: Settings) -> None:
     await send(settings, TopicRole.DEAD_LETTERS, [(b"BTC-USD", encode(one)) for one in refused])
     listed = lines(run(settings, "dead-letters", "--reason", "no_data", "--json"))
     assert [one["offset"] for one in listed] == [2, 3]  # one was refused twice, around a crash
+    assert lines(run(settings, "dead-letters", "--field", "bid_price", "--json")) == []
     assert lines(run(settings, "dead-letters", "--counts", "--json")) == [
         {"reason": "no_data", "field": "price", "count": 2},
         {"reason": "not_positive", "field": "price", "count": 1},
@@ -134,7 +116,9 @@ async def test_what_is_on_the_topics_is_shown(settings: Settings) -> None:
     )
     await send(settings, TopicRole.PREDICTIONS, [(b"BTC-USD", encode(prediction))])
     assert decode(Prediction, json.dumps(lines(run(settings, "predictions", "--json"))[0]).encode()) == prediction
-    assert "champion" in run(settings, "predictions").stdout
+    assert "champion" in run(settings, "predictions", "BTC-USD").stdout
+    assert lines(run(settings, "predictions", "ETH-USD", "--json")) == []
+    assert "expected one of" in run(settings, "predictions", "DOGE-USD", code=1).stderr
 
 
 @pytest.fixture
@@ -179,5 +163,5 @@ def test_check_tells_part_by_part(at_exchange: Settings) -> None:
 
 def test_without_a_broker_a_command_says_so_in_one_line(settings: Settings) -> None:
     nobody = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"brokers": "127.0.0.1:9"})})
-    told = run(nobody, "tail", "candles", code=1).stderr.strip().splitlines()
-    assert "no broker answers" in told[-1]
+    (told,) = run(nobody, "tail", "candles", code=1).stderr.strip().splitlines()
+    assert "no broker answers" in told
