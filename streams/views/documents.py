@@ -13,7 +13,7 @@ from marketdata.enrichment import mid_price, spread_bps
 from marketdata.records import Prediction, Score, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
-from streams.ticks import STALE
+from streams.ticks import NOT_POLLED, STALE
 from streams.views.board import Board, MarketBoard, TickPoint, newest_first
 from streams.views.follower import KafkaBoard
 
@@ -59,8 +59,12 @@ def market_row(board: Board, symbol: str) -> Document:
 
 
 def _flags(market: MarketBoard) -> list[str]:
-    """What was noticed of the newest tick, and of the newest poll, which alone compares sources."""
-    return sorted({flag for tick in (market.tick, market.polled) if tick is not None for flag in tick.flags})
+    """What was noticed of the newest tick, and in the newest poll of what that tick, if a stream's, does not tell."""
+    tick, polled = market.tick, market.polled
+    if tick is None or polled is None or tick is polled:
+        return [] if tick is None else sorted(tick.flags)
+    told = {STALE.format(name) for name, state in tick.sources.items() if state.status != NOT_POLLED}
+    return sorted({*tick.flags, *(flag for flag in polled.flags if flag not in told)})
 
 
 def markets(board: Board, now_ms: int | None) -> Document:

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from config import Settings
-from marketdata.records import Tick
+from marketdata.records import SourceState, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS
 from marketdata.topics import TopicRole
 from streams.metrics import Metrics
@@ -93,6 +93,16 @@ def test_flags_and_divergence_are_told_by_market_and_source(board: Board, settin
     assert health["divergence"]["widest"]["symbol"] == SYMBOL
     stale = {source["source"]: (source["stale"], source["stale_markets"]) for source in health["sources"]}
     assert stale == {"binance": (False, 0), "coingecko": (True, 2)}
+
+
+def test_a_streams_tick_judges_its_own_source_alone(board: Board) -> None:
+    ok = SourceState(status="ok")
+    take(
+        board,
+        tick(START, flags=("stale_binance", "stale_coingecko", "divergent")),
+        tick(START + 1_000, sources={"binance": ok, "coingecko": SourceState(status="not_polled")}),
+    )
+    assert documents.market_row(board, SYMBOL)["flags"] == ["divergent", "stale_coingecko"]
 
 
 def test_without_flags_nothing_is_odd(board: Board, settings: Settings) -> None:
