@@ -91,7 +91,7 @@ class StreamsApp(faust.App):
 
         self.conf.consumer_group_instance_id = _instance_id(self)
         try:
-            require_guarded(self.settings.streams)
+            require_guarded(self.settings.streams, self.conf.web_bind)
             await topics.ensure(self.settings, self.worker_state.changelogs)
             await self.clock.start()
         except BitcoinDataError as error:

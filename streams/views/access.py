@@ -32,15 +32,19 @@ Refuse = Callable[[str, str | None, str, int], web.Response]
 """Makes the answer out of field, value, what was expected, and the status."""
 
 
-def require_guarded(streams: StreamsSettings) -> None:
+def require_guarded(streams: StreamsSettings, address: str) -> None:
     """Refuse to listen where strangers may read.
 
+    Args:
+        streams: the worker's settings.
+        address: what it will listen at: `web_host`, or what Faust's `--web-bind` says in its place.
+
     Raises:
-        ConfigurationError: web_host is not loopback, and neither a token nor the opt-out is set.
+        ConfigurationError: it is not loopback, and neither a token nor the opt-out is set.
     """
-    if streams.web_token is None and not streams.web_open and not is_loopback(streams.web_host):
+    if streams.web_token is None and not streams.web_open and not is_loopback(address):
         raise ConfigurationError(
-            f"streams.web_host: {streams.web_host!r}: expected a loopback address; to listen elsewhere set "
+            f"streams.web_host: {address!r}: expected a loopback address; to listen elsewhere set "
             "streams.web_token (BDI_STREAMS__WEB_TOKEN), or streams.web_open = true to let anybody read"
         )
 

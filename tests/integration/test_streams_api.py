@@ -266,11 +266,12 @@ def test_a_browser_shows_the_token_once_and_is_live(api: Api, tmp_path: Path) ->
         assert page.run("return document.cookie") == ""
 
 
-def test_a_worker_does_not_listen_to_strangers_unasked(api: Api) -> None:
-    streams = api.settings.streams.model_copy(update={"web_host": "0.0.0.0", "web_token": None})
+@pytest.mark.parametrize(("host", "options"), [("0.0.0.0", []), ("127.0.0.1", ["--web-bind", "0.0.0.0"])])
+def test_a_worker_does_not_listen_to_strangers_unasked(api: Api, host: str, options: list[str]) -> None:
+    streams = api.settings.streams.model_copy(update={"web_host": host, "web_token": None})
     settings = api.settings.model_copy(update={"streams": streams})
     ended = subprocess.run(
-        [*FAUST, "worker", "-l", "info"],
+        [*FAUST, "worker", "-l", "info", *options],
         env=environment_of(settings),
         cwd=ROOT,
         capture_output=True,
