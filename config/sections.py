@@ -184,7 +184,7 @@ class StreamsSettings(_Section):
     """Whether anybody who reaches `web_host` may read without a token."""
     session_timeout_s: float = Field(6.0, gt=0)
     """After which a dead worker's partitions move."""
-    linger_ms: float = Field(10.0, ge=0)
+    linger_ms: float = Field(20.0, ge=0)
     """Waited before each poll of the broker, so that batches grow under light load."""
     standby_replicas: int = Field(0, ge=0)
     """Copies of tables on other workers."""

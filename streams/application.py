@@ -8,8 +8,7 @@ import hashlib
 import logging
 import socket
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -25,6 +24,7 @@ from streams.agents.clean import NAME as CLEAN
 from streams.agents.clean import CleanAgent
 from streams.agents.features import NAME as FEATURES
 from streams.agents.features import FeaturesAgent
+from streams.agents.running import BatchRunner
 from streams.batching import BatchConsumer, BatchTable, BatchTransport, RawBatchSchema
 from streams.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector
 from streams.clocks import WorkerClock
@@ -43,7 +43,8 @@ from streams.ticks import DISABLED, NOT_POLLED, Bounds
 log = logging.getLogger(__name__)
 
 POLLS_ALONE, STREAM_ALONE = "poll", "stream"  # of streams.feed
-BUFFERED_BATCHES = 64  # per topic; an event is a batch
+BUFFERED_BATCHES = 24  # per topic; an event is a batch
+MAX_FETCH = 4 << 20  # bytes of a partition in a poll: 12,000 ticks, so that many markets have some each
 MAX_RECORD_BATCH = 500_000  # bytes; Kafka's own limit is 1 MiB
 COMMIT_INTERVAL_S = 1.0
 REQUEST_TIMEOUT_S = 40.0
@@ -170,6 +171,7 @@ def _faust_app(settings: Settings) -> StreamsApp:
         broker_request_timeout=REQUEST_TIMEOUT_S,
         broker_rebalance_timeout=max(10.0, streams.session_timeout_s),
         consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=MAX_FETCH,
         producer_acks=-1,
         producer_max_batch_size=MAX_RECORD_BATCH,
         producer_request_timeout=DELIVERY_TIMEOUT_S,
@@ -204,7 +206,8 @@ def _add_agents(app: StreamsApp) -> None:
     }
     for name, topic_name in sources.items():
         topic = app.topic(topic_name, schema=RawBatchSchema(), key_type=bytes, value_type=bytes)
-        app.agent(topic, name=name)(_loop(app, name, topic_name, made[name]))
+        runner = BatchRunner(app, name, topic_name, made[name], metrics)
+        app.agent(topic, name=name)(_named(name, runner.run))
 
     async def forget(*_moved: Any, **_kwargs: Any) -> None:
         for agent in made.values():
@@ -214,6 +217,16 @@ def _add_agents(app: StreamsApp) -> None:
     app.on_partitions_assigned.connect(forget, weak=False)
 
 
+def _named(name: str, run: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """A coroutine function of its own: Faust wants a function, and names what it says by it."""
+
+    async def agent(stream: Any) -> None:
+        await run(stream)
+
+    agent.__name__ = name
+    return agent
+
+
 def _table(app: StreamsApp, name: str) -> Any:
     options = dict(_ROCKSDB_OPTIONS) if app.settings.streams.store == "rocksdb" else {}
     table: Any = app.Table(
@@ -221,45 +234,6 @@ def _table(app: StreamsApp, name: str) -> Any:
     )
     app.worker_state.changelogs.append(table.changelog_topic_name)
     return table
-
-
-def _loop(app: StreamsApp, name: str, topic: str, agent: CleanAgent | FeaturesAgent) -> Any:
-    """The agent's coroutine: batch by batch, and the end of the worker when one cannot be handled."""
-    metrics = app.worker_state.metrics
-
-    failed: list[int] = []
-
-    def app_cannot_send() -> bool:
-        producer: Any = app.producer
-        return producer.send_error is not None
-
-    async def run(stream: Any) -> None:
-        async for records in stream:
-            if failed or app_cannot_send():
-                continue  # what comes after a batch that failed must not be answered before it
-            partition = records[0].partition
-            try:
-                with metrics.agent_seconds.labels(name).time():
-                    if not agent.delivered.known(partition):
-                        await agent.delivered.load(_assigned(app, topic))
-                    agent.delivered.read(partition, records[-1].offset)
-                    await agent.handle(partition, records)
-            except Exception as error:
-                failed.append(partition)
-                log.exception("%s stops at %s-%d@%d", name, topic, partition, records[0].offset)
-                await app.crash(error)
-                raise
-            consumer: Any = app.consumer
-            consumer.handled(TP(topic, partition), records[-1].offset)
-            metrics.delivered(name, records[0], time.time())
-            app.worker_state.progress[name] = app.loop.time()
-
-    run.__name__ = name
-    return run
-
-
-def _assigned(app: StreamsApp, topic: str) -> list[int]:
-    return sorted(tp.partition for tp in app.consumer.assignment() if tp.topic == topic)
 
 
 def _add_collector(app: StreamsApp) -> None:

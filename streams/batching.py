@@ -41,10 +41,13 @@ PINNED: dict[str, tuple[str, ...]] = {
         "earliest_offsets",
         "assignment",
         "wait_empty",
+        "commit_and_end_transactions",
+        "_new_consumer_thread",
         "on_partitions_revoked",
         "_to_message",
         "highwater",
     ),
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread": ("_create_worker_consumer",),
     "faust.transport.drivers.aiokafka.Producer": ("on_start", "_ensure_producer", "_settings_extra", "key_partition"),
     "faust.tables.Table": ("on_key_set", "on_key_del", "partition_for_key", "changelog_topic_name"),
     "faust.serializers.schemas.Schema": ("compile",),
@@ -56,6 +59,8 @@ Item = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 
 _faust_log = logging.getLogger("faust.batching")  # what Faust says of its services goes under Faust's name
 
+FETCH_WAIT_MS = 100
+
 # How long events under way are waited for; what they leave is done again by whoever comes next.
 _STOP_WAIT_S = 2.0
 _REBALANCE_WAIT_S = 30.0
@@ -63,6 +68,19 @@ _REBALANCE_WAIT_S = 30.0
 
 class _Sent(Protocol):
     def __call__(self, metadata: RecordMetadata, count: int) -> None: ...
+
+
+class BatchConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's, but that the broker answers a fetch that finds nothing after `FETCH_WAIT_MS` and not only after 1.5 s.
+
+    aiokafka has one fetch a broker under way, and that may ask for a part of the partitions alone: what comes in on
+    the others lies until it is answered.
+    """
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer: Any = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001  Faust hands on no setting for it
+        return consumer
 
 
 class BatchConsumer(driver.Consumer):
@@ -86,7 +104,13 @@ class BatchConsumer(driver.Consumer):
         self._begun: dict[TP, int] = {}
         self.sought_at = 0.0
         self._looked_again: dict[TP, int] = {}
+        self._busy: set[asyncio.Task[None]] = set()
         super().__init__(*args, **kwargs)
+
+    def began(self, task: "asyncio.Task[None]") -> None:
+        """A batch is worked on beside the stream that it came from: wait for it before its partition moves."""
+        self._busy.add(task)
+        task.add_done_callback(self._busy.discard)
 
     def handled(self, tp: TP, offset: int) -> None:
         """All records up to this one are done with, outputs and states: it may be committed."""
@@ -97,6 +121,9 @@ class BatchConsumer(driver.Consumer):
         done = self._handled.get(tp)
         first = self._begun.get(tp) if done is None else done + 1
         return 0 if first is None else max((self.highwater(tp) or 0) - first, 0)
+
+    def _new_consumer_thread(self) -> BatchConsumerThread:
+        return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(  # noqa: C901  one pass over what a poll gave
         self,
@@ -228,12 +255,17 @@ class BatchConsumer(driver.Consumer):
         self._forget(revoked)
 
     async def wait_empty(self) -> None:
-        """Wait for events under way, but not for ever: an agent that raised never acknowledges its last one."""
+        """Wait for batches under way, but not for ever: what is not done by then is left, and read again."""
         try:
             async with asyncio.timeout(_STOP_WAIT_S if self.app.should_stop else _REBALANCE_WAIT_S):
                 await super().wait_empty()
+                if self._busy:
+                    await asyncio.wait(self._busy)
+                    await self.commit_and_end_transactions()
         except TimeoutError:
             self.log.warning("went on with events under way; they will be read again")
+            for task in self._busy:
+                task.cancel()
 
 
 class BatchProducer(driver.Producer):

@@ -1,0 +1,83 @@
+"""Runs an agent on its stream of batches: one after another in a partition, those of several partitions at once.
+
+What a batch waits for is the broker (its outputs must be delivered before its state is stored), so batches of other
+partitions are worked on meanwhile. It must never know what an agent does with a batch.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from aiokafka.structs import ConsumerRecord
+from faust.types import TP
+
+from streams.delivered import DeliveredOffsets
+from streams.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class BatchAgent(Protocol):
+    """What is run. `handle` returns when outputs and states of a batch are sent."""
+
+    delivered: DeliveredOffsets
+
+    async def handle(self, partition: int, records: Sequence[ConsumerRecord]) -> None: ...
+
+
+class BatchRunner:
+    """One agent on one source topic; ends the worker when a batch cannot be handled.
+
+    What comes after a batch that failed is not handled any more: nothing may be answered before it is.
+    """
+
+    def __init__(self, app: Any, name: str, topic: str, agent: BatchAgent, metrics: Metrics) -> None:
+        self._app = app
+        self._name = name
+        self._topic = topic
+        self._agent = agent
+        self._metrics = metrics
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._loading = asyncio.Lock()
+        self._failed = False
+
+    async def run(self, stream: Any) -> None:
+        """The agent's coroutine."""
+        async for event in stream.events():
+            partition = event.value[0].partition
+            before = self._running.get(partition)
+            if before is not None:
+                await asyncio.wait([before])
+            if self._failed or self._app.producer.send_error is not None:
+                continue
+            # The task has the event in its context and as its argument: Faust's tables ask for it.
+            task = asyncio.create_task(self._handle(event), name=f"{self._name}-{partition}")
+            self._running[partition] = task
+            self._app.consumer.began(task)
+
+    async def _handle(self, event: Any) -> None:
+        records: list[ConsumerRecord] = event.value
+        partition, last = records[0].partition, records[-1].offset
+        delivered = self._agent.delivered
+        try:
+            with self._metrics.agent_seconds.labels(self._name).time():
+                if not delivered.known(partition):
+                    await self._load(partition)
+                delivered.read(partition, last)
+                await self._agent.handle(partition, records)
+        except Exception as error:
+            self._failed = True
+            log.exception("%s stops at %s-%d@%d", self._name, self._topic, partition, records[0].offset)
+            await self._app.crash(error)
+            return
+        self._app.consumer.handled(TP(self._topic, partition), last)
+        self._metrics.delivered(self._name, records[0], time.time())
+        self._app.worker_state.progress[self._name] = self._app.loop.time()
+
+    async def _load(self, partition: int) -> None:
+        async with self._loading:
+            if not self._agent.delivered.known(partition):
+                assigned = [tp.partition for tp in self._app.consumer.assignment() if tp.topic == self._topic]
+                await self._agent.delivered.load(sorted(assigned))
