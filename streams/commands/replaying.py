@@ -26,7 +26,6 @@ from streams.batching import Item
 from streams.commands.finding import FROM_OPTION, TO_OPTION, Span, decoded, find_role, record_of
 from streams.commands.frame import JSON_OPTION, Progress, StreamsCommand
 from streams.commands.sending import Sender
-from streams.commands.stored import RawData
 from streams.delivered import HEADER
 from streams.reading import TopicReader
 from streams.topics import TopicAdmin, TopicPolicy
@@ -146,6 +145,8 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
             self.stdout.write(f"a worker of its own on it: {words} faust -A streams worker -l info\n")
 
     async def _from_hdfs(self, target: str, span: Span) -> Copied:
+        from streams.commands.stored import RawData  # pyarrow: nothing for a worker to load
+
         settings = self.app.settings
         stored = RawData(settings.hdfs)
         hours = await asyncio.to_thread(stored.hours, span)

@@ -1,11 +1,14 @@
 """`replay` and `dead-letters republish` on a real Kafka and HDFS, and what a real worker makes of what they sent."""
 
+import asyncio
 import base64
 import io
 import shlex
+import signal
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -21,6 +24,8 @@ from marketdata.records import Candle, DeadLetter, FeatureRow, SourceState, Tick
 from marketdata.times import from_rfc3339, to_datetime, to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
 from streams import topics
+from streams.batching import Item
+from streams.commands.replaying import Copied, Source, replay
 from streams.commands.republishing import HEADER, Note, letter_id, notes_policy
 from streams.commands.sending import Sender
 from streams.reading import TopicReader
@@ -36,7 +41,7 @@ from tests.integration.streams_support import (
     worker,
 )
 from tests.integration.test_streams_agents import START_MS, are_through, keyed, tick, walk
-from tests.stack import environment_of, eventually_async, free_ports, running
+from tests.stack import environment_of, eventually, eventually_async, free_ports, running
 
 Stored = dict[int, list[tuple[bytes | None, bytes | None]]]
 
@@ -180,6 +185,35 @@ async def test_what_cannot_be_replayed_is_named_in_one_line(
         line for line in command(settings, "replay", *words, code=1).stderr.splitlines() if "progress:" not in line
     ]
     assert told in line
+
+
+async def test_what_was_interrupted_is_told_to_be_incomplete(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await topics.ensure(settings)
+    target = f"{settings.topics.prefix}cut"
+
+    async def records() -> AsyncIterator[tuple[int | None, Item]]:
+        for _number in range(3):
+            yield None, (b"BTC-USD", b"x", ())
+        raise asyncio.CancelledError  # what Ctrl-C does to a command
+
+    half = object.__new__(replay)
+    half.app = SimpleNamespace(settings=settings)
+    with pytest.raises(asyncio.CancelledError):
+        await half._copy(Source("all", "all", TopicRole.TICKS, 4, records()), target, Copied())
+    assert f"replay: {target} is incomplete" in capsys.readouterr().err
+    assert "this one held 3" in command(settings, "replay", "candles", target, code=1).stderr
+
+
+async def test_ctrl_c_ends_a_command_cleanly(settings: Settings, tmp_path: Path) -> None:
+    await topics.ensure(settings)
+    await send(settings, TopicRole.TICKS, keyed(walk(1, seed=7)))
+    follow = [*FAUST, "tail", "ticks", "-f", "--json"]
+    with running(follow, tmp_path / "tail.log", environment_of(settings), end=signal.SIGINT) as program:
+        eventually(lambda: "tick_id" in program.output(), 30, "the tick is shown")
+    assert program.process.returncode == 130
+    assert len(program.output().splitlines()) == 1
 
 
 def in_hdfs(settings: Settings, ticks: Sequence[Tick]) -> None:
