@@ -148,6 +148,7 @@ class CandleCollector:
                 break
             given_up += minutes.answered(start_ms, max(page[-1].open_time_ms, start_ms) + MINUTE_MS, now_ms)
         if given_up:
+            self._metrics.candles_given_up.inc(given_up)
             log.info("%s: %d minutes have no candle, as far as %s tells", market.symbol, given_up, self._source.name)
         return count
 

@@ -44,6 +44,11 @@ class Metrics:
         )
         self.collected = Counter("bitcoin_collected_ticks", "Ticks published by the collector", registry=registry)
         self.candles = Counter("bitcoin_collected_candles", "Candles published by the collector", registry=registry)
+        self.candles_given_up = Counter(
+            "bitcoin_candles_given_up",
+            "Minutes of a market that were asked for again and again and have no candle",
+            registry=registry,
+        )
         self.agent_events = Counter("bitcoin_agent_events", "Records an agent handled", ["agent"], registry=registry)
         self.agent_lag = Gauge(
             "bitcoin_agent_lag",

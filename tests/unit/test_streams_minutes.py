@@ -1,9 +1,20 @@
 """Which minutes have a candle: gaps, when they are asked for again, and when they are given up."""
 
+from collections.abc import Sequence
+
+from config.sections import KafkaSettings
+from marketdata.markets import Market
+from marketdata.records import Candle
 from marketdata.times import MINUTE_MS
+from streams.batching import Item
+from streams.candles import CandleCollector
+from streams.metrics import Metrics
 from streams.minutes import ASKS, Minutes
+from streams.sources.contracts import Budget, Cost
+from streams.sources.guard import Guard
 
 M = MINUTE_MS
+T = 1_722_816_000_000
 
 
 def spans(minutes: Minutes) -> list[tuple[int, int]]:
@@ -69,3 +80,56 @@ def test_from_the_topic_gaps_before_the_newest_are_open_as_far_as_wished() -> No
     assert spans(Minutes.known(opens, 4 * M)) == [(7, 8)]
     assert Minutes.known(opens, 4 * M).next_ms == 10 * M
     assert Minutes.known([3 * M], 4 * M).due(4 * M) == []
+
+
+class NothingTraded:
+    """A source that has no candle."""
+
+    name = "binance"
+    budget = Budget()
+    candles_cost = Cost(calls=1)
+    candles_per_call = 1000
+
+    async def candles(self, _market: Market, _start_ms: int, _now_ms: int, _timeout_s: float) -> list[Candle]:
+        return []
+
+
+class StandingClock:
+    """Time that is set."""
+
+    ms = T
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def real_seconds(self, event_s: float) -> float:
+        return event_s
+
+    async def sleep_until(self, event_ms: int) -> None:
+        self.ms = event_ms
+
+
+async def test_minutes_that_are_given_up_are_counted() -> None:
+    async def publish(topic: str, items: Sequence[Item]) -> None:
+        raise AssertionError(f"{topic}: {items}: there is nothing to publish")
+
+    clock, metrics = StandingClock(), Metrics()
+    collector = CandleCollector(
+        markets=[Market("BTC", "USD")],
+        source=NothingTraded(),
+        guard=Guard("binance"),
+        clock=clock,
+        metrics=metrics,
+        publish=publish,
+        kafka=KafkaSettings(),
+        topic="candles",
+        lookback_ms=0,
+    )
+    minutes = Minutes(T)
+    minutes.take(T + 3 * MINUTE_MS)
+    collector._minutes = {"BTC-USD": minutes}  # as it is read from the topic, which this test has not
+    for _ask in range(ASKS):
+        assert metrics.registry.get_sample_value("bitcoin_candles_given_up_total") == 0
+        clock.ms = max([gap.ask_at_ms for gap in minutes.gaps] + [T + 4 * MINUTE_MS])
+        await collector.fetch()
+    assert metrics.registry.get_sample_value("bitcoin_candles_given_up_total") == 3
