@@ -1,7 +1,9 @@
 """The dashboard in a headless Chromium, against the real worker on the real Kafka and a simulated exchange."""
 
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,13 @@ import httpx
 import pytest
 
 from config import Settings
+from devstack.state import load_state
 from marketdata.codec import encode
 from marketdata.times import HOUR_MS, floor_to, from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 from tests.browser import ENTER, Browser, chromium
 from tests.integration.streams_support import send, worker
-from tests.stack import ExchangeUnderTest, eventually
+from tests.stack import ExchangeUnderTest, StackUnderTest, eventually
 from tests.view_records import SYMBOL, dead_letter, prediction, score
 
 
@@ -134,8 +137,22 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
         assert page.errors() == []
 
 
+@contextmanager
+def kafka_stands_still(stack: StackUnderTest) -> Iterator[None]:
+    """The broker takes connections and answers nothing."""
+    state = load_state(stack.state_dir)
+    assert state is not None
+    kafka = state.parts["kafka"].process
+    assert kafka is not None
+    os.kill(kafka.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(kafka.pid, signal.SIGCONT)
+
+
 def test_the_page_tells_an_outage_and_survives_a_restart(
-    live: Settings, exchange: ExchangeUnderTest, page: Browser, tmp_path: Path
+    live: Settings, stack: StackUnderTest, exchange: ExchangeUnderTest, page: Browser, tmp_path: Path
 ) -> None:
     with ExitStack() as first:
         first.enter_context(worker(live, tmp_path / "worker.log"))
@@ -155,6 +172,10 @@ def test_the_page_tells_an_outage_and_survives_a_restart(
         assert all(source["failing_since"] for source in sources.values())
         httpx.delete(f"{exchange.control}/faults", trust_env=False)
         eventually(lambda: "outage (" not in page.text("#alerts"), 60, "the end of the outage of all on the page")
+
+        with kafka_stands_still(stack):
+            eventually(lambda: "Kafka: outage" in page.text("#alerts"), 60, "the outage of Kafka on the page")
+        eventually(lambda: "Kafka" not in page.text("#alerts"), 60, "the end of Kafka's outage on the page")
 
     # The worker has stopped within its five seconds although the page was listening.
     eventually(lambda: page.text("#link-text") == "Reconnecting…", 20, "the page notices that the worker is gone")
