@@ -43,8 +43,8 @@ from streams.ticks import DISABLED, NOT_POLLED, Bounds
 log = logging.getLogger(__name__)
 
 POLLS_ALONE, STREAM_ALONE = "poll", "stream"  # of streams.feed
-BUFFERED_BATCHES = 24  # per topic; an event is a batch
-MAX_FETCH = 4 << 20  # bytes of a partition in a poll: 12,000 ticks, so that many markets have some each
+BUFFERED_BATCHES = 12  # per topic; an event is a batch
+MAX_FETCH = 8 << 20  # bytes of a partition in a poll: 24,000 ticks, so that many markets have some each
 MAX_RECORD_BATCH = 500_000  # bytes; Kafka's own limit is 1 MiB
 COMMIT_INTERVAL_S = 1.0
 REQUEST_TIMEOUT_S = 40.0
