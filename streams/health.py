@@ -5,6 +5,7 @@ Live: the agents get on with what lies on their topics. Ready: partitions are as
 
 from typing import Any
 
+from faust.exceptions import ConsumerNotStarted
 from prometheus_client import CONTENT_TYPE_LATEST
 
 STALLED_S = 60.0  # real seconds without a batch while there is something to read
@@ -20,12 +21,20 @@ def liveness(lags: dict[str, int], idle_s: dict[str, float]) -> dict[str, str]:
     }
 
 
+def _assigned(app: Any) -> set[Any]:
+    """The worker's partitions; none before its consumer has begun, which pages may be asked for earlier."""
+    try:
+        return set(app.consumer.assignment())
+    except ConsumerNotStarted:
+        return set()
+
+
 def attach(app: Any) -> None:
     """Add the pages to the worker's web server."""
 
     def waiting() -> dict[str, dict[int, int]]:
         """Agent to the records before it, by partition."""
-        assigned = app.consumer.assignment()
+        assigned = _assigned(app)
         return {
             name: {tp.partition: app.consumer.unhandled(tp) for tp in assigned if tp.topic == topic}
             for name, topic in app.worker_state.topics.items()
@@ -61,7 +70,7 @@ def attach(app: Any) -> None:
             for what, is_so in (
                 ("a rebalance", app.rebalancing),
                 ("the tables' recovery", app.in_recovery),
-                ("an assignment", not app.consumer.assignment()),
+                ("an assignment", not _assigned(app)),
             )
             if is_so
         ]
