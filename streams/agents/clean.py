@@ -6,6 +6,7 @@ suppresses what is already there.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from config.settings import Settings
 from marketdata.topics import TopicRole
 from streams.agents.cleaning import clean
 from streams.agents.letters import RefusalLog
-from streams.agents.seen import Seen
+from streams.agents.seen import REMEMBERED, Seen
 from streams.delivered import DeliveredOffsets
 from streams.metrics import Metrics
 
@@ -36,6 +37,8 @@ class CleanAgent:
         self._letters = settings.topic(TopicRole.DEAD_LETTERS).name
         self._refusals = RefusalLog(NAME)
         self._lateness_ms = int(settings.streams.lateness_s * 1000)
+        interval_s = min(settings.streams.stream_interval_s, settings.streams.poll_interval_s)
+        self._remembered = max(REMEMBERED, math.ceil(settings.streams.lateness_s / interval_s) + 1)
         self._max_future_ms = int(settings.streams.max_future_s * 1000)
         self.delivered = DeliveredOffsets(settings.kafka, self._source, self._output)
 
@@ -55,6 +58,7 @@ class CleanAgent:
             self._clock,
             lateness_ms=self._lateness_ms,
             max_future_ms=self._max_future_ms,
+            remembered=self._remembered,
             delivered=self.delivered.delivered(partition),
         )
         producer = self._producer()

@@ -14,7 +14,7 @@ from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
 from marketdata.records import Tick
 from streams.agents.letters import UNEXPECTED_REASON, dead_letter
-from streams.agents.seen import Seen
+from streams.agents.seen import REMEMBERED, Seen
 from streams.agents.validity import check
 from streams.batching import Item
 from streams.delivered import header
@@ -43,6 +43,7 @@ def clean(
     lateness_ms: int,
     max_future_ms: int,
     delivered: int,
+    remembered: int = REMEMBERED,
 ) -> Cleaned:
     """Sort a batch into clean ticks, duplicates and dead letters.
 
@@ -52,6 +53,7 @@ def clean(
         clock: event time, for ticks out of the future.
         lateness_ms: ticks older than the newest by more than this are counted as late; they pass.
         max_future_ms: ticks ahead of the clock by more than this are refused.
+        remembered: timestamps that are kept of a market, to know duplicates by.
         delivered: clean ticks of offsets up to this one have been sent before; they are remembered and not sent again.
     """
     done = Cleaned()
@@ -79,7 +81,7 @@ def clean(
             continue
         state.offset = record.offset
         newest_ms = state.newest_ms
-        if not state.add(timestamp_ms):
+        if not state.add(timestamp_ms, remembered):
             done.duplicates += 1
             continue
         if newest_ms is not None and timestamp_ms < newest_ms - lateness_ms:

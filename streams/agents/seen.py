@@ -1,8 +1,9 @@
 """What the clean agent remembers of a market: how far it has read, and the newest timestamps it let through.
 
-Pure. A tick_id is symbol and timestamp, so a timestamp seen again is a duplicate. `REMEMBERED` of them are kept: hours
-of a feed that polls once a minute, minutes of one tick a second. That is enough, for a duplicate comes from a poll that
-was published twice, moments ago. Older ones pass, and the batch side drops them by tick_id.
+Pure. A tick_id is symbol and timestamp, so a timestamp seen again is a duplicate. At least `REMEMBERED` of them are
+kept, hours of a feed that polls once a minute, and as many as the lateness holds. That is enough, for a duplicate comes
+from a poll that was published twice, moments ago. Older ones pass: they are too late for features, and the batch side
+drops them by tick_id.
 """
 
 from bisect import bisect_left
@@ -27,8 +28,8 @@ class Seen:
     def newest_ms(self) -> int | None:
         return self.timestamps[-1] if self.timestamps else None
 
-    def add(self, timestamp_ms: int) -> bool:
-        """Remember a timestamp; False when it is already known."""
+    def add(self, timestamp_ms: int, remembered: int = REMEMBERED) -> bool:
+        """Remember a timestamp, `remembered` at most; False when it is already known."""
         known = self.timestamps
         if not known or timestamp_ms > known[-1]:
             known.append(timestamp_ms)
@@ -37,7 +38,7 @@ class Seen:
             if known[at] == timestamp_ms:
                 return False
             known.insert(at, timestamp_ms)
-        if len(known) > REMEMBERED:
+        if len(known) > remembered:
             del known[0]
         return True
 

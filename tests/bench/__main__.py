@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.bench.report import Bench, write
 from tests.stack import running_stack
 
-ROOMS = ("marketdata", "devstack", "streams", "dashboard", "batch", "forecasting")  # JAX's threads come last
+ROOMS = ("marketdata", "devstack", "streams", "scaling", "dashboard", "batch", "forecasting")  # JAX's threads come last
 
 
 def main(rooms: list[str]) -> int:

@@ -142,6 +142,15 @@ def test_a_duplicate_is_dropped_and_counted_in_any_place() -> None:
     assert done.letters == []
 
 
+def test_as_many_timestamps_are_known_as_asked_for() -> None:
+    times = [NOW_MS + 100 * n for n in range(2 * REMEMBERED)]
+    few, many = Seen(), Seen()
+    for timestamp_ms in times:
+        few.add(timestamp_ms)
+        many.add(timestamp_ms, len(times))
+    assert (few.add(times[0]), many.add(times[0], len(times))) == (True, False)
+
+
 def test_a_late_tick_passes_and_is_counted() -> None:
     done = run([record(encode(tick(NOW_MS)), 0), record(encode(tick(NOW_MS - 121_000)), 1)])
     assert (len(done.ticks), done.late) == (2, 1)
