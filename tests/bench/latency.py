@@ -17,19 +17,22 @@ from marketdata.topics import TopicRole
 from streams.delivered import HEADER
 from streams.reading import TopicReader
 from tests.bench.feed import MARKETS, Feeder
-from tests.bench.worker import Worker
+from tests.bench.worker import Worker, topic_bytes
 
 _WARM_UP = 0.2  # share of the ticks, from the start, that are not judged
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds from the append of a tick to that of its row; the worker's share of one core; rows a tick."""
+    """Milliseconds from the append of a tick to that of its row; the worker's share of one core; rows and bytes on the
+    changelogs of the agents that had a part in it, a tick.
+    """
 
     p50_ms: float
     p99_ms: float
     cpu: float
     rows_a_tick: float
+    changelog_bytes: float
 
 
 async def _read(settings: Settings, role: TopicRole) -> list[ConsumerRecord]:
@@ -86,4 +89,7 @@ async def paced(worker: Worker, rate: int, seconds: float, *, whole_way: bool) -
         born = {(r.partition, r.offset): r.timestamp for r in clean}
     clean.sort(key=lambda record: record.timestamp)
     ages = np.asarray(_ages(clean, rows, born)[int(len(clean) * _WARM_UP) :])
-    return Latency(float(np.median(ages)), float(np.percentile(ages, 99)), cpu, len(rows) / sent)
+    agents = ("clean", "features") if whole_way else ("features",)
+    changelogs = [await topic_bytes(settings, f"{settings.streams.app_id}-{agent}-changelog") for agent in agents]
+    p50_ms, p99_ms = np.percentile(ages, (50, 99)).tolist()
+    return Latency(p50_ms, p99_ms, cpu, len(rows) / sent, sum(changelogs) / sent)

@@ -31,7 +31,7 @@ from tests.bench.worker import Drained, fresh, topic_bytes, working
 from tests.stack import alone, environment_of, free_ports
 
 REPEATS = 3
-TICKS = 100_000
+TICKS = 300_000
 TICKS_EMPTY, TICKS_HOPPING, TICKS_QUIX = 10_000, 1_500, 10_000
 MARKET_COUNTS = (10, 1_000, 5_000)
 MANY = 1_000
@@ -289,7 +289,7 @@ def _ways(room: Room, features: Speed, add: Add) -> None:
 
 def _markets(room: Room, features: Speed, add: Add) -> None:
     for markets in MARKET_COUNTS:
-        cost = room.rates(steady(max(TICKS, markets * PER_SECOND * 3), markets=markets), 1).cpu_us
+        cost = room.rates(steady(max(TICKS, markets * PER_SECOND * 10), markets=markets), 1).cpu_us
         ratio = cost / features.cpu_us
         add(
             f"CPU a tick, {markets:,} markets",
@@ -317,6 +317,7 @@ def _latencies(room: Room, add: Add) -> None:
             goal = {"goal": f"at most {GOAL_CPU:g}, with that p99", "met": held} if judged else {}
             add(f"{name}, CPU", seen.cpu, "cores", **goal)
             add(f"{name}, rows", seen.rows_a_tick, "rows/tick")
+            add(f"{name}, changelogs", seen.changelog_bytes, "B/tick")
 
 
 def _state(room: Room, small: Drained, add: Add) -> None:
