@@ -184,8 +184,8 @@ class StreamsSettings(_Section):
     """Whether anybody who reaches `web_host` may read without a token."""
     session_timeout_s: float = Field(6.0, gt=0)
     """After which a dead worker's partitions move."""
-    linger_ms: float = Field(20.0, ge=0)
-    """Waited before each poll of the broker, so that batches grow under light load."""
+    gather_ms: int = Field(40, ge=1, le=1_000)
+    """For how long the broker gathers records for a poll of a worker, so that batches grow under light load."""
     standby_replicas: int = Field(0, ge=0)
     """Copies of tables on other workers."""
 

@@ -196,7 +196,7 @@ def _instance_id(app: StreamsApp) -> str:
 
 def _add_agents(app: StreamsApp) -> None:
     settings, clock, metrics = app.settings, app.clock, app.worker_state.metrics
-    BatchConsumer.linger_s = settings.streams.linger_ms / 1000
+    BatchConsumer.gather_ms = settings.streams.gather_ms
     sources = {CLEAN: settings.topic(TopicRole.TICKS).name, FEATURES: settings.topic(TopicRole.TICKS_CLEAN).name}
     BatchConsumer.batch_topics = frozenset(sources.values())
     app.worker_state.topics.update(sources)

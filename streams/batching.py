@@ -59,7 +59,7 @@ Item = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 
 _faust_log = logging.getLogger("faust.batching")  # what Faust says of its services goes under Faust's name
 
-FETCH_WAIT_MS = 100
+MANY_BYTES = 1 << 20  # of all partitions together; a backlog has them at once
 
 # How long events under way are waited for; what they leave is done again by whoever comes next.
 _STOP_WAIT_S = 2.0
@@ -71,15 +71,17 @@ class _Sent(Protocol):
 
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's, but that the broker answers a fetch that finds nothing after `FETCH_WAIT_MS` and not only after 1.5 s.
+    """Faust's, but that the broker gathers records for a fetch: until there are many, or for `gather_ms` at most.
 
-    aiokafka has one fetch a broker under way, and that may ask for a part of the partitions alone: what comes in on
-    the others lies until it is answered.
+    Faust asks for whatever is there. aiokafka fetches ahead of a poll and not again before it, so small answers make
+    small batches, and what comes in after an answer lies until the poll after the next.
     """
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer: Any = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001  Faust hands on no setting for it
+        # Faust hands on no settings for these.
+        consumer._fetch_min_bytes = MANY_BYTES  # noqa: SLF001
+        consumer._fetch_max_wait_ms = BatchConsumer.gather_ms  # noqa: SLF001
         return consumer
 
 
@@ -96,7 +98,7 @@ class BatchConsumer(driver.Consumer):
 
     logger = _faust_log
     batch_topics: frozenset[str] = frozenset()
-    linger_s: float = 0.0
+    gather_ms: int = 40
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._handled: dict[TP, int] = {}
@@ -130,8 +132,6 @@ class BatchConsumer(driver.Consumer):
         timeout: float,  # noqa: ASYNC109  Faust's signature
     ) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Batches as single messages, other topics message by message."""
-        if self.linger_s:
-            await asyncio.sleep(self.linger_s)  # lets batches grow under light load
         records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:

@@ -80,7 +80,7 @@ async def paced(worker: Worker, rate: int, seconds: float, *, whole_way: bool) -
     async with Feeder(settings.kafka) as feeder:
         sent = await feeder.pace(topic, rate, lambda: loop.time() >= end, markets=MARKETS)
     cpu = (worker.cpu_s() - before) / (loop.time() - began)
-    await asyncio.to_thread(worker.drain, sent)
+    await asyncio.to_thread(worker.wait_handled, sent)
     clean, rows = await _read(settings, TopicRole.TICKS_CLEAN), await _read(settings, TopicRole.FEATURES)
     if whole_way:
         raw = {(r.partition, r.offset): r.timestamp for r in await _read(settings, TopicRole.TICKS)}

@@ -77,6 +77,14 @@ class Worker:
 
         eventually(ready, deadline_s, "the worker is ready", every_s=_LOOK_S)
 
+    def wait_handled(self, count: int, deadline_s: float = 180) -> None:
+        """Until the features agent handled `count` records."""
+
+        def done() -> bool:
+            return self.events().get("features", 0.0) >= count
+
+        eventually(done, deadline_s, f"{count} records are handled", every_s=_LOOK_S)
+
     def drain(self, count: int, *, first: str = "features", deadline_s: float = 180) -> Drained:
         """Wait until the features agent handled `count` records.
 

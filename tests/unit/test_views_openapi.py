@@ -35,7 +35,7 @@ def test_security_is_told_where_a_token_is_asked_for() -> None:
 
 
 def test_every_route_of_the_application_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("batch_topics", "linger_s"):  # what building an application sets
+    for name in ("batch_topics", "gather_ms"):  # what building an application sets
         monkeypatch.setattr(BatchConsumer, name, getattr(BatchConsumer, name))
     settings = settings_with({"BDI_STREAMS__DATA_DIR": str(tmp_path)})
     app = build_app(settings, WorkerClock.from_settings(settings))
