@@ -40,10 +40,12 @@ class CleanAgent:
         interval_s = min(settings.streams.stream_interval_s, settings.streams.poll_interval_s)
         self._remembered = max(REMEMBERED, math.ceil(settings.streams.lateness_s / interval_s) + 1)
         self._max_future_ms = int(settings.streams.max_future_s * 1000)
+        self._states: dict[int, dict[bytes, Seen]] = {}
         self.delivered = DeliveredOffsets(settings.kafka, self._source, self._output)
 
     def forget(self) -> None:
-        """Partitions moved."""
+        """Partitions moved: states come from the table when they are next needed."""
+        self._states.clear()
         self.delivered.forget()
 
     async def handle(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
@@ -80,6 +82,9 @@ class CleanAgent:
         self._refusals.add(done.reasons)
 
     def _load(self, partition: int, key: bytes) -> Seen:
-        state = Seen.from_bytes(self._table.get(key))
-        state.offset = self.delivered.trusted(partition, state.offset)
+        states = self._states.setdefault(partition, {})
+        state = states.get(key)
+        if state is None:
+            state = states[key] = Seen.from_bytes(self._table.get(key))
+            state.offset = self.delivered.trusted(partition, state.offset)
         return state
