@@ -104,7 +104,7 @@ class Collector:
     async def collect(self, instant_ms: int, budget_s: float) -> list[Tick]:
         """Poll all sources for one instant, within `budget_s` real seconds, and publish.
 
-        A source that fails leaves nulls and its status.
+        A source that fails, in whatever way, leaves nulls and its status.
         """
         outcomes = await asyncio.gather(*(self._poll(source, budget_s) for source in self._sources))
         polled = {source.name: outcome for source, outcome in zip(self._sources, outcomes, strict=True)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from marketdata.errors import InvalidValueError
 
+_BEYOND_64_BITS = 1 << 63
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 
@@ -21,9 +22,15 @@ def nullable_number(row: Mapping[str, Any], field: str) -> float | None:
     value = row[field]
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidValueError(field, value, "a finite number or null")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:  # JSON's integers are of any length
+        raise InvalidValueError(field, value, "a finite number or null") from error
+    if not math.isfinite(number):
+        raise InvalidValueError(field, value, "a finite number or null")
+    return number
 
 
 def decimal(value: Any, field: str) -> float:
@@ -38,13 +45,13 @@ def decimal(value: Any, field: str) -> float:
 
 
 def integer(value: Any, field: str) -> int:
-    """A JSON integer.
+    """A JSON integer of 64 bits.
 
     Raises:
         InvalidValueError: it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidValueError(field, value, "an integer")
+    if isinstance(value, bool) or not isinstance(value, int) or not -_BEYOND_64_BITS <= value < _BEYOND_64_BITS:
+        raise InvalidValueError(field, value, "an integer of 64 bits")
     return value
 
 

@@ -1,8 +1,9 @@
 """A source behind its guard, which retries, leaves it alone, or stops it.
 
 Retries stay inside the poll's time; the circuit is open for as long as the source asked to be left alone; a source is
-stopped for good when going on makes no sense. The guard never raises: what happened is the `Outcome`. Times here are
-real seconds; only a Retry-After is the exchange's own time, which a replay runs faster.
+stopped for good when going on makes no sense. The guard never raises, whatever the source did: what happened is the
+`Outcome`, and one source's garbage costs nobody else's data. Times here are real seconds; only a Retry-After is the
+exchange's own time, which a replay runs faster.
 """
 
 import logging
@@ -22,12 +23,16 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 4
 _TIMEOUT = "timeout"
+_UNEXPECTED = "unexpected"
 _WAIT_SHARE = 0.1  # of the poll's time: the first wait, and the width of its jitter
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """`value` is None unless `status` is ok; else `status` is the kind of the error and `detail` its text."""
+    """`value` is None unless `status` is ok; else `status` is the kind of the error and `detail` its text.
+
+    `unexpected` is an error that is none of a source's: a fault of this program, whose traceback is logged.
+    """
 
     status: str
     value: T | None = None
@@ -118,6 +123,10 @@ class Guard:
         except FatalSourceError as error:
             self._stopped = error
             return Outcome(error.kind, detail=str(error))
+        except Exception as error:
+            if self.last_status != _UNEXPECTED:  # once, not with each poll
+                log.exception("%s: an error that was not foreseen", self.source)
+            return Outcome(_UNEXPECTED, detail=repr(error))
         raise AssertionError("stamina ends with a result or an error")
 
     def _pause(self, error: RetryableSourceError, left_s: float) -> bool | float:

@@ -142,6 +142,20 @@ async def test_both_sources_make_one_tick_a_market() -> None:
     }
 
 
+async def test_an_error_of_one_source_that_was_not_foreseen_takes_no_other_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def surprises() -> Reading:
+        raise OverflowError("int too large to convert to float")
+
+    (usd, _eur), metrics = await one_poll(Source("coingecko", surprises), Source("binance", quotes))
+    assert (usd.price, usd.bid_price) == (None, 99.0)
+    assert {name: state.status for name, state in usd.sources.items()} == {"coingecko": "unexpected", "binance": "ok"}
+    assert counted(metrics, "bitcoin_source_errors_total", source="coingecko", kind="unexpected") == 1
+    assert "Traceback" in caplog.text
+    assert "in surprises" in caplog.text
+
+
 async def test_a_source_that_fails_leaves_nulls_and_its_status() -> None:
     (usd, _eur), metrics = await one_poll(Source("coingecko", refuses), Source("binance", quotes))
     assert (usd.price, usd.bid_price) == (None, 99.0)

@@ -60,6 +60,19 @@ async def test_a_short_retry_after_is_waited_for() -> None:
     assert asked.count == 2
 
 
+async def test_an_error_that_is_none_of_a_sources_is_an_outcome_and_its_traceback_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    guard = Guard("exchange")
+    asked = Asked(ZeroDivisionError("of its own"))
+    for _poll in range(2):
+        outcome = await guard.call(asked, 0.5)
+        assert (outcome.status, outcome.value) == ("unexpected", None)
+    assert asked.count == 2  # never again within a poll
+    assert caplog.text.count("Traceback") == 1
+    assert (await guard.call(Asked("data"), 0.5)).status == "ok"
+
+
 def clocked() -> tuple[list[float], Callable[[], float]]:
     now = [0.0]
     return now, lambda: now[0]

@@ -201,7 +201,12 @@ async def test_coingecko_is_asked_once_a_currency_and_keeps_nulls(server: Server
 
 @pytest.mark.parametrize(
     ("changed", "field"),
-    [({"last_updated": "yesterday"}, "last_updated"), ({"high_24h": True}, "high_24h")],
+    [
+        ({"last_updated": "yesterday"}, "last_updated"),
+        ({"high_24h": True}, "high_24h"),
+        ({"low_24h": 10**400}, "low_24h"),
+        ({"low_24h": -(10**400)}, "low_24h"),
+    ],
 )
 async def test_a_wrong_field_of_coingecko_is_named(
     server: Server, client: httpx.AsyncClient, changed: dict[str, Any], field: str
@@ -251,6 +256,7 @@ def test_a_candle_in_microseconds_is_the_same_candle() -> None:
         ([kline(MINUTE + 1)], "openTime"),
         ([kline(MINUTE, at2=3.0)], "high"),
         ([kline(MINUTE, at8="7")], "trades"),
+        ([kline(MINUTE, at8=10**30)], "trades"),
     ],
 )
 def test_a_wrong_candle_is_named(payload: Any, field: str) -> None:
