@@ -30,7 +30,7 @@ class Metrics:
         )
         self.source_unknown = Counter(
             "bitcoin_source_unknown_symbols",
-            "Times that a source said it does not have a market",
+            "Markets that a source said it does not have, each counted once until it is back",
             ["source", "symbol"],
             registry=registry,
         )

@@ -5,8 +5,8 @@ Wire formats: /api/v3/ticker/bookTicker (prices as strings, no time; the HTTP Da
 (code -1121) makes it refuse a request whole: it is searched for by halves, and left out from then on.
 """
 
-import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +51,7 @@ class Binance:
         weight_per_minute: int,
         on_weight: Callable[[int], None] = lambda _weight: None,
         on_unknown: Callable[[str], None] = lambda _symbol: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is asked yet.
 
@@ -58,12 +59,15 @@ class Binance:
             http: the client.
             weight_per_minute: that Binance allows.
             on_weight: told of the weight used in this minute, as Binance counts it.
-            on_unknown: told of each market that Binance says it does not have.
+            on_unknown: told of each market that Binance says it does not have, once until it is back.
+            monotonic: the machine's, but for tests.
         """
         self._http = http
         self._on_weight = on_weight
         self._on_unknown = on_unknown
-        self._unknown: dict[str, float] = {}  # symbol to the loop's time at which it is asked for again
+        self._monotonic = monotonic
+        self._unknown: dict[str, float] = {}  # symbol to the monotonic time at which it is asked for again
+        self._unsearched: list[list[Market]] = []  # where the search for unknown symbols goes on, the last one first
         self.budget = Budget(weight_per_minute=weight_per_minute)
 
     def poll_cost(self, markets: Sequence[Market]) -> Cost:
@@ -72,33 +76,46 @@ class Binance:
     async def poll(self, markets: Sequence[Market], timeout_s: float) -> Reading:
         """bid_price, bid_qty, ask_price and ask_qty of each market that Binance has.
 
-        While unknown symbols are searched for, markets that this poll did not come to are in none of its parts.
+        While unknown symbols are searched for, markets that this poll did not come to are in none of its parts. An
+        error that names no time to wait ends the search of this poll and keeps the quotes that it has; the next poll
+        goes on where this one ended.
         """
-        now = asyncio.get_running_loop().time
-        deadline = now() + timeout_s
+        deadline = self._monotonic() + timeout_s
         quotes: dict[str, Quote] = {}
         refused: dict[str, InvalidValueError] = {}
-        asked = [market for market in markets if self._is_asked(market)]
-        groups = [asked] if asked else []
+        self._unsearched = groups = self._groups(markets)
         for _ask in range(_MOST_ASKS):
             if not groups:
                 break
-            group = groups.pop()
+            group = groups[-1]
             try:
-                reading = await self._books(group, max(deadline - now(), 0.001))
+                reading = await self._books(group, max(deadline - self._monotonic(), 0.001))
             except FatalSourceError as error:
                 if error.code != _INVALID_SYMBOL:
                     raise
+                groups.pop()
                 if len(group) == 1:
                     self._leave_out(group[0])
                 else:
                     groups += [group[len(group) // 2 :], group[: len(group) // 2]]
                 continue
+            except RetryableSourceError as error:
+                if not quotes or error.retry_after_s is not None:
+                    raise
+                log.warning("the search for what %s does not have goes on with the next poll: %s", NAME, error)
+                break
+            groups.pop()
             quotes |= reading.quotes
             refused |= reading.refused
             for market in group:
                 self._is_there(market)
         return Reading(quotes, refused, frozenset(market.symbol for market in markets) & self._unknown.keys())
+
+    def _groups(self, markets: Sequence[Market]) -> list[list[Market]]:
+        """What to ask for in one request each, the last one first: all at once, but for what is being searched."""
+        asked = {market.symbol: market for market in markets if self._is_asked(market)}
+        searched = [[market for market in group if asked.pop(market.symbol, None)] for group in self._unsearched]
+        return [group for group in (*searched, [*asked.values()]) if group]
 
     async def _books(self, markets: Sequence[Market], timeout_s: float) -> Reading:
         names = ",".join(f'"{market.binance}"' for market in markets)  # an array without spaces, as the API wants it
@@ -158,7 +175,8 @@ class Binance:
             raise RetryableSourceError(f"{NAME}: klines {market.binance}: {error}", "bad_payload") from error
 
     def _is_asked(self, market: Market) -> bool:
-        return self._unknown.get(market.symbol, 0.0) <= asyncio.get_running_loop().time()
+        until = self._unknown.get(market.symbol)
+        return until is None or until <= self._monotonic()
 
     def _leave_out(self, market: Market) -> None:
         if market.symbol not in self._unknown:
@@ -170,7 +188,7 @@ class Binance:
                 market.symbol,
                 ASK_AGAIN_S,
             )
-        self._unknown[market.symbol] = asyncio.get_running_loop().time() + ASK_AGAIN_S
+        self._unknown[market.symbol] = self._monotonic() + ASK_AGAIN_S
 
     def _is_there(self, market: Market) -> None:
         if self._unknown.pop(market.symbol, None) is not None:

@@ -1,13 +1,13 @@
 """A market that Binance does not have (any more): searched for, left out, told, and no other market without quotes."""
 
-import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
 
 from devstack.exchange.history import MarketHistory
-from marketdata.errors import FatalSourceError
+from marketdata.errors import FatalSourceError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.topics import TopicRole
 from streams.metrics import Metrics
@@ -23,6 +23,8 @@ from tests.exchange_server import DAY, MINUTE_MS, NOON, Exchange, running_exchan
 COINS = ("BTC", "ETH", "XRP", "SOL", "ADA", "DOT", "LTC")
 MARKETS = [Market(coin, "USD") for coin in COINS]
 SYMBOLS = [market.symbol for market in MARKETS]
+SECOND_HALF = "%5B%22SOLUSDT"
+"""Of a request's address: the array of symbols that begins in the middle of all."""
 
 
 @pytest.fixture
@@ -40,9 +42,14 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield opened
 
 
-def binance(exchange: Exchange, client: httpx.AsyncClient, told: list[str] | None = None) -> Binance:
+def binance(
+    exchange: Exchange,
+    client: httpx.AsyncClient,
+    told: list[str] | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Binance:
     http = JsonClient("binance", f"{exchange.address}/binance", client)
-    return Binance(http, 6000, on_unknown=([] if told is None else told).append)
+    return Binance(http, 6000, on_unknown=([] if told is None else told).append, monotonic=monotonic)
 
 
 def asks(exchange: Exchange) -> int:
@@ -103,6 +110,33 @@ async def test_the_search_is_spread_over_polls_where_it_would_ask_too_much(
     assert found[-1] == len(COINS[::2])
 
 
+async def test_an_error_amid_the_search_keeps_the_quotes_and_the_next_poll_goes_on(
+    exchange: Exchange, client: httpx.AsyncClient
+) -> None:
+    await exchange.fault("503", match=SECOND_HALF, count=1)
+    await exchange.fault("unlisted", symbols=["DOTUSDT"])
+    source = binance(exchange, client)
+    reading = await source.poll(MARKETS, 5.0)
+    assert (set(reading.quotes), reading.unknown) == ({"BTC-USD", "ETH-USD", "XRP-USD"}, frozenset())
+    before = asks(exchange)
+    reading = await source.poll(MARKETS, 5.0)
+    assert (set(reading.quotes), reading.unknown) == (set(SYMBOLS) - {"DOT-USD"}, {"DOT-USD"})
+    assert asks(exchange) - before == 6  # both halves, and the second one's; not the whole again
+    before = asks(exchange)
+    assert set((await source.poll(MARKETS, 5.0)).quotes) == set(reading.quotes)
+    assert asks(exchange) - before == 1
+
+
+async def test_an_exchange_that_asks_for_a_pause_amid_the_search_gets_it(
+    exchange: Exchange, client: httpx.AsyncClient
+) -> None:
+    await exchange.fault("429", match=SECOND_HALF, count=1)
+    await exchange.fault("unlisted", symbols=["DOTUSDT"])
+    with pytest.raises(RetryableSourceError) as caught:
+        await binance(exchange, client).poll(MARKETS, 5.0)
+    assert caught.value.retry_after_s is not None
+
+
 async def test_an_unknown_markets_candles_are_none_and_stop_nothing(
     exchange: Exchange, client: httpx.AsyncClient
 ) -> None:
@@ -118,19 +152,23 @@ async def test_an_unknown_markets_candles_are_none_and_stop_nothing(
 
 
 async def test_a_market_that_comes_back_is_found_again(
-    exchange: Exchange, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    exchange: Exchange, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(module, "ASK_AGAIN_S", 0.05)
+    now = [0.0]
     await exchange.fault("unlisted", symbols=["BTCUSDT"])
     told: list[str] = []
-    source = binance(exchange, client, told)
+    source = binance(exchange, client, told, lambda: now[0])
     assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
-    await asyncio.sleep(0.1)
+    now[0] += module.ASK_AGAIN_S
+    before = asks(exchange)
     assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
+    assert asks(exchange) > before + 1  # searched for once more
     assert told == ["BTC-USD"]  # told once, however often it is asked for
     exchange.state.faults.clear()
-    await asyncio.sleep(0.1)
+    now[0] += module.ASK_AGAIN_S - 1.0
+    assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
+    now[0] += 1.0
     reading = await source.poll(MARKETS, 5.0)
     assert (set(reading.quotes), reading.unknown) == (set(SYMBOLS), frozenset())
     assert "binance has BTCUSDT again" in caplog.text
