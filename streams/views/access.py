@@ -81,8 +81,9 @@ def guard(streams: StreamsSettings, refuse: Refuse) -> Middleware:
 async def _with_token(request: web.Request, handler: Handler, token: str, refuse: Refuse) -> web.StreamResponse:
     shown = request.query.get(PARAMETER)
     if shown is not None and _same(shown, token):
-        # To the address without the secret, which must not stay in the history; two slashes would name another server.
-        location = "/" + str(request.rel_url.without_query_params(PARAMETER)).lstrip("/")
+        # To the address without the secret, which must not stay in the history. Two slashes would name another server;
+        # to a browser a backslash is a slash.
+        location = "/" + str(request.rel_url.without_query_params(PARAMETER)).lstrip("/\\")
         answer = web.Response(status=303, headers={"Location": location})
         answer.set_cookie(
             COOKIE,

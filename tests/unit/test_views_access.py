@@ -1,5 +1,6 @@
 """Who may read: a token by header or cookie, the Host of this machine, and no listening to strangers unasked."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -119,6 +120,17 @@ async def test_an_address_with_two_slashes_leads_to_no_other_server() -> None:
         address = URL(f"http://127.0.0.1:{client.port}//elsewhere.example/x?token={TOKEN}", encoded=True)
         answer = await client.session.get(address, allow_redirects=False)
         assert (answer.status, answer.headers["Location"]) == (303, "/elsewhere.example/x")
+
+
+@pytest.mark.parametrize("slashes", ["/\\", "/\\/"])
+async def test_backslashes_in_a_raw_request_lead_to_no_other_server(slashes: str) -> None:
+    async with served(web_token=TOKEN) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(f"GET {slashes}elsewhere.example/?token={TOKEN} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        writer.close()
+    assert "HTTP/1.1 303" in head
+    assert "Location: /elsewhere.example/\r\n" in head
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
