@@ -263,9 +263,11 @@ class BatchConsumer(driver.Consumer):
                     await asyncio.wait(self._busy)
                     await self.commit_and_end_transactions()
         except TimeoutError:
-            self.log.warning("went on with events under way; they will be read again")
+            self.log.warning("went on with batches under way; they will be read again")
             for task in self._busy:
                 task.cancel()
+            if self._busy:
+                await asyncio.wait(self._busy)
 
 
 class BatchProducer(driver.Producer):

@@ -7,7 +7,7 @@ partitions are worked on meanwhile. It must never know what an agent does with a
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from aiokafka.structs import ConsumerRecord
@@ -30,32 +30,52 @@ class BatchAgent(Protocol):
 class BatchRunner:
     """One agent on one source topic; ends the worker when a batch cannot be handled.
 
-    What comes after a batch that failed is not handled any more: nothing may be answered before it is.
+    What comes after a batch that failed is not handled any more, nor what comes after one that was cut off before its
+    partition was given anew (which reads it again): nothing may be answered before it is.
     """
 
-    def __init__(self, app: Any, name: str, topic: str, agent: BatchAgent, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: Any,
+        name: str,
+        topic: str,
+        agent: BatchAgent,
+        metrics: Metrics,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._app = app
         self._name = name
         self._topic = topic
         self._agent = agent
         self._metrics = metrics
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._now = now
+        self._running: dict[int, tuple[asyncio.Task[None], int]] = {}  # the newest of a partition, and its generation
+        self._cut_off: dict[int, int] = {}  # partition to the generation in which a batch of it was
         self._loading = asyncio.Lock()
         self._failed = False
 
     async def run(self, stream: Any) -> None:
         """The agent's coroutine."""
         async for event in stream.events():
-            partition = event.value[0].partition
-            before = self._running.get(partition)
-            if before is not None:
-                await asyncio.wait([before])
+            partition, generation = event.value[0].partition, event.message.generation_id
+            await self._wait_for(partition)
             if self._failed or self._app.producer.send_error is not None:
+                continue
+            if generation != self._app.consumer_generation_id or self._cut_off.get(partition) == generation:
                 continue
             # The task has the event in its context and as its argument: Faust's tables ask for it.
             task = asyncio.create_task(self._handle(event), name=f"{self._name}-{partition}")
-            self._running[partition] = task
+            self._running[partition] = task, generation
             self._app.consumer.began(task)
+
+    async def _wait_for(self, partition: int) -> None:
+        """Until the batch before is done, in one way or another."""
+        task, generation = self._running.pop(partition, (None, 0))
+        if task is None:
+            return
+        await asyncio.wait([task])
+        if task.cancelled():
+            self._cut_off[partition] = generation
 
     async def _handle(self, event: Any) -> None:
         records: list[ConsumerRecord] = event.value
@@ -73,7 +93,7 @@ class BatchRunner:
             await self._app.crash(error)
             return
         self._app.consumer.handled(TP(self._topic, partition), last)
-        self._metrics.delivered(self._name, records[0], time.time())
+        self._metrics.delivered(self._name, records[0], self._now())
         self._app.worker_state.progress[self._name] = self._app.loop.time()
 
     async def _load(self, partition: int) -> None:
