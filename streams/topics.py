@@ -115,6 +115,10 @@ class TopicAdmin:
         await self._until_known([policy.name for policy in missing])
         return created
 
+    async def partitions(self) -> dict[str, int]:
+        """How many partitions each topic of the cluster has."""
+        return {topic["topic"]: len(topic["partitions"]) for topic in await self._client.describe_topics()}
+
     async def drift(self, policies: Sequence[TopicPolicy]) -> list[Drift]:
         """Where the cluster differs from the declared policy."""
         described = {topic["topic"]: topic for topic in await self._client.describe_topics()}

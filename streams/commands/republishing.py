@@ -98,6 +98,8 @@ async def republish(
     sent = await _sent_before(settings, keep=not dry_run)
     max_future_ms = int(settings.streams.max_future_s * 1000)
     judged = _judged(settings)
+    async with TopicAdmin(settings.kafka) as admin:
+        partitions = await admin.partitions()
     counts: dict[tuple[str, str], Counts] = {}
     originals = []
     for name, letter in distinct.items():
@@ -105,7 +107,7 @@ async def republish(
         if name in sent:
             count.already_sent += 1
             continue
-        why_not = not_restorable(settings, letter)
+        why_not = not_restorable(settings, letter, partitions.get(letter.topic, 0))
         if why_not is not None:
             count.not_restorable += 1
             count.why_not = count.why_not or why_not
@@ -123,11 +125,19 @@ async def republish(
     return dict(sorted(counts.items()))
 
 
-def not_restorable(settings: Settings, letter: DeadLetter) -> str | None:
-    """Why the original cannot be put together from its letter; None where it can."""
+def not_restorable(settings: Settings, letter: DeadLetter, partitions: int) -> str | None:
+    """Why the original cannot go back to where it came from; None where it can.
+
+    Args:
+        settings: of this deployment.
+        letter: tells what the original was.
+        partitions: how many its topic has now, which may have been created anew.
+    """
     known = _judged(settings)
     if letter.topic not in known:
         return f"topic: {letter.topic!r}: expected one of {', '.join(sorted(known))}"
+    if not 0 <= letter.partition < partitions:
+        return f"partition: {letter.partition}: expected one of the {partitions} that {letter.topic} has now"
     if letter.key is not None and _LOST_CHARACTER in letter.key:
         return f"key: {letter.key!r}: expected UTF-8"
     try:

@@ -293,6 +293,7 @@ async def test_each_letter_is_sent_back_once(settings: Settings) -> None:
         letter_of(b"{", 5, "json", topic=source, field="payload"),
         letter_of(good[3], 6, "key", topic=source, key="\ufffd"),
         letter_of(good[3], 7, "key", topic="elsewhere"),
+        letter_of(good[3], 7, "partition", topic=source, partition=99),  # of the topic as it was once
         letter_of(candle, 8, "type", topic=settings.topic(TopicRole.CANDLES).name),
         letter_of(candle[:-1], 9, "type", topic=settings.topic(TopicRole.CANDLES).name),
     ]
@@ -313,7 +314,7 @@ async def test_each_letter_is_sent_back_once(settings: Settings) -> None:
         rows = lines(command(settings, "dead-letters", "republish", *words, "--json"))
         return {row["reason"]: tuple(row[name] for name in names) for row in rows}
 
-    expected = {"future": (2, 0, 0, 0), "json": (0, 1, 0, 0), "key": (0, 0, 0, 2)}
+    expected = {"future": (2, 0, 0, 0), "json": (0, 1, 0, 0), "key": (0, 0, 0, 2), "partition": (0, 0, 0, 1)}
     expected |= {"type": (1, 1, 0, 0), "unexpected": (1, 0, 1, 0)}
     assert counts("--dry-run") == expected
     assert len((await on(settings, source))[1]) == 1
@@ -323,6 +324,7 @@ async def test_each_letter_is_sent_back_once(settings: Settings) -> None:
         "future": (0, 0, 2, 0),
         "json": (0, 1, 0, 0),
         "key": (0, 0, 0, 1),
+        "partition": (0, 0, 0, 1),
         "unexpected": (0, 0, 2, 0),
     }
     assert (await on(settings, source)) == {1: [(b"BTC-USD", good[number]) for number in (2, 0, 1, 3)]}
@@ -331,6 +333,7 @@ async def test_each_letter_is_sent_back_once(settings: Settings) -> None:
         "future": (0, 0, 2, 0),
         "json": (0, 0, 1, 0),
         "key": (0, 0, 0, 2),
+        "partition": (0, 0, 0, 1),
         "type": (1, 0, 1, 0),
         "unexpected": (0, 0, 2, 0),
     }

@@ -119,6 +119,9 @@ def letter(**changed: Any) -> DeadLetter:
         ({"topic": "ticks-clean"}, None),
         ({"topic": "candles"}, None),
         ({"topic": "features"}, "topic: 'features': expected one of candles, cryptoTopic, ticks-clean"),
+        ({"partition": 3}, None),
+        ({"partition": 4}, "partition: 4: expected one of the 4 that cryptoTopic has now"),
+        ({"partition": -1}, "partition: -1: expected one of the 4"),
         ({"key": "BTC\ufffd"}, "key: 'BTC\ufffd': expected UTF-8"),
         ({"payload": "?"}, "payload: expected base64"),
         ({"payload": ""}, "payload: 0 bytes: expected 1 to 349999"),
@@ -126,7 +129,7 @@ def letter(**changed: Any) -> DeadLetter:
     ],
 )
 def test_a_letter_goes_back_only_whole(settings: Settings, changed: dict[str, Any], told: str | None) -> None:
-    found = not_restorable(settings, letter(**changed))
+    found = not_restorable(settings, letter(**changed), 4)
     assert found is None if told is None else told in str(found)
 
 
