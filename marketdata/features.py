@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
 from marketdata.errors import InvalidValueError
 from marketdata.records import FeatureRow
 from marketdata.times import HOUR_MS, MINUTE_MS, SECOND_MS, to_rfc3339
@@ -157,7 +158,8 @@ class MarketFeatures:
 
         Args:
             timestamp_ms: event time.
-            bid_price: in the quote currency; so is the ask. Valid when 0 < bid <= ask, else the tick has no mid.
+            bid_price: in the quote currency; so is the ask. Valid when 0 < bid <= ask and not absurd
+                (`marketdata.bounds`), else the tick has no mid; what else is absurd is not counted either.
             bid_qty: in the base coin; so is the ask's.
             ask_price: see bid_price.
             ask_qty: see bid_qty.
@@ -181,7 +183,7 @@ class MarketFeatures:
             self._second = second
         b = self._bucket
         b[TICKS] += 1
-        if bid_price is not None and ask_price is not None and 0 < bid_price <= ask_price:
+        if bid_price is not None and ask_price is not None and LEAST_PRICE <= bid_price <= ask_price <= MOST_PRICE:
             mid = (bid_price + ask_price) / 2
             spread = (ask_price - bid_price) / mid * 10_000
             if is_newest:
@@ -205,14 +207,13 @@ class MarketFeatures:
                 b[SPREAD_MAX] = spread
             b[MIDS] += 1
             b[SPREAD_SUM] += spread
-            if bid_qty is not None and ask_qty is not None:
-                liquidity = bid_qty + ask_qty
+            if bid_qty is not None and ask_qty is not None and (liquidity := bid_qty + ask_qty) <= MOST_AMOUNT:
                 b[SIZES] += 1
                 b[LIQUIDITY_SUM] += liquidity
                 if liquidity > 0:
                     b[IMBALANCES] += 1
                     b[IMBALANCE_SUM] += (bid_qty - ask_qty) / liquidity
-        if volume is not None and quote_volume is not None:
+        if volume is not None and quote_volume is not None and max(volume, quote_volume) <= MOST_AMOUNT:
             b[TRADES] += 1
             b[VOLUME] += volume
             b[VALUE] += quote_volume

@@ -1,6 +1,9 @@
-"""A refused record's letter to the dead-letter topic, alike for every room that refuses one. Pure."""
+"""A refused record's letter to the dead-letter topic, alike for every room, and the notes of those sent back. Pure."""
 
 import base64
+from typing import Literal
+
+from msgspec import Struct
 
 from marketdata.errors import InvalidValueError
 from marketdata.records import DeadLetter
@@ -8,6 +11,25 @@ from marketdata.times import to_rfc3339
 
 PAYLOAD_LIMIT = 350_000
 """Bytes; base64 of more would not fit into a record batch. The original stays where it lay."""
+
+NOTES_TOPIC = "{}-republished"
+"""The topic of the notes, by that of the letters."""
+NOTES_CONFIG = {"cleanup.policy": "compact"}
+"""For ever, for a letter must not outlive its note."""
+
+
+class Note(Struct, frozen=True, kw_only=True):
+    """What is known of a letter that was sent back, or is about to be.
+
+    letter: its id, which is the key.
+    offset: the partition's end before it was sent (`begun`), or where it lies (`sent`).
+    """
+
+    letter: str
+    state: Literal["begun", "sent"]
+    topic: str
+    partition: int
+    offset: int
 
 
 def letter_of(

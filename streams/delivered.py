@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 HEADER = "source-offset"
 NOTHING = -1
 
-_TAIL = 200  # records looked at from the end for one that carries the header
+# Records looked at from the end, until one of each partition carries the header: those sent back by hand do not.
+_TAILS = (200, 5_000, 200_000)
 
 
 def header(offset: int) -> tuple[tuple[str, bytes], ...]:
@@ -88,8 +89,14 @@ class DeliveredOffsets:
 async def _newest(reader: TopicReader) -> dict[int, int]:
     """Partition to the newest source offset that its last records carry."""
     found: dict[int, int] = {}
-    froms, ends = await reader.tails(_TAIL)
-    async for record in reader.between(froms, ends):
-        offsets = [int(value) for key, value in record.headers if key == HEADER]
-        found[record.partition] = max([found.get(record.partition, NOTHING), *offsets])
+    starts = await reader.starts()
+    for tail in _TAILS:
+        froms, ends = await reader.tails(tail)
+        lacking = {tp: first for tp, first in froms.items() if tp.partition not in found}
+        async for record in reader.between(lacking, ends):
+            for key, value in record.headers:
+                if key == HEADER:
+                    found[record.partition] = max(found.get(record.partition, NOTHING), int(value))
+        if all(tp.partition in found or first == starts[tp] for tp, first in froms.items()):
+            break
     return found

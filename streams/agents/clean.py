@@ -6,7 +6,6 @@ suppresses what is already there.
 """
 
 import asyncio
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from config.settings import Settings
 from marketdata.topics import TopicRole
 from streams.agents.cleaning import clean
 from streams.agents.letters import RefusalLog
-from streams.agents.seen import REMEMBERED, Seen
+from streams.agents.seen import Seen, remembered
 from streams.delivered import DeliveredOffsets
 from streams.metrics import Metrics
 
@@ -37,8 +36,9 @@ class CleanAgent:
         self._letters = settings.topic(TopicRole.DEAD_LETTERS).name
         self._refusals = RefusalLog(NAME)
         self._lateness_ms = int(settings.streams.lateness_s * 1000)
-        interval_s = min(settings.streams.stream_interval_s, settings.streams.poll_interval_s)
-        self._remembered = max(REMEMBERED, math.ceil(settings.streams.lateness_s / interval_s) + 1)
+        streams = settings.streams
+        interval_s = streams.poll_interval_s if streams.feed == "poll" else streams.stream_interval_s
+        self._remembered = remembered(streams.lateness_s, interval_s)
         self._max_future_ms = int(settings.streams.max_future_s * 1000)
         self._states: dict[int, dict[bytes, Seen]] = {}
         self.delivered = DeliveredOffsets(settings.kafka, self._source, self._output)

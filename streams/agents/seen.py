@@ -1,18 +1,25 @@
 """What the clean agent remembers of a market: how far it has read, and the newest timestamps it let through.
 
-Pure. A tick_id is symbol and timestamp, so a timestamp seen again is a duplicate. At least `REMEMBERED` of them are
-kept, hours of a feed that polls once a minute, and as many as the lateness holds. That is enough, for a duplicate comes
-from a poll that was published twice, moments ago. Older ones pass: they are too late for features, and the batch side
-drops them by tick_id.
+Pure. A tick_id is symbol and timestamp, so a timestamp seen again is a duplicate. `remembered` of them are kept: at
+least `REMEMBERED`, hours of a feed that polls once a minute; as many as the lateness holds at the feed's own pace; and
+never more than `MOST`, for they are written again with every batch. That is enough, for a duplicate comes from a poll that
+was published twice, moments ago. An older one passes; mostly it is too late for features, and the batch side drops it
+by tick_id.
 """
 
+import math
 from bisect import bisect_left
 
 import msgspec
 
 from streams.delivered import NOTHING
 
-REMEMBERED = 128
+REMEMBERED, MOST = 128, 1_024
+
+
+def remembered(lateness_s: float, interval_s: float) -> int:
+    """How many timestamps of a market are kept where a feed sends one every `interval_s`."""
+    return min(max(REMEMBERED, math.ceil(lateness_s / interval_s) + 1), MOST)
 
 
 class Seen:
@@ -28,8 +35,8 @@ class Seen:
     def newest_ms(self) -> int | None:
         return self.timestamps[-1] if self.timestamps else None
 
-    def add(self, timestamp_ms: int, remembered: int = REMEMBERED) -> bool:
-        """Remember a timestamp, `remembered` at most; False when it is already known."""
+    def add(self, timestamp_ms: int, most: int = REMEMBERED) -> bool:
+        """Remember a timestamp, `most` of them; False when it is already known."""
         known = self.timestamps
         if not known or timestamp_ms > known[-1]:
             known.append(timestamp_ms)
@@ -38,7 +45,7 @@ class Seen:
             if known[at] == timestamp_ms:
                 return False
             known.insert(at, timestamp_ms)
-        if len(known) > remembered:
+        if len(known) > most:
             del known[0]
         return True
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
 from marketdata.errors import DecodeError
 from marketdata.records import Tick
 
@@ -40,6 +41,22 @@ def _not_negative(field: str) -> Rule:
     return Rule(field, "negative", "a number of at least 0, or null", holds)
 
 
+def _price(field: str) -> tuple[Rule, Rule]:
+    def holds(tick: Tick) -> bool:
+        value = getattr(tick, field)
+        return value is None or LEAST_PRICE <= value <= MOST_PRICE
+
+    return _positive(field), Rule(field, "absurd", f"a price of {LEAST_PRICE:g} to {MOST_PRICE:g}, or null", holds)
+
+
+def _amount(field: str) -> tuple[Rule, Rule]:
+    def holds(tick: Tick) -> bool:
+        value = getattr(tick, field)
+        return value is None or value <= MOST_AMOUNT
+
+    return _not_negative(field), Rule(field, "absurd", f"at most {MOST_AMOUNT:g}, or null", holds)
+
+
 def _ordered(low: float | None, high: float | None) -> bool:
     return low is None or high is None or low <= high
 
@@ -54,17 +71,21 @@ RULES: tuple[Rule, ...] = (
         "the price where the quote is USD, else null",
         lambda t: t.price_usd == (t.price if t.quote == "USD" else None),
     ),
-    _positive("price"),
-    _positive("bid_price"),
-    _positive("ask_price"),
+    *_price("price"),
+    *_price("bid_price"),
+    *_price("ask_price"),
     Rule("ask_price", "crossed_quote", "ask_price of at least bid_price", lambda t: _ordered(t.bid_price, t.ask_price)),
-    _not_negative("bid_qty"),
-    _not_negative("ask_qty"),
-    _positive("high_24h"),
-    _positive("low_24h"),
+    *_amount("bid_qty"),
+    *_amount("ask_qty"),
+    *_price("high_24h"),
+    *_price("low_24h"),
     Rule("high_24h", "crossed_range", "high_24h of at least low_24h", lambda t: _ordered(t.low_24h, t.high_24h)),
-    _not_negative("volume_24h"),
-    _not_negative("market_cap"),
+    *_amount("volume_24h"),
+    *_amount("market_cap"),
+    *_amount("n_updates"),
+    *_amount("n_trades"),
+    *_amount("traded_volume"),
+    *_price("vwap"),
     Rule(
         "price",
         "no_data",
@@ -84,15 +105,19 @@ def holds_all(tick: Tick) -> bool:
     price, bid, ask = tick.price, tick.bid_price, tick.ask_price
     low, high, quote = tick.low_24h, tick.high_24h, tick.quote
     return (
-        (price > 0 if price is not None else bid is not None and ask is not None)
-        and (bid is None or bid > 0)
-        and (ask is None or (ask > 0 if bid is None else ask >= bid))
-        and (tick.bid_qty is None or tick.bid_qty >= 0)
-        and (tick.ask_qty is None or tick.ask_qty >= 0)
-        and (low is None or low > 0)
-        and (high is None or (high > 0 if low is None else high >= low))
-        and (tick.volume_24h is None or tick.volume_24h >= 0)
-        and (tick.market_cap is None or tick.market_cap >= 0)
+        (LEAST_PRICE <= price <= MOST_PRICE if price is not None else bid is not None and ask is not None)
+        and (bid is None or LEAST_PRICE <= bid <= MOST_PRICE)
+        and (ask is None or (LEAST_PRICE if bid is None else bid) <= ask <= MOST_PRICE)
+        and (tick.bid_qty is None or 0 <= tick.bid_qty <= MOST_AMOUNT)
+        and (tick.ask_qty is None or 0 <= tick.ask_qty <= MOST_AMOUNT)
+        and (low is None or LEAST_PRICE <= low <= MOST_PRICE)
+        and (high is None or (LEAST_PRICE if low is None else low) <= high <= MOST_PRICE)
+        and (tick.volume_24h is None or 0 <= tick.volume_24h <= MOST_AMOUNT)
+        and (tick.market_cap is None or 0 <= tick.market_cap <= MOST_AMOUNT)
+        and (tick.n_updates is None or 0 <= tick.n_updates <= MOST_AMOUNT)
+        and (tick.n_trades is None or 0 <= tick.n_trades <= MOST_AMOUNT)
+        and (tick.traded_volume is None or 0 <= tick.traded_volume <= MOST_AMOUNT)
+        and (tick.vwap is None or LEAST_PRICE <= tick.vwap <= MOST_PRICE)
         and tick.price_usd == (price if quote == "USD" else None)
         and tick.tick_id == f"{tick.symbol}|{tick.timestamp}"
         and _names(tick.symbol, quote)

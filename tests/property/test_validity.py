@@ -10,9 +10,9 @@ from streams.agents.validity import RULES, holds_all
 
 TIMESTAMP = "2024-08-05T00:00:00.000Z"
 _NUMBER_FIELDS = ["price", "price_usd", "bid_price", "bid_qty", "ask_price", "ask_qty", "high_24h", "low_24h"]
-_FIELDS = [*_NUMBER_FIELDS, "volume_24h", "market_cap"]
+_FIELDS = [*_NUMBER_FIELDS, "volume_24h", "market_cap", "n_updates", "n_trades", "traded_volume", "vwap"]
 # Few values, so that equal, crossed and missing ones meet often.
-_NUMBERS = st.sampled_from([None, 1.0, 2.0, 1.0, 2.0, 0.0, -1.0])
+_NUMBERS = st.sampled_from([None, 1.0, 2.0, 1.0, 2.0, 0.0, -1.0, 1e-18, 9e-19, 1e18, 1.1e18, 1e24, 1.1e24])
 
 
 @st.composite

@@ -4,10 +4,20 @@ import importlib
 from importlib.metadata import version
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 
-from streams.batching import FAUST_VERSION, PINNED, BatchConsumer, BatchProducer, BatchTable, RawBatchSchema
+from streams.batching import (
+    FAUST_VERSION,
+    PINNED,
+    BatchConsumer,
+    BatchConsumerThread,
+    BatchProducer,
+    BatchTable,
+    RawBatchSchema,
+)
 
 OURS = {
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread": BatchConsumerThread,
     "faust.transport.drivers.aiokafka.Consumer": BatchConsumer,
     "faust.transport.drivers.aiokafka.Producer": BatchProducer,
     "faust.tables.Table": BatchTable,
@@ -37,3 +47,8 @@ def test_every_overridden_name_is_pinned(path: str) -> None:
     ours, base = OURS[path], theirs(path)
     overridden = {name for name, value in vars(ours).items() if callable(value) and hasattr(base, name)}
     assert overridden - PASSED_ON <= set(PINNED[path])
+
+
+async def test_aiokafka_keeps_what_is_set_on_its_consumer_where_it_was() -> None:
+    consumer = AIOKafkaConsumer(fetch_min_bytes=2, fetch_max_wait_ms=3)
+    assert (consumer._fetch_min_bytes, consumer._fetch_max_wait_ms) == (2, 3)

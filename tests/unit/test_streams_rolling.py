@@ -12,10 +12,12 @@ from streams.health import STALLED_S, liveness
 START_MS = 1_722_816_000_000
 
 
-def record(offset: int, after_ms: int, symbol: str = "BTC-USD", key: str | None = None) -> ConsumerRecord:
+def record(
+    offset: int, after_ms: int, symbol: str = "BTC-USD", key: str | None = None, ask: float = 101.0, qty: float = 1.0
+) -> ConsumerRecord:
     value = (
         f'{{"symbol":"{symbol}","timestamp":"{to_rfc3339(START_MS + after_ms)}",'
-        '"bid_price":99.0,"bid_qty":1.0,"ask_price":101.0,"ask_qty":1.0}'
+        f'"bid_price":{min(ask, 99.0)},"bid_qty":{qty},"ask_price":{ask},"ask_qty":1.0}}'
     ).encode()
     return ConsumerRecord("ticks-clean", 1, offset, 0, 1, (key or symbol).encode(), value, None, -1, -1, ())
 
@@ -42,6 +44,15 @@ def test_there_is_a_row_for_each_market_and_second_and_at_the_end() -> None:
         ("ETH-USD", "2024-08-05T00:00:00.600Z", 1, b"2"),
         ("BTC-USD", "2024-08-05T00:00:01.200Z", 4, b"4"),
     ]
+
+
+def test_absurd_numbers_that_somebody_else_wrote_have_no_part_in_a_row() -> None:
+    strange = [record(0, 0, ask=1e308), record(1, 1_000, ask=5e-324), record(2, 2_000, qty=1e308)]
+    done = run([*strange, record(3, 3_000)], States())
+    row = decode(FeatureRow, done.rows[-1][1])
+    window = row.windows["1m"]
+    assert (window.n_ticks, window.high, window.low, window.mean_liquidity) == (4, 100.0, 100.0, 2.0)
+    assert done.letters == []
 
 
 def test_a_late_tick_makes_a_row_of_a_higher_revision() -> None:

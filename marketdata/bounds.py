@@ -1,0 +1,9 @@
+"""Beyond these a number is absurd: no market has it, and sums, squares and logarithms of such would not be finite.
+
+Pure; imports nothing.
+"""
+
+LEAST_PRICE, MOST_PRICE = 1e-18, 1e18
+"""Prices in any quote currency."""
+MOST_AMOUNT = 1e24
+"""Quantities and volumes in a base coin or a quote currency, and market caps."""
