@@ -2,9 +2,9 @@
 
 Pure. A tick_id is symbol and timestamp, so a timestamp seen again is a duplicate. `remembered` of them are kept: at
 least `REMEMBERED`, hours of a feed that polls once a minute; as many as the lateness holds at the feed's own pace; and
-never more than `MOST`, for they are written again with every batch. That is enough, for a duplicate comes from a poll that
-was published twice, moments ago. An older one passes; mostly it is too late for features, and the batch side drops it
-by tick_id.
+never more than `MOST`, for they are written again with every batch. That is enough, for a duplicate comes from a poll
+that was published twice, moments ago. An older one passes; mostly it is too late for features, and the batch side drops
+it by tick_id.
 """
 
 import math
