@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from config import Settings
 from config.sections import KafkaSettings
 from marketdata.errors import ConfigurationError
+from marketdata.letters import NOTES_CONFIG, NOTES_TOPIC
 from marketdata.topics import TopicRole
 from streams.kafka import client_options
 
@@ -60,16 +61,26 @@ class Drift:
 
 
 def declared(settings: Settings, changelogs: Iterable[str] = ()) -> list[TopicPolicy]:
-    """Every topic of this deployment; a changelog has as many partitions as the topics it goes with."""
+    """Every topic of this deployment: those that have a role, the notes of letters sent back, and the changelogs.
+
+    A changelog has as many partitions as the topics it goes with.
+    """
     policies = []
     for role in TopicRole:
         topic = settings.topic(role)
         policies.append(TopicPolicy(topic.name, topic.partitions, topic.replication_factor, topic.config))
+    policies.append(notes_policy(settings))
     kafka = settings.kafka
     policies += [
         TopicPolicy(name, kafka.partitions, kafka.replication_factor, dict(CHANGELOG_CONFIG)) for name in changelogs
     ]
     return policies
+
+
+def notes_policy(settings: Settings) -> TopicPolicy:
+    """The topic of the notes of letters that were sent back."""
+    letters = settings.topic(TopicRole.DEAD_LETTERS)
+    return TopicPolicy(NOTES_TOPIC.format(letters.name), 1, letters.replication_factor, dict(NOTES_CONFIG))
 
 
 class TopicAdmin:

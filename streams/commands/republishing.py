@@ -11,7 +11,6 @@ import binascii
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 from aiokafka.structs import TopicPartition
@@ -19,30 +18,20 @@ from aiokafka.structs import TopicPartition
 from config.settings import Settings
 from marketdata.codec import decode
 from marketdata.errors import DecodeError
-from marketdata.letters import PAYLOAD_LIMIT
+from marketdata.letters import PAYLOAD_LIMIT, Note
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
 from streams.agents.validity import check
 from streams.commands.frame import Progress
 from streams.commands.sending import Sender
 from streams.reading import TopicReader
-from streams.topics import TopicAdmin, TopicPolicy
+from streams.topics import TopicAdmin, notes_policy
 
 HEADER = "dead-letter"
 """Of a republished record: the id of its letter."""
 
 _AT_ONCE = 500  # letters between two notes
 _LOST_CHARACTER = "\ufffd"
-
-
-class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a letter: offset is the partition's end before it was sent (`begun`), or where it lies."""
-
-    letter: str
-    state: Literal["begun", "sent"]
-    topic: str
-    partition: int
-    offset: int
 
 
 @dataclass(slots=True)
@@ -68,12 +57,6 @@ def letter_id(letter: DeadLetter) -> str:
     """`topic-partition@offset` of the original and a hash of its bytes, for a topic may have been created anew."""
     digest = hashlib.sha256(letter.payload.encode()).hexdigest()[:12]
     return f"{letter.topic}-{letter.partition}@{letter.offset}#{digest}"
-
-
-def notes_policy(settings: Settings) -> TopicPolicy:
-    """The topic of the notes: for ever, for a letter must not outlive its note."""
-    letters = settings.topic(TopicRole.DEAD_LETTERS)
-    return TopicPolicy(f"{letters.name}-republished", 1, letters.replication_factor, {"cleanup.policy": "compact"})
 
 
 async def republish(

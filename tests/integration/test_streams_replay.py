@@ -20,13 +20,14 @@ from hdfs import InsecureClient
 from batch.schemas import RAW, column_names
 from config import Settings
 from marketdata.codec import encode
+from marketdata.letters import Note
 from marketdata.records import Candle, DeadLetter, FeatureRow, SourceState, Tick
 from marketdata.times import from_rfc3339, to_datetime, to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
 from streams import topics
 from streams.batching import Item
 from streams.commands.replaying import Copied, Source, replay
-from streams.commands.republishing import HEADER, Note, letter_id, notes_policy
+from streams.commands.republishing import HEADER, letter_id
 from streams.commands.sending import Sender
 from streams.reading import TopicReader
 from streams.topics import TopicAdmin
@@ -299,7 +300,7 @@ async def test_each_letter_is_sent_back_once(settings: Settings) -> None:
     ]
     await send(settings, TopicRole.DEAD_LETTERS, [(b"BTC-USD", encode(one)) for one in letters])
     # Two that an earlier run had begun with when it died: the first had come to lie on the topic, the second had not.
-    policy = notes_policy(settings)
+    policy = topics.notes_policy(settings)
     async with TopicAdmin(settings.kafka) as admin:
         await admin.create([policy])
     async with Sender(settings.kafka) as sender:

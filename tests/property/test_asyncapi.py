@@ -14,10 +14,14 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 from marketdata.__main__ import asyncapi_yaml
+from marketdata.asyncapi import NOTES
 from marketdata.codec import encode
+from marketdata.letters import Note
 from marketdata.records import RECORDS, Record, SourceState
 from marketdata.times import to_rfc3339
 from marketdata.topics import TOPICS
+from streams.topics import declared
+from tests.stack import settings_with
 
 COMMITTED = (Path(__file__).parents[2] / "docs" / "asyncapi.yaml").read_text(encoding="utf-8")
 DOCUMENT = yaml.safe_load(COMMITTED)
@@ -68,12 +72,21 @@ def test_the_committed_document_is_what_the_code_says() -> None:
 
 
 def test_every_topic_stands_there_as_it_is_created() -> None:
-    assert set(DOCUMENT["channels"]) == {role.value for role in TOPICS}
+    assert set(DOCUMENT["channels"]) == {*(role.value for role in TOPICS), NOTES}
     for role, topic in TOPICS.items():
         kafka = DOCUMENT["channels"][role.value]["bindings"]["kafka"]
         told = {key: ",".join(v) if isinstance(v, list) else str(v) for key, v in kafka["topicConfiguration"].items()}
         assert (kafka["topic"], kafka["partitions"], told) == (topic.name, topic.partitions, topic.config)
         assert DOCUMENT["channels"][role.value]["messages"].keys() == {topic.record}
+
+
+@given(note=st.builds(Note))
+def test_the_notes_of_letters_sent_back_stand_there_too(note: Note) -> None:
+    (policy,) = (one for one in declared(settings_with({})) if one.name.startswith("dead-letters-"))
+    kafka = DOCUMENT["channels"][NOTES]["bindings"]["kafka"]
+    assert (kafka["topic"], kafka["partitions"]) == (policy.name, policy.partitions)
+    assert kafka["topicConfiguration"] == {name: [value] for name, value in policy.config.items()}
+    validator("Note").validate(json.loads(msgspec.json.encode(note)))
 
 
 @pytest.mark.parametrize("name", sorted({topic.record for topic in TOPICS.values()}))
