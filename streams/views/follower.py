@@ -6,6 +6,7 @@ falls behind by more than that. It must never commit an offset or write to a top
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from marketdata.records import RECORDS, Record
 from marketdata.topics import TOPICS, TopicRole
 from streams.kafka import client_options
 from streams.views.board import Board, event_time
+from streams.views.pace import Pace
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,9 @@ _POLL_RECORDS = 2_000
 _RETRY_S = 1.0
 _WATCH_S = 3.0
 _ANSWER_S = 5.0
-_CONFLATE_MS = 200  # of ticks and features, at most one a market and this much time of arrival is shown
-_CONFLATED = (TopicRole.TICKS_CLEAN, TopicRole.FEATURES)
+_HELD_POLL_MS = 50  # while a record is held back, which would else wait for the next to come
+_PACE_MS = 200  # of ticks and features, at most one a market and this much time of arrival is shown
+_PACED = (TopicRole.TICKS_CLEAN, TopicRole.FEATURES)
 _MOST_BACK = 20_000
 
 OnRecord = Callable[[TopicRole, Record], None]
@@ -55,7 +58,14 @@ class KafkaBoard:
 class Follower:
     """Reads for ever into a board; `on_record` is called for each record that changed it."""
 
-    def __init__(self, settings: Settings, board: Board, on_record: OnRecord, now_ms: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        board: Board,
+        on_record: OnRecord,
+        now_ms: Callable[[], int | None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._board = board
         self._on_record = on_record
@@ -66,7 +76,7 @@ class Follower:
         self._first: dict[TopicPartition, int] = {}
         self._end: dict[TopicPartition, int] = {}
         self._keys = {symbol.encode() for symbol in board.symbols}
-        self._shown: dict[tuple[TopicRole, bytes], int] = {}
+        self._pace = Pace(_PACE_MS, monotonic)
 
     async def run(self) -> None:
         """Follow until cancelled; what goes wrong is told in `kafka` and tried again, with Kafka or without reason.
@@ -112,7 +122,8 @@ class Follower:
             watch = asyncio.create_task(self._watch(consumer))
             try:
                 while not watch.done():
-                    found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
+                    wait_ms = _HELD_POLL_MS if self._pace.holds else _POLL_MS
+                    found = await consumer.getmany(timeout_ms=wait_ms, max_records=_POLL_RECORDS)
                     self._count(consumer)
                     self._take(found)
                     await self._jump(consumer)
@@ -175,24 +186,28 @@ class Follower:
     def _take(self, found: dict[TopicPartition, list[ConsumerRecord]]) -> None:
         for tp, records in found.items():
             role = self._roles[tp.topic]
-            kind = RECORDS[TOPICS[role].record]
             self._positions[tp] = records[-1].offset + 1
             for record in self._chosen(role, records):
-                try:
-                    decoded = decode(kind, record.value)
-                except DecodeError as error:
-                    self._board.topics[role].undecodable += 1
-                    if role is not TopicRole.TICKS:  # there the clean agent tells of them
-                        log.warning("views pass over %s-%d@%d: %s", tp.topic, tp.partition, record.offset, error)
-                    continue
-                if role is TopicRole.TICKS and self._is_ahead(decoded):
-                    continue
-                if self._board.take(role, decoded, record.timestamp):
-                    self._on_record(role, decoded)
+                self._show(role, record)
+        for role, record in self._pace.due():
+            self._show(role, record)
+
+    def _show(self, role: TopicRole, record: ConsumerRecord) -> None:
+        try:
+            decoded = decode(RECORDS[TOPICS[role].record], record.value)
+        except DecodeError as error:
+            self._board.topics[role].undecodable += 1
+            if role is not TopicRole.TICKS:  # there the clean agent tells of them
+                log.warning("views pass over %s-%d@%d: %s", record.topic, record.partition, record.offset, error)
+            return
+        if role is TopicRole.TICKS and self._is_ahead(decoded):
+            return
+        if self._board.take(role, decoded, record.timestamp):
+            self._on_record(role, decoded)
 
     def _chosen(self, role: TopicRole, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
-        if role in _CONFLATED:
-            return self._conflate(role, records)
+        if role in _PACED:
+            return self._pace.chosen(role, records)
         if role is TopicRole.TICKS:  # not cleaned yet: keys may be anything; each poll counts, for it tells of sources
             return [record for record in records if record.key in self._keys]
         return records
@@ -208,17 +223,6 @@ class Follower:
         for tp, first in self._first.items():
             held[self._roles[tp.topic]] += max(self._end[tp], consumer.highwater(tp) or 0) - first
         self.kafka.on_topic = dict(held)
-
-    def _conflate(self, role: TopicRole, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
-        """At most one record a market and `_CONFLATE_MS` of arrival, and always the last one of each market."""
-        last = {record.key: record for record in records}
-        kept = []
-        for record in records:
-            shown = self._shown.get((role, record.key), 0)
-            if record is last[record.key] or record.timestamp - shown >= _CONFLATE_MS:
-                self._shown[role, record.key] = record.timestamp
-                kept.append(record)
-        return kept
 
     async def _watch(self, consumer: AIOKafkaConsumer) -> None:
         """Ask the brokers now and then how long the topics are and what the worker's group has committed."""

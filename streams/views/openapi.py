@@ -39,9 +39,9 @@ _EVENTS_ABOUT = """\
 Server-Sent Events, one JSON document each. `x-events` names the schema of each event's data. `tick`, `candle`,
 `features`, `prediction` and `score` are those of the market asked for (without `symbol`: the first of the settings);
 `markets` (once a second, at most 250 of those that changed, each in its turn), `dead_letter` and `health` (at once,
-then every 2 s) come to all. Of `tick` and `features` at most one a market and 200 ms is told, the newest. `resync`:
-this listener did not keep up. With `snapshot=1` the first event is `snapshot`: all that is known of the market,
-without a gap to the events that follow.
+then every 2 s) come to all. Of `tick` and `features` at most one a market and 200 ms of arrival is told, always ending
+with the newest. `resync`: this listener did not keep up. With `snapshot=1` the first event is `snapshot`: all that is
+known of the market, without a gap to the events that follow.
 """
 
 
