@@ -164,6 +164,8 @@ class StreamsSettings(_Section):
     """Event seconds; an older quote of Binance's flags the tick `stale_binance`."""
     divergence_bps: float = Field(200.0, gt=0)
     """Basis points between CoinGecko's price (a minute old or more) and Binance's mid; beyond: flag `divergent`."""
+    jump_bps: float = Field(2_000.0, gt=0)
+    """Basis points by which a mid may move from a market's tick to its next (or back); beyond: flag `jump`."""
     lateness_s: float = Field(120.0, ge=0, le=3_600)
     """How late a tick may come and still enter the rolling windows."""
     max_future_s: float = Field(60.0, ge=0)

@@ -59,7 +59,7 @@ def decode(cls: type[R], payload: bytes | None) -> R:
         record: R = _decoder(cls).decode(payload)
     except msgspec.ValidationError as error:
         raise _name(cls, payload, str(error)) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise DecodeError("json", "payload", payload, f"JSON ({error})") from error
     except UnicodeDecodeError as error:
         raise DecodeError("json", "payload", payload, "UTF-8") from error
@@ -121,7 +121,7 @@ def _lookup(payload: bytes, field: str) -> object:
         value = msgspec.json.decode(payload)
         for part in field.split("."):
             value = value[part]
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, RecursionError, KeyError, TypeError):
         return payload
     return value
 

@@ -47,7 +47,7 @@ PINNED: dict[str, tuple[str, ...]] = {
         "_to_message",
         "highwater",
     ),
-    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread": ("_create_worker_consumer",),
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread": ("_create_worker_consumer", "verify_event_path"),
     "faust.transport.drivers.aiokafka.Producer": ("on_start", "_ensure_producer", "_settings_extra", "key_partition"),
     "faust.tables.Table": ("on_key_set", "on_key_del", "partition_for_key", "changelog_topic_name"),
     "faust.serializers.schemas.Schema": ("compile",),
@@ -83,6 +83,12 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_min_bytes = MANY_BYTES  # noqa: SLF001
         consumer._fetch_max_wait_ms = BatchConsumer.gather_ms  # noqa: SLF001
         return consumer
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing: Faust's own alarm looks at single messages, and calls a partition that has just come a hung one.
+
+        Whether a worker gets on is told by `streams.health`.
+        """
 
 
 class BatchConsumer(driver.Consumer):

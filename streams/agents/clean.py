@@ -14,7 +14,7 @@ from aiokafka.structs import ConsumerRecord
 from config.clock import Clock
 from config.settings import Settings
 from marketdata.topics import TopicRole
-from streams.agents.cleaning import clean
+from streams.agents.cleaning import JUMP, clean
 from streams.agents.letters import RefusalLog
 from streams.agents.seen import Seen, remembered
 from streams.delivered import DeliveredOffsets
@@ -39,6 +39,7 @@ class CleanAgent:
         streams = settings.streams
         interval_s = streams.poll_interval_s if streams.feed == "poll" else streams.stream_interval_s
         self._remembered = remembered(streams.lateness_s, interval_s)
+        self._most_move = 1 + streams.jump_bps / 10_000
         self._max_future_ms = int(settings.streams.max_future_s * 1000)
         self._states: dict[int, dict[bytes, Seen]] = {}
         self.delivered = DeliveredOffsets(settings.kafka, self._source, self._output)
@@ -61,6 +62,7 @@ class CleanAgent:
             lateness_ms=self._lateness_ms,
             max_future_ms=self._max_future_ms,
             remembered=self._remembered,
+            most_move=self._most_move,
             delivered=self.delivered.delivered(partition),
         )
         producer = self._producer()
@@ -77,6 +79,7 @@ class CleanAgent:
         self._metrics.duplicates.inc(done.duplicates)
         self._metrics.out_of_order.inc(done.late)
         self._metrics.replayed.inc(done.replayed)
+        self._metrics.flagged.labels(JUMP).inc(done.jumps)
         for reason in done.reasons:
             self._metrics.dead_letters.labels(reason).inc()
         self._refusals.add(done.reasons)

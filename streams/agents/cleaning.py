@@ -4,10 +4,12 @@ It must never touch Kafka, a table or Faust.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aiokafka.structs import ConsumerRecord
+from msgspec import structs
 
 from config.clock import Clock
 from marketdata.codec import decode, encode
@@ -21,6 +23,8 @@ from streams.delivered import header
 
 log = logging.getLogger(__name__)
 
+JUMP = "jump"
+
 
 @dataclass(slots=True)
 class Cleaned:
@@ -33,6 +37,7 @@ class Cleaned:
     duplicates: int = 0
     late: int = 0
     replayed: int = 0
+    jumps: int = 0
 
 
 def clean(
@@ -44,6 +49,7 @@ def clean(
     max_future_ms: int,
     delivered: int,
     remembered: int = REMEMBERED,
+    most_move: float = math.inf,
 ) -> Cleaned:
     """Sort a batch into clean ticks, duplicates and dead letters.
 
@@ -53,6 +59,8 @@ def clean(
         clock: event time, for ticks out of the future.
         lateness_ms: ticks older than the newest by more than this are counted as late; they pass.
         max_future_ms: ticks ahead of the clock by more than this are refused.
+        most_move: a tick whose mid (its price where it has none) is more than this many times that of the market's tick
+            before, or less than 1 / most_move, is flagged `jump`; it passes.
         remembered: timestamps that are kept of a market, to know duplicates by.
         delivered: clean ticks of offsets up to this one have been sent before; they are remembered and not sent again.
     """
@@ -86,9 +94,20 @@ def clean(
             continue
         if newest_ms is not None and timestamp_ms < newest_ms - lateness_ms:
             done.late += 1
+        value = record.value
+        if (newest_ms is None or timestamp_ms > newest_ms) and not state.follow(_price(tick), most_move):
+            value = encode(structs.replace(tick, flags=(*tick.flags, JUMP)))
+            done.jumps += record.offset > delivered
         if record.offset > delivered:
-            done.ticks.append((key, record.value, header(record.offset)))
+            done.ticks.append((key, value, header(record.offset)))
     return done
+
+
+def _price(tick: Tick) -> float:
+    """Its mid, or else its price; a tick that passed the rules has one of them."""
+    if tick.bid_price is not None and tick.ask_price is not None:
+        return (tick.bid_price + tick.ask_price) / 2
+    return math.nan if tick.price is None else tick.price
 
 
 def _letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> Item:

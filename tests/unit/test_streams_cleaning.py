@@ -1,6 +1,7 @@
 """Cleaning a batch: each rule, duplicates, late ticks, replays; and the state that is kept of a market."""
 
 import base64
+import math
 from typing import Any
 
 import msgspec
@@ -46,7 +47,12 @@ def record(value: bytes | None, offset: int = 0, key: bytes | None = b"BTC-USD")
     return ConsumerRecord("cryptoTopic", 2, offset, 0, 1, key, value, None, -1, -1, ())
 
 
-def run(records: list[ConsumerRecord], states: dict[bytes, Seen] | None = None, delivered: int = -1) -> Cleaned:
+def run(
+    records: list[ConsumerRecord],
+    states: dict[bytes, Seen] | None = None,
+    delivered: int = -1,
+    most_move: float = math.inf,
+) -> Cleaned:
     known = {} if states is None else states
     return clean(
         records,
@@ -55,6 +61,7 @@ def run(records: list[ConsumerRecord], states: dict[bytes, Seen] | None = None, 
         lateness_ms=120_000,
         max_future_ms=60_000,
         delivered=delivered,
+        most_move=most_move,
     )
 
 
@@ -134,9 +141,10 @@ def test_a_symbol_of_another_shape_is_refused() -> None:
 def test_bytes_that_are_no_tick_are_refused_with_the_codecs_reason() -> None:
     good = msgspec.to_builtins(tick())
     bad = [b"", b"{", msgspec.json.encode({**good, "price": "100"}), msgspec.json.encode({**good, "more": 1})]
+    bad.append(b'{"nested":' * 50_000)
     done = run([record(value, offset) for offset, value in enumerate(bad)])
-    assert [letter.reason for letter in letters(done)] == ["empty", "json", "type", "unknown_field"]
-    assert done.reasons == ["empty", "json", "type", "unknown_field"]
+    assert [letter.reason for letter in letters(done)] == ["empty", "json", "type", "unknown_field", "unknown_field"]
+    assert done.reasons == ["empty", "json", "type", "unknown_field", "unknown_field"]
 
 
 @pytest.mark.parametrize("key", [None, b"ETH-USD", b"\xff"])
@@ -166,6 +174,25 @@ def test_as_many_timestamps_are_known_as_asked_for() -> None:
         few.add(timestamp_ms)
         many.add(timestamp_ms, len(times))
     assert (few.add(times[0]), many.add(times[0], len(times))) == (True, False)
+
+
+def test_a_jump_is_flagged_and_passes_and_so_is_the_way_back() -> None:
+    bids = [99.0, 100.0, 199.0, 99.0, 100.0]
+    ticks = [tick(NOW_MS + n * 1_000, bid_price=bid, ask_price=bid + 2) for n, bid in enumerate(bids)]
+    late = tick(NOW_MS - 1_000, bid_price=1.0, ask_price=2.0)
+    values = [encode(one) for one in (*ticks, late)]
+    states: dict[bytes, Seen] = {}
+    done = run([record(value, offset) for offset, value in enumerate(values)], states, most_move=1.2)
+    assert [decode(Tick, value).flags for _key, value, _headers in done.ticks] == [(), (), ("jump",), ("jump",), (), ()]
+    assert [value for _key, value, _headers in done.ticks][:2] == values[:2]  # as they came
+    assert done.jumps == 2
+    again = Seen.from_bytes(done.states[b"BTC-USD"].to_bytes())
+    assert again.price == 101.0
+
+
+def test_a_state_of_before_there_were_prices_is_read() -> None:
+    seen = Seen.from_bytes(msgspec.msgpack.encode([7, NOW_MS, 1_000]))
+    assert (seen.offset, seen.timestamps, seen.price) == (7, [NOW_MS - 1_000, NOW_MS], None)
 
 
 def test_a_late_tick_passes_and_is_counted() -> None:
