@@ -27,6 +27,7 @@ from streams.agents.features import FeaturesAgent
 from streams.agents.running import BatchRunner
 from streams.batching import BatchConsumer, BatchTable, BatchTransport, RawBatchSchema
 from streams.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector
+from streams.claims import claim_folder, require_free_port
 from streams.clocks import WorkerClock
 from streams.collector import Collector, NewestTick, forever
 from streams.feed import StreamFeed
@@ -93,6 +94,9 @@ class StreamsApp(faust.App):
         self.conf.consumer_group_instance_id = _instance_id(self)
         try:
             require_guarded(self.settings.streams, self.conf.web_bind)
+            claim_folder(self.conf.datadir.absolute())
+            if self.conf.web_enabled:
+                await require_free_port(self.conf.web_bind, self.conf.web_port)
             await topics.ensure(self.settings, self.worker_state.changelogs)
             await self.clock.start()
         except BitcoinDataError as error:

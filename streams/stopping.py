@@ -7,7 +7,8 @@ lost when they are left out: a start after a kill goes on from what was committe
 import logging
 import os
 import threading
-from signal import Signals
+from signal import SIGINT, Signals
+from typing import Any
 
 import faust
 
@@ -18,6 +19,14 @@ STOP_S = 4.0  # a user, a supervisor and a rolling restart wait for 5 s
 
 class BoundedWorker(faust.Worker):
     """Faust's worker, which ends the process `STOP_S` after the first signal if it has not ended by then."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.spinner = None  # it writes escape codes, into files too
+
+    def _on_sigint(self) -> None:
+        self._flag_as_shutdown_by_signal()
+        self._schedule_shutdown(SIGINT)  # as Faust's own, without its -INT- -INT-
 
     def _schedule_shutdown(self, signal: Signals) -> None:
         # A thread, for the event loop itself may be what hangs.
