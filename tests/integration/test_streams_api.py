@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -31,8 +32,8 @@ from marketdata.topics import TOPICS, TopicRole
 from streams import topics
 from streams.views.openapi import EVENTS
 from tests.browser import chromium
-from tests.integration.streams_support import FAUST, everything, send, without_exchanges, worker
-from tests.stack import Program, StackUnderTest, alone, environment_of, eventually, running
+from tests.integration.streams_support import FAUST, command, everything, send, without_exchanges, worker
+from tests.stack import Program, StackUnderTest, alone, environment_of, eventually, free_ports, running
 from tests.view_records import SYMBOL, candle, prediction, score, tick
 
 TOKEN = "a-token-of-the-test"
@@ -247,15 +248,31 @@ def test_the_grafana_dashboard_asks_for_metrics_that_there_are(api: Api) -> None
             assert name not in labels or by <= labels[name] | {"le"}, query
 
 
-def test_the_example_prints_predictions(api: Api, tmp_path: Path) -> None:
+def test_the_example_prints_predictions_and_passes_over_what_is_none(api: Api, tmp_path: Path) -> None:
     kafka = api.settings.kafka
     topic = api.settings.topic(TopicRole.PREDICTIONS).name
-    command = [sys.executable, str(ROOT / "examples" / "consume_predictions.py"), kafka.brokers, topic]
-    with running(command, tmp_path / "example.log", {}) as program:
+    later = encode(prediction(api.now_ms)).replace(b'"schema_version":1', b'"schema_version":2')
+    asyncio.run(send(api.settings, TopicRole.PREDICTIONS, [(b"x", b"garbage"), (b"x", later), (b"x", None)]))
+    words = [sys.executable, str(ROOT / "examples" / "consume_predictions.py")]
+    with running([*words, kafka.brokers, topic], tmp_path / "example.log", {}) as program:
         wanted = re.compile(rf"^{SYMBOL} \S+: 99 to 103 \(champion\)$", re.MULTILINE)
-        eventually(lambda: len(wanted.findall(program.output())) >= 3, 30, "three predictions printed")
-        program.process.kill()
-        program.process.wait()
+        passed = re.compile(r"^passed over \d+@\d+: (\w+)", re.MULTILINE)
+        eventually(
+            lambda: len(wanted.findall(program.output())) >= 3 and len(passed.findall(program.output())) == 3,
+            30,
+            "three predictions printed and three records passed over",
+        )
+        assert "schema version 2, expected 1" in program.output()
+        program.process.send_signal(signal.SIGINT)
+        assert program.process.wait(10) == 130
+        assert "Traceback" not in program.output()
+    port = str(free_ports(1)[0])
+    ended = subprocess.run([*words, f"127.0.0.1:{port}"], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert (
+        f"brokers cannot be read: KafkaConnectionError: Unable to bootstrap from [('127.0.0.1', {port}" in ended.stderr
+    )
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_browser_shows_the_token_once_and_is_live(api: Api, tmp_path: Path) -> None:
@@ -282,3 +299,17 @@ def test_a_worker_does_not_listen_to_strangers_unasked(api: Api, host: str, opti
     assert ended.returncode == 1
     assert "the worker cannot start: streams.web_host: '0.0.0.0': expected a loopback address" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_does_not_start_on_another_s_folder_or_port(api: Api, tmp_path: Path) -> None:
+    streams = api.settings.streams
+    other_port, other_folder = {"web_port": free_ports(1)[0]}, {"data_dir": tmp_path / "other"}
+    for change, told in (
+        (other_port, f"streams.data_dir: {streams.data_dir}: pid {api.program.process.pid} holds it"),
+        (other_folder, f"streams.web_port: {streams.web_port}: expected a free port of {streams.web_host}"),
+    ):
+        settings = api.settings.model_copy(update={"streams": streams.model_copy(update=change)})
+        ended = command(settings, "worker", "-l", "info", code=1)
+        assert f"the worker cannot start: {told}" in ended.stderr
+    api.program.check_running()
+    assert api.get("/health/ready").status_code == httpx.codes.OK
