@@ -8,6 +8,7 @@ import pytest
 from config.__main__ import document
 from marketdata.records import RECORDS, WindowFeatures
 from marketdata.topics import TOPICS, Topic
+from streams.agents.validity import RULES, Rule
 
 DOCS = Path(__file__).parents[2] / "docs"
 WIRE_RECORDS = sorted(set(RECORDS) - {"HourlyRow"})  # stands in Parquet, never on a topic
@@ -43,3 +44,12 @@ def test_the_example_in_the_documents_is_the_one_that_is_tested() -> None:
 def test_every_setting_is_documented_as_the_code_says() -> None:
     assert (DOCS / "settings.md").read_text() == document()
     assert "None |" not in document()  # a setting without a text
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.field}-{rule.reason}")
+def test_every_rule_of_a_clean_tick_is_documented(rule: Rule) -> None:
+    text = (DOCS / "topics.md").read_text().split("### When a tick is clean")[1].split("\n## ")[0]
+    expected = rule.expected.replace("|", "\\|")
+    rows = [line for line in text.splitlines() if line.endswith(f"| `{rule.reason}` | {expected} |")]
+    assert len(rows) == 1
+    assert f"`{rule.field}`" in rows[0]
