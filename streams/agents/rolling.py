@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import msgspec
 from aiokafka.structs import ConsumerRecord
 
-from marketdata.codec import encode, encode_finite
-from marketdata.errors import InvalidValueError
+from marketdata.codec import decode, encode, encode_finite
+from marketdata.errors import DecodeError, InvalidValueError
 from marketdata.features import MarketFeatures, decode_quote
+from marketdata.records import Tick
 from marketdata.times import SECOND_MS, from_rfc3339
 from streams.agents.letters import UNEXPECTED_REASON, dead_letter
 from streams.batching import Item
@@ -118,5 +119,10 @@ def _refuse(done: Rolled, record: ConsumerRecord, error: Exception, now_ms: int)
     if not isinstance(error, (msgspec.MsgspecError, InvalidValueError, TypeError, UnicodeDecodeError)):
         reason = UNEXPECTED_REASON
         log.error("%s-%d@%d cannot be processed", record.topic, record.partition, record.offset, exc_info=error)
+    elif not isinstance(error, InvalidValueError):  # the codec of whole ticks names field and value, as the clean agent
+        try:
+            decode(Tick, record.value)
+        except DecodeError as named:
+            error, reason = named, named.reason
     done.reasons.append(reason)
     done.letters.append((record.key, encode(dead_letter(record, error, reason, now_ms)), header(record.offset)))

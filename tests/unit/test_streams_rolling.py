@@ -1,5 +1,6 @@
 """Rolling features of a batch: a row a market and second, replays, what is no tick; and when a worker is live."""
 
+import pytest
 from aiokafka.structs import ConsumerRecord
 
 from marketdata.codec import decode
@@ -81,6 +82,19 @@ def test_what_is_no_tick_becomes_a_dead_letter() -> None:
     (letter,) = [decode(DeadLetter, value) for _key, value, _headers in done.letters]
     assert (letter.reason, letter.offset) == ("not_a_tick", 0)
     assert len(done.rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason", "value"),
+    [(None, "empty", "None"), (b"", "empty", "b''"), (b"{]", "json", "b'{]'"), (b"[]", "type", "b'[]'")],
+)
+def test_a_letter_of_what_cannot_be_decoded_says_what_the_clean_agent_s_would(
+    payload: bytes | None, reason: str, value: str
+) -> None:
+    raw = ConsumerRecord("ticks-clean", 1, 0, 0, 1, b"BTC-USD", payload, None, -1, -1, ())
+    (letter,) = [decode(DeadLetter, one) for _key, one, _headers in run([raw], States()).letters]
+    assert (letter.reason, letter.field, letter.value) == (reason, "payload", value)
+    assert "a record that can be processed" not in letter.expected
 
 
 def test_an_agent_is_stalled_when_records_wait_and_nothing_happens() -> None:
