@@ -37,7 +37,10 @@ class Market:
         further = coin_ids or {}
         coin_id = COINGECKO_IDS.get(base) or further.get(base)
         if coin_id is None:
-            raise InvalidValueError("symbol", symbol, f"a coin out of {', '.join(sorted({*COINGECKO_IDS, *further}))}")
+            known = ", ".join(sorted({*COINGECKO_IDS, *further}))
+            raise InvalidValueError(
+                "symbol", symbol, f"a coin out of {known}, or one whose CoinGecko id coingecko.coin_ids tells"
+            )
         if quote not in BINANCE_QUOTES:
             raise InvalidValueError("symbol", symbol, f"a currency out of {', '.join(sorted(BINANCE_QUOTES))}")
         return cls(base, quote, coin_id)
