@@ -150,12 +150,21 @@ def _read_toml(path: Path, why: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.toml")))
-        msg = f"{why}: no such file {path}; expected a readable TOML file (profiles: {known})"
+        msg = f"{why}: no such file {path}; expected a readable TOML file"
         raise ConfigurationError(msg) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         msg = f"{why}: {path} cannot be read: {error}"
         raise ConfigurationError(msg) from error
+
+
+def _profile(asked: str | None) -> str:
+    """The name of the profile to load. `BDI_PROFILE` is looked at even where it does not decide: it was meant."""
+    found = os.environ.get("BDI_PROFILE")
+    known = sorted(path.stem for path in PROFILES.glob("*.toml"))
+    for origin, name in (("profile", asked), ("BDI_PROFILE", found)):
+        if name and name not in known:
+            raise ConfigurationError(f"{origin}: {name!r}: expected one of {', '.join(known)}")
+    return asked or found or "local"
 
 
 def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,9 +205,10 @@ def load_settings(profile: str | None = None, config: Path | None = None) -> Set
         config: a TOML file over the profile; None takes `BDI_CONFIG`, else no file.
 
     Raises:
-        ConfigurationError: a file is missing or malformed, a key is unknown, or a value is not what its field expects.
+        ConfigurationError: a profile or a key is unknown, a file is missing or malformed, or a value is not what its
+            field expects.
     """
-    name = profile or os.environ.get("BDI_PROFILE") or "local"
+    name = _profile(profile)
     file = config or (Path(os.environ["BDI_CONFIG"]) if os.environ.get("BDI_CONFIG") else None)
     known = {f"{PREFIX}{field}".upper() for field in Settings.model_fields}
     for key in os.environ:

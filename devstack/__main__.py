@@ -12,7 +12,9 @@ from devstack.stack import PARTS
 from devstack.status import PARTS as PARTS_ASKED
 from devstack.status import collect_status
 from devstack.terminal import complain, say
-from marketdata.errors import BitcoinDataError
+from marketdata.errors import BitcoinDataError, InvalidValueError
+
+_DEMOS = ("demo", "live")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("env", help="print the shell lines that set JAVA_HOME")
     commands.add_parser("exchange", help="the simulated exchange (see its own --help)", add_help=False)
     demo = commands.add_parser("demo", help="run the whole product")
-    demo.add_argument("--profile", dest="demo_profile", default="demo", choices=("demo", "live"))
+    demo.add_argument("--profile", dest="demo_profile", choices=_DEMOS, help="default: demo")
     return parser
 
 
@@ -55,7 +57,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "demo":
         from devstack.demo import run_demo
 
-        return run_demo(load_settings(arguments.demo_profile))
+        profile = arguments.demo_profile or arguments.profile or _DEMOS[0]
+        if profile not in _DEMOS:
+            raise InvalidValueError("--profile", profile, f"one of {', '.join(_DEMOS)}")
+        return run_demo(load_settings(profile))
     settings = load_settings(arguments.profile)
     match arguments.command:
         case "up" if arguments.foreground:

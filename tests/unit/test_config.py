@@ -84,6 +84,16 @@ def test_an_unknown_profile_names_the_known_ones() -> None:
         load_settings("prod")
 
 
+def test_an_unknown_profile_of_the_environment_is_refused_where_another_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BDI_PROFILE", "nope")
+    with pytest.raises(
+        ConfigurationError, match="BDI_PROFILE: 'nope': expected one of cluster, compose, demo, live, local"
+    ):
+        load_settings("demo")
+
+
 def test_a_malformed_file_is_one_clear_error(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text("[kafka\n")
@@ -158,7 +168,9 @@ def test_topics_take_prefix_name_and_retention_from_settings(tmp_path: Path) -> 
 
 def test_a_further_coin_is_a_market_once_coingecko_s_id_of_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_MARKETS", "BTC-USD,SOL-EUR")
-    told = r"markets: symbol: 'SOL-EUR': expected a coin out of BTC, ETH, XRP, or one whose .* coingecko\.coin_ids tells"
+    told = (
+        r"markets: symbol: 'SOL-EUR': expected a coin out of BTC, ETH, XRP, or one whose .* coingecko\.coin_ids tells"
+    )
     with pytest.raises(ConfigurationError, match=told):
         load_settings("local")
     monkeypatch.setenv("BDI_COINGECKO__COIN_IDS", '{"SOL": "solana"}')
