@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     backfill.add_argument("--to", dest="end", metavar="TIME", help="RFC 3339; default: now by the clock")
     backfill.add_argument("--symbols", help="comma-separated; default: markets of the settings")
     backfill.add_argument("--archive", metavar="FOLDER", help="read downloaded kline archives instead of the exchange")
-    verify = jobs.add_parser("verify", help="check what is stored; exit code 1 where something is wrong")
+    verify = jobs.add_parser(
+        "verify", help="check what is stored; exit code 1 where something is wrong, or nothing stored"
+    )
     verify.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     return parser
 

@@ -17,12 +17,12 @@ from batch.klines import KlineClient
 from batch.raw import run as run_raw
 from batch.session import cut_off, spark_session
 from batch.stopping import Stop
-from batch.storage import open_store
+from batch.storage import hdfs_failures_told, open_store
 from batch.stored import Reader
 from batch.verify import Verifier
 from config import Settings
-from config.clock import build_clock, clock_speed
-from marketdata.errors import BitcoinDataError
+from config.clock import Clock, SystemClock, build_clock, clock_speed
+from marketdata.errors import BitcoinDataError, RetryableSourceError
 from marketdata.times import HOUR_MS, to_rfc3339
 from marketdata.topics import TopicRole
 
@@ -32,17 +32,41 @@ _log = logging.getLogger(__name__)
 
 def raw(settings: Settings, stop: Stop, *, once: bool, hourly: bool) -> int:
     """Stream until stopped, or once through what is there."""
-    with spark_session(settings, "raw") as spark:
+    with spark_session(settings, "raw") as spark, hdfs_failures_told(settings.hdfs.url):
         stop.running(lambda: None)  # the stream ends by the flag
         try:
             store = open_store(spark, settings)
             topics = [settings.topic(role).name for role in (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)]
             wait_for_topics(spark, settings.kafka, topics, settings.hdfs.wait_s)
-            run_raw(spark, store, settings, once=once, hourly=hourly, stopped=stop.is_set)
+            run_raw(
+                spark,
+                store,
+                settings,
+                once=once,
+                hourly=hourly,
+                stopped=stop.is_set,
+                now_ms=_event_time(settings, SystemClock()),
+            )
         except BitcoinDataError:
             if not stop.is_set():
                 raise
     return 0
+
+
+def _event_time(settings: Settings, machine: Clock) -> Callable[[], int]:
+    """Event time; this machine's for as long as an exchange was never heard: storing goes on without it."""
+    known: list[Clock] = []
+
+    def now_ms() -> int:
+        if not known:
+            try:
+                known.append(build_clock(settings))
+            except RetryableSourceError as error:
+                _log.warning("no event time yet, this machine's is taken: %s", error)
+                return machine.now_ms()
+        return known[0].now_ms()
+
+    return now_ms
 
 
 def backfill(
@@ -91,7 +115,7 @@ def _store_history(
     end_ms: int,
     began: float,
 ) -> int:
-    with spark_session(settings, "backfill", archives=True) as spark:
+    with spark_session(settings, "backfill", archives=True) as spark, hdfs_failures_told(settings.hdfs.url):
         stop.running(lambda: cut_off(spark))
         store = open_store(spark, settings)
         found = fetched()
@@ -104,7 +128,7 @@ def _store_history(
 
 def hourly(settings: Settings, stop: Stop, *, from_ms: int | None, to_ms: int | None) -> int:
     """Recompute the rows of the closed hours in [from_ms, to_ms) that have ticks or candles."""
-    with spark_session(settings, "hourly") as spark:
+    with spark_session(settings, "hourly") as spark, hdfs_failures_told(settings.hdfs.url):
         stop.running(lambda: cut_off(spark))
         store = open_store(spark, settings)
         writer = HourWriter(spark, store, settings)
@@ -121,7 +145,7 @@ def hourly(settings: Settings, stop: Stop, *, from_ms: int | None, to_ms: int | 
 
 
 def verify(settings: Settings, *, as_json: bool) -> int:
-    """Check what is stored; 0 where every promise holds."""
+    """Check what is stored; 0 where every promise holds, 1 where one does not or nothing is stored."""
     reader = Reader(settings.hdfs)
     reader.wait()
     report = Verifier(reader, settings).run()

@@ -1,4 +1,4 @@
-"""Records that are no candles, sent to the dead-letter topic with their reason and their original bytes.
+"""Records that cannot be stored, sent to the dead-letter topic with their reason and their original bytes.
 
 They are sent before the micro-batch they came with counts as done: a crash in between sends a letter twice (topic,
 partition and offset in it name the record), and never loses one. It must never import streams.
@@ -12,25 +12,41 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
+from batch import wire
 from batch.kafka import client_properties, wait_for_topics
 from config import Settings
+from marketdata import candle_rules
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
 from marketdata.letters import letter_of
-from marketdata.records import Candle, DeadLetter
+from marketdata.records import Candle, DeadLetter, Tick
+from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 
 _AT_ONCE = 1_000
+_PLACE = ["topic", "partition", "offset"]
 _log = logging.getLogger(__name__)
 
 
-def candle_error(value: bytes | None, why: str) -> DecodeError:
-    """What is wrong with a record that Spark could not take for a candle; the wire's own reader names it better."""
+def refusal(kind: str, value: bytes | None, why: str, latest_ms: int) -> DecodeError:
+    """What is wrong with a record that Spark refused; the wire's own reader and the table of rules name it better.
+
+    Args:
+        kind: what it should have been, of `wire`.
+        value: its bytes.
+        why: what Spark found.
+        latest_ms: the time beyond which it is ahead of the clock.
+    """
     try:
-        decode(Candle, value)
+        if kind == wire.CANDLE:
+            candle_rules.check(decode(Candle, value), latest_ms)
+            return DecodeError("value", "payload", value, f"a closed one-minute candle: {why}")
+        tick = decode(Tick, value)
     except DecodeError as error:
         return error
-    return DecodeError("value", "payload", value, f"a closed one-minute candle: {why}")
+    if why == wire.FUTURE:
+        return DecodeError(candle_rules.FUTURE_REASON, "timestamp", tick.timestamp, f"at most {to_rfc3339(latest_ms)}")
+    return DecodeError("value", "payload", value, f"a clean tick: {why}")
 
 
 class Letters:
@@ -42,32 +58,35 @@ class Letters:
         self._now_ms = now_ms
         self._topic = settings.topic(TopicRole.DEAD_LETTERS).name
 
-    def send(self, records: DataFrame, refused: DataFrame) -> int:
+    def send(self, records: DataFrame, refused: DataFrame, latest_ms: int) -> int:
         """Send a letter for each refused record, and wait until the broker has them; how many.
 
         Args:
             records: Kafka rows (topic, partition, offset, key, value).
-            refused: topic, partition, offset of those that are refused, and `why`.
+            refused: topic, partition, offset of those that are refused, `kind` and `why`.
+            latest_ms: the time beyond which a record is ahead of the clock.
 
         Raises:
             StorageError: there is no such topic.
         """
         wait_for_topics(self._spark, self._settings.kafka, [self._topic], self._settings.hdfs.wait_s)
-        rows = records.join(refused.select("topic", "partition", "offset", "why"), ["topic", "partition", "offset"])
+        rows = records.join(refused.select(*_PLACE, "kind", "why"), _PLACE)
         reasons: Counter[str] = Counter()
         now_ms = self._now_ms()
         left = rows.toLocalIterator()
         while chunk := list(islice(left, _AT_ONCE)):
-            self._publish(list(self._written(chunk, reasons, now_ms)))
+            self._publish(list(self._written(chunk, reasons, now_ms, latest_ms)))
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        _log.warning("refused records that are no candles, see `dead-letters`: %s", told)
+        _log.warning("refused records, see `dead-letters`: %s", told)
         return reasons.total()
 
-    def _written(self, rows: Iterable[Any], reasons: Counter[str], now_ms: int) -> Iterator[tuple[Any, bytearray]]:
+    def _written(
+        self, rows: Iterable[Any], reasons: Counter[str], now_ms: int, latest_ms: int
+    ) -> Iterator[tuple[Any, bytearray]]:
         for row in rows:
             key, value = _bytes(row.key), _bytes(row.value)
-            error = candle_error(value, row.why)
-            reasons[error.reason] += 1
+            error = refusal(row.kind, value, row.why, latest_ms)
+            reasons[f"{error.reason} on {row.topic}"] += 1
             letter: DeadLetter = letter_of(
                 error,
                 error.reason,

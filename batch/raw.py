@@ -2,8 +2,9 @@
 
 One Structured Streaming query reads both topics; each micro-batch is merged into the files it belongs to, so a replay
 (after a crash, or with the checkpoint deleted) changes nothing. A batch that fails ends the program: the checkpoint
-never moves over data that is not stored. The clean agent has passed every tick, so one that cannot be read is a fault
-of the product and fails the batch; nobody passes candles before, so a record that is none becomes a dead letter.
+never moves over data that is not stored. A record that cannot be read, or that is ahead of the clock, becomes a dead
+letter and touches nothing else, whoever wrote it: event time closes hours, so one time out of the future would close
+all of them.
 """
 
 import logging
@@ -13,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sql
@@ -23,22 +23,22 @@ from batch import tables, wire
 from batch.hours import DueHours, HourWriter, grace_ms
 from batch.kafka import kafka_options
 from batch.letters import Letters
-from batch.storage import Store
+from batch.storage import Store, hdfs_failure
 from config import Settings
-from config.clock import SystemClock, build_clock
-from marketdata.errors import RetryableSourceError, StorageError
-from marketdata.times import HOUR_MS
+from marketdata.errors import StorageError
+from marketdata.times import HOUR_MS, SECOND_MS
 from marketdata.topics import TopicRole
 
 _LOOK_S = 0.2
 _FINISH_S = 2.5  # a batch under way may end by itself; the program has 5 s in all
-# What a batch must know of its records: how many, how far event time is, which minutes they touch, the first bad one.
+# What a batch must know of its records: how many, how far event time is, which minutes they touch, how many are bad.
 _GOOD = "FILTER (WHERE why IS NULL)"
 _SUMMARY = (
     f"count(*) {_GOOD} AS n",
     f"unix_millis(max(CASE WHEN kind = 'candle' THEN at + INTERVAL '1' MINUTE ELSE at END) {_GOOD}) AS newest",
     f"collect_set(unix_millis(date_trunc('MINUTE', at))) {_GOOD} AS minutes",
-    "min_by(struct(topic, partition, offset, why), offset) FILTER (WHERE why IS NOT NULL) AS bad",
+    "count(why) AS bad",
+    f"count_if(why = '{wire.FUTURE}') AS ahead",
 )
 _log = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ class RawWriter:
         now_ms: Callable[[], int],
     ) -> None:
         self._letters = Letters(spark, settings, now_ms)
+        self._now_ms = now_ms
+        self._max_future_ms = int(settings.streams.max_future_s * SECOND_MS)
         self._spark = spark
         self._store = store
         self._lease = lease
@@ -105,18 +107,19 @@ class RawWriter:
         """Merge one micro-batch of Kafka rows and write the hours that it closed or changed.
 
         Raises:
-            StorageError: a tick cannot be read (named by topic, partition and offset), or a lease is lost.
+            StorageError: a lease is lost, or there is no topic for dead letters where one is needed.
         """
         clock = self._monotonic
         began = clock()
-        parsed = wire.parse(records, **self._topics).persist()
+        parsed, groups, latest_ms = self._look(records)
+        if any(group.ahead for group in groups):
+            # Our clock may run behind the writers' by as long as its look at the exchange took: time has passed since.
+            parsed.unpersist()
+            parsed, groups, latest_ms = self._look(records)
         try:
-            groups = parsed.coalesce(1).groupBy("kind").agg(*map(sql.expr, _SUMMARY)).collect()
-            bad = {group.kind for group in groups if group.bad is not None}
-            self._refuse([group.bad for group in groups if group.kind in bad - {wire.CANDLE}])
             refused = 0
-            if wire.CANDLE in bad:
-                refused = self._letters.send(records, parsed.where(f"kind = '{wire.CANDLE}' AND why IS NOT NULL"))
+            if any(group.bad for group in groups):
+                refused = self._letters.send(records, parsed.where("why IS NOT NULL"), latest_ms)
             groups = [group for group in groups if group.n]
             found = {group.kind: group for group in groups}
             parsed_at = clock()
@@ -166,6 +169,12 @@ class RawWriter:
         )
         return report
 
+    def _look(self, records: DataFrame) -> tuple[DataFrame, list[Any], int]:
+        """The records parsed (and kept), what stands in them by kind, and beyond which time they are ahead."""
+        latest_ms = self._now_ms() + self._max_future_ms
+        parsed = wire.parse(records, **self._topics, latest_ms=latest_ms).persist()
+        return parsed, parsed.coalesce(1).groupBy("kind").agg(*map(sql.expr, _SUMMARY)).collect(), latest_ms
+
     def _write_hours(self) -> int:
         due = self._due.due()
         if self._hours is None or not due:
@@ -173,16 +182,6 @@ class RawWriter:
         rows = self._hours.write(due, wait_s=self._wait_s, live=True, stopped=self._stopped)
         self._due.written(due)
         return rows
-
-    @staticmethod
-    def _refuse(bad: list[Any]) -> None:
-        if bad:
-            first = bad[0]
-            msg = (
-                f"{first.topic} partition {first.partition} offset {first.offset}: {first.why}; expected a record that "
-                "the clean agent passed. Nothing of this batch is committed"
-            )
-            raise StorageError(msg)
 
 
 def start_query(
@@ -218,16 +217,17 @@ def run(
     once: bool,
     hourly: bool,
     stopped: Callable[[], bool],
+    now_ms: Callable[[], int],
 ) -> None:
     """Stream until `stopped` (or, with `once`, until everything published so far is stored).
+
+    `now_ms` is event time, by which a record is ahead of the clock.
 
     Raises:
         StorageError: a batch failed; the reason is in its message.
     """
     with store.locks.held("raw_data", wait_s=float("inf"), stopped=stopped) as lease:
-        writer = RawWriter(
-            spark, store, settings, lease, hourly=hourly, stopped=stopped, now_ms=lambda: _now_ms(settings)
-        )
+        writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped, now_ms=now_ms)
         writer.resume()
         failure: list[BaseException] = []
 
@@ -260,7 +260,8 @@ def run(
                 return
             if failure and isinstance(failure[0], StorageError):
                 raise failure[0] from error
-            msg = f"raw stream: {_first_line(failure[0] if failure else error)}"
+            text = str(failure[0] if failure else error)
+            msg = hdfs_failure(text, settings.hdfs.url) or f"raw stream: {_first_line(text)}"
             raise StorageError(msg) from error
         finally:
             if query.isActive:
@@ -269,15 +270,7 @@ def run(
                 query.stop()
 
 
-def _now_ms(settings: Settings) -> int:
-    """Event time for a letter; this machine's where the exchange does not answer: storing goes on without it."""
-    try:
-        return build_clock(settings).now_ms()
-    except RetryableSourceError:
-        return SystemClock().now_ms()
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, Py4JJavaError):
-        return str(error.java_exception.toString()).splitlines()[0]
-    return str(error).strip().splitlines()[0]
+def _first_line(text: str) -> str:
+    """What an exception says first; Py4J puts the name of the call before it."""
+    lines = [line.removeprefix(": ") for line in text.strip().splitlines()]
+    return next((line for line in lines if not line.startswith("An error occurred while calling")), "no reason told")

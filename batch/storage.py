@@ -5,12 +5,15 @@ the old file or the new one. Knows nothing of what stands in the files.
 """
 
 import logging
+import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import stamina
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from batch.lease import Locks
@@ -18,7 +21,46 @@ from config import Settings
 from marketdata.errors import StorageError
 
 SLOT = "_slot"
+# At the start of a line, after "Caused by: " or after the word with which Spark repeats it.
+_IO_FAILED = re.compile(r"\b(?:java\.(?:io|net)|java\.nio\.channels|org\.apache\.hadoop(?:\.\w+)+)\.\w*Exception\b.*")
+_TOLD = 300  # characters of it
 _log = logging.getLogger(__name__)
+
+
+def hdfs_failure(text: str, url: str) -> str | None:
+    """A clear line of a Java exception that comes of HDFS; None where it does not.
+
+    Hadoop tells of a NameNode or DataNode that went away in many ways, some of which name no file, host or reason
+    (`java.io.EOFException` alone); what they share is that an I/O exception is among the causes.
+
+    Args:
+        text: what the exception says, its causes and stack trace included.
+        url: `hdfs.url`.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    causes = [match for line in lines if not line.startswith("at ") and (match := _IO_FAILED.search(line))]
+    if not causes:
+        return None
+    return (
+        f"hdfs.url: {url}: broke off while it was read or written ({causes[-1].group()[:_TOLD]}); nothing that was "
+        "stored or published is lost: see that HDFS runs, then start this again"
+    )
+
+
+@contextmanager
+def hdfs_failures_told(url: str) -> Iterator[None]:
+    """Turn what Java throws where HDFS goes away in the middle into one clear line; while the JVM can still be asked.
+
+    Raises:
+        StorageError: HDFS went away.
+    """
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        told = hdfs_failure(str(error), url)
+        if told is None:
+            raise
+        raise StorageError(told) from error
 
 
 class Store:

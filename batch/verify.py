@@ -30,20 +30,27 @@ _STATES = ("coingecko", "binance")
 
 @dataclass(slots=True)
 class Report:
-    """What was found. `problems` names each row that breaks a promise; gaps are told, and are none."""
+    """What was found below `root`. `problems` names each row that breaks a promise; gaps are told, and are none."""
 
+    root: str
     counts: dict[str, int] = field(default_factory=dict)
     gaps: dict[str, list[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     checked_hours: int = 0
 
     @property
+    def empty(self) -> bool:
+        """Nothing is stored, so nothing could be checked: as after a look at the wrong root."""
+        return not any(self.counts.values())
+
+    @property
     def ok(self) -> bool:
-        return not self.problems
+        return not self.problems and not self.empty
 
     def as_json(self) -> dict[str, Any]:
         return {
             "ok": self.ok,
+            "empty": self.empty,
             "counts": self.counts,
             "checked_hours": self.checked_hours,
             "gaps": self.gaps,
@@ -60,7 +67,12 @@ class Report:
             yield f"gap {name}: {', '.join(ranges[:_SHOWN])}{more}"
         for problem in self.problems[:_SHOWN]:
             yield f"wrong: {problem}"
-        yield "ok: every promise holds" if self.ok else f"{len(self.problems)} rows break a promise"
+        if self.ok:
+            yield "ok: every promise holds"
+        elif self.problems:
+            yield f"{len(self.problems)} rows break a promise"
+        else:
+            yield f"nothing is stored in {self.root}: nothing could be checked (`batch raw` and `batch backfill` store)"
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -132,7 +144,7 @@ class Verifier:
         self._raw, self._candles, self._hourly = raw_data(settings), minute_candles(settings), hourly_metrics(settings)
         self._raw_files: dict[int, list[str]] = {}
         self._candle_days: dict[str, dict[str, dict[int, Candle]]] = {}
-        self.report = Report()
+        self.report = Report(settings.hdfs.url + settings.hdfs.root)
 
     def run(self) -> Report:
         """Check everything."""

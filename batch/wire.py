@@ -4,11 +4,17 @@ What is wrong with a record that cannot be read is told with its place; `batch.r
 """
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as sql
 
 from batch.schemas import CANDLE_WIRE, RAW, SOURCES, TICK_WIRE, column_names
+from marketdata import candle_rules
+from marketdata.times import MINUTE_MS
 
 _CORRUPT = "_corrupt"
 TICK, CANDLE, UNKNOWN = "tick", "candle", "unknown"
+FUTURE = "ahead of the clock"
+# Times that `marketdata.times` can say; beyond them sums of times would not be any.
+_FIRST, _LAST = "TIMESTAMP '1970-01-01T00:00:00Z'", "TIMESTAMP '9999-12-31T23:00:00Z'"
 
 
 def _time(column: str) -> str:
@@ -18,15 +24,36 @@ def _time(column: str) -> str:
 
 def _from_json(schema: str) -> str:
     ddl = " ".join(f"{schema}, {_CORRUPT} STRING".split())
-    return f"from_json(text, '{ddl}', map('mode', 'PERMISSIVE', 'columnNameOfCorruptRecord', '{_CORRUPT}'))"
+    options = f"'mode', 'PERMISSIVE', 'columnNameOfCorruptRecord', '{_CORRUPT}', 'allowNonNumericNumbers', 'false'"
+    return f"from_json(text, '{ddl}', map({options}))"
 
 
-def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str) -> DataFrame:
+def _broken_rule() -> str:
+    """The first of `marketdata.candle_rules` that a candle breaks, as a CASE."""
+    whens = []
+    for rule in candle_rules.RULES:
+        bound = f"candle.{rule.bound}" if isinstance(rule.bound, str) else f"{rule.bound:e}D"
+        # NaN is above every number for Spark, and coalesce lets a null pass.
+        holds = f"coalesce(candle.{rule.field} {rule.comparison} {bound}, true)"
+        whens.append(f"WHEN NOT {holds} THEN '{rule.field} is not {rule.expected.removeprefix('a number ')}'")
+    return f"CASE {' '.join(whens)} END"
+
+
+def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str, latest_ms: int | None = None) -> DataFrame:
     """Kafka rows (topic, partition, offset, value) as parsed records.
 
     Columns: topic, partition, offset, kind (`tick` or `candle`), tick (struct), candle (struct), at (event time), why
     (what is wrong with it, null where nothing is).
+
+    Args:
+        records: such rows.
+        ticks_topic: whose records are ticks.
+        candles_topic: whose records are candles.
+        latest_ms: a tick after that, or a candle that ends after that, is ahead of the clock; None: none is.
     """
+    ahead = "false"
+    if latest_ms is not None:
+        ahead = f"unix_millis(at) + CASE kind WHEN '{CANDLE}' THEN {MINUTE_MS} ELSE 0 END > {latest_ms}"
     kind = f"CASE topic WHEN '{ticks_topic}' THEN '{TICK}' WHEN '{candles_topic}' THEN '{CANDLE}' ELSE '{UNKNOWN}' END"
     return (
         records.selectExpr("topic", "partition", "offset", "cast(value AS STRING) AS text", f"{kind} AS kind")
@@ -49,6 +76,7 @@ def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str) -> DataFr
             "candle",
             f"coalesce({_time('tick.timestamp')}, {_time('candle.open_time')}) AS at",
         )
+        .withColumn("at", sql.expr(f"CASE WHEN at BETWEEN {_FIRST} AND {_LAST} THEN at END"))
         .selectExpr(
             "topic",
             "partition",
@@ -66,6 +94,9 @@ def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str) -> DataFr
                 WHEN kind = '{CANDLE}' AND candle.interval <> '1m' THEN 'not a one-minute candle'
                 WHEN kind = '{CANDLE}' AND (candle.open IS NULL OR candle.high IS NULL OR candle.low IS NULL
                     OR candle.close IS NULL OR candle.volume IS NULL) THEN 'a price or the volume is missing'
+                WHEN kind = '{CANDLE}' AND {_broken_rule()} IS NOT NULL THEN {_broken_rule()}
+                WHEN kind = '{CANDLE}' AND unix_millis(at) % {MINUTE_MS} <> 0 THEN 'open_time is no whole minute'
+                WHEN {ahead} THEN '{FUTURE}'
             END AS why""",
         )
     )

@@ -14,7 +14,7 @@ from marketdata.codec import encode
 from marketdata.records import Candle, HourlyRow, SourceState, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
 
-TOPICS = {"ticks_topic": "ticks-clean", "candles_topic": "candles"}
+TOPICS: dict[str, Any] = {"ticks_topic": "ticks-clean", "candles_topic": "candles"}
 
 
 @contextmanager

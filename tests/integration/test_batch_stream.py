@@ -13,13 +13,14 @@ from typing import Any
 import pandas as pd
 import psutil
 from hdfs import InsecureClient
+from msgspec.structs import replace
 
 from batch.verify import differences
 from config import Settings
 from marketdata.codec import encode
 from marketdata.hourly import hour_rows
 from marketdata.records import Candle, Tick
-from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339
+from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 from tests.kafka_records import dead_letters, make_topics, publish, publish_raw
 from tests.spark import as_row, random_candle, random_tick
@@ -148,49 +149,51 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_record_that_cannot_be_read_fails_loudly_and_nothing_is_lost(
-    settings: Settings, child_env: dict[str, str]
-) -> None:
-    make_topics(settings)
-    ticks, _ = records(4, 0, 3)
-    publish(settings, [*ticks, b'{"schema_version": 1, "price": "dear"}'])
-    failed = run(child_env, "raw", "--once")
-    assert failed.returncode == 1
-    last = failed.stderr.strip().splitlines()[-1]
-    assert f"{settings.topics.prefix}ticks-clean partition " in last
-    assert "not JSON of the schema" in last
-    assert "Traceback" not in failed.stderr
-    assert stored_ids(settings) == Counter()
-
-
-def test_what_is_no_candle_becomes_a_dead_letter_and_the_rest_is_stored(
+def test_what_cannot_be_stored_becomes_a_dead_letter_and_the_rest_is_stored(
     settings: Settings, child_env: dict[str, str]
 ) -> None:
     make_topics(settings)
     ticks, candles = records(6, 0, 65)
     good = encode(candles[0])
-    bad = {
-        b"no candle": "json",
-        b'{"schema_version": 1, "symbol": "BTC-USD"}': "missing_field",
-        good.replace(b'"schema_version":1', b'"schema_version":2'): "schema_version",
-        good.replace(b'"interval":"1m"', b'"interval":"5m"'): "type",
-        b"\xff\xfe\x00": "json",
+    far = "2099-01-01T00:00:00.000Z"
+    no_candles = {
+        b"no candle": ("json", "payload"),
+        b'{"schema_version": 1, "symbol": "BTC-USD"}': ("missing_field", "open_time"),
+        good.replace(b'"schema_version":1', b'"schema_version":2'): ("schema_version", "schema_version"),
+        good.replace(b'"interval":"1m"', b'"interval":"5m"'): ("type", "interval"),
+        b"\xff\xfe\x00": ("json", "payload"),
+        encode(replace(candles[0], high=-1.0)): ("not_positive", "high"),
+        encode(replace(candles[0], open_time=to_rfc3339(START_MS + 1))): ("grid", "open_time"),
+        encode(replace(candles[0], open_time=far)): ("future", "open_time"),
     }
-    publish(settings, [*ticks, *candles[:40]])
-    publish_raw(settings, TopicRole.CANDLES, [(None if value == b"no candle" else b"BTC-USD", value) for value in bad])
-    publish(settings, candles[40:])
+    far_tick = replace(ticks[0], timestamp=far, tick_id=Tick.make_id(ticks[0].symbol, far))
+    no_ticks = {
+        b"\xff\xfe\x00garbage": ("json", "payload"),
+        b'{"schema_version": 1, "price": "dear"}': ("type", "price"),
+        encode(far_tick): ("future", "timestamp"),
+    }
+    bad = {**no_candles, **no_ticks}
+    publish(settings, [*ticks[:40], *candles[:40]])
+    publish_raw(
+        settings, TopicRole.CANDLES, [(None if value == b"no candle" else b"BTC-USD", value) for value in no_candles]
+    )
+    publish_raw(settings, TopicRole.TICKS_CLEAN, [(b"BTC-USD", value) for value in no_ticks])
+    publish(settings, [*ticks[40:], *candles[40:]])
     done = run(child_env, "raw", "--once")
     assert done.returncode == 0, done.stderr
     assert f"{len(bad)} refused" in done.stderr
     letters = dead_letters(settings)
-    assert {base64.b64decode(letter.payload): letter.reason for letter in letters} == bad
+    assert {base64.b64decode(letter.payload): (letter.reason, letter.field) for letter in letters} == bad
     assert len(letters) == len(bad)
-    assert {letter.topic for letter in letters} == {settings.topic(TopicRole.CANDLES).name}
+    assert Counter(letter.topic for letter in letters) == {
+        settings.topic(TopicRole.CANDLES).name: len(no_candles),
+        settings.topic(TopicRole.TICKS_CLEAN).name: len(no_ticks),
+    }
     assert {letter.key for letter in letters} == {None, "BTC-USD"}
     assert_each_once(settings, ticks)
-    assert_hours(settings, ticks, candles, 1)
+    assert_hours(settings, ticks, candles, 1)  # the hour under way is not closed by a time out of the future
     assert len(read_table(settings, settings.hdfs.minute_candles)) == len(candles)
-    publish_raw(settings, TopicRole.CANDLES, [(b"BTC-USD", b"none alone")])  # a batch with nothing else
+    publish_raw(settings, TopicRole.TICKS_CLEAN, [(b"BTC-USD", b"none alone")])  # a batch with nothing else
     assert run(child_env, "raw", "--once").returncode == 0
     assert len(dead_letters(settings)) == len(bad) + 1
 
@@ -220,3 +223,12 @@ def test_a_missing_topic_is_one_clear_line(settings: Settings, child_env: dict[s
     assert failed.returncode == 1
     assert "ticks-clean" in failed.stderr.strip().splitlines()[-1]
     assert "Traceback" not in failed.stderr
+
+
+def test_a_store_that_holds_nothing_is_not_called_right(settings: Settings, child_env: dict[str, str]) -> None:
+    checked = run(child_env, "verify")
+    assert checked.returncode == 1
+    assert f"nothing is stored in {settings.hdfs.url}{settings.hdfs.root}" in checked.stdout
+    assert "ok" not in checked.stdout.split()
+    report = json.loads(run(child_env, "verify", "--json").stdout)
+    assert (report["ok"], report["empty"], report["problems"]) == (False, True, [])

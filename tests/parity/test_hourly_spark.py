@@ -9,10 +9,13 @@ from pyspark.sql import SparkSession
 from batch import wire
 from batch.hourly import hourly_rows, kline_rows
 from batch.schemas import CANDLES, HOURLY, RAW, column_names
+from marketdata.candle_rules import check
 from marketdata.enrichment import enrich
+from marketdata.errors import DecodeError
 from marketdata.hourly import hour_rows, kline_row
 from marketdata.records import Candle, HourlyRow, Tick
-from marketdata.times import DAY_MS, HOUR_MS, from_rfc3339, to_datetime, to_rfc3339
+from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, from_rfc3339, to_datetime, to_rfc3339
+from tests.broken_candles import BROKEN, CANDLE
 from tests.spark import TOPICS, as_row, assert_same, collected, kafka_rows, random_candle, random_hours, random_tick
 
 START_MS = from_rfc3339("2024-08-04T00:00:00Z")
@@ -138,3 +141,20 @@ def test_times_are_cut_to_milliseconds_and_turned_to_utc(spark: SparkSession) ->
     (row,) = wire.parse(rows, **TOPICS).selectExpr("unix_micros(at) AS at").collect()
     assert row.at == from_rfc3339("2024-08-05T00:00:00.123Z") * 1000
     assert to_rfc3339(row.at // 1000) == "2024-08-05T00:00:00.123Z"
+
+
+def test_spark_refuses_the_candles_that_the_rules_refuse(spark: SparkSession) -> None:
+    candles = [CANDLE, *(structs.replace(CANDLE, **change) for change, _, _ in BROKEN if "interval" not in change)]
+    latest_ms = CANDLE.open_time_ms + MINUTE_MS
+    candles.append(structs.replace(CANDLE, open_time=to_rfc3339(latest_ms)))
+    found = wire.parse(kafka_rows(spark, candles), **TOPICS, latest_ms=latest_ms).orderBy("offset").collect()
+    refused = []
+    for candle in candles:
+        try:
+            check(candle, latest_ms)
+        except DecodeError:
+            refused.append(True)
+        else:
+            refused.append(False)
+    assert [row.why is not None for row in found] == refused == [False] + [True] * (len(candles) - 1)
+    assert found[-1].why == wire.FUTURE

@@ -1,0 +1,27 @@
+"""A candle that is right, and the changes that each break one rule: what changes, the field and reason that tell it."""
+
+from typing import Any
+
+from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
+from marketdata.records import Candle
+
+CANDLE = Candle(
+    symbol="BTC-USD", open_time="2024-08-05T00:07:00.000Z", open=2.0, high=4.0, low=1.0, close=3.0, volume=0.0
+)
+BROKEN: list[tuple[dict[str, Any], str, str]] = [
+    ({"high": -1.0}, "high", "not_positive"),
+    ({"open": 0.0}, "open", "not_positive"),
+    ({"low": LEAST_PRICE / 2}, "low", "absurd"),
+    ({"close": MOST_PRICE * 2}, "close", "absurd"),
+    ({"low": 2.5}, "low", "crossed_range"),
+    ({"low": 3.5, "open": 3.7}, "low", "crossed_range"),
+    ({"open": 5.0}, "open", "crossed_range"),
+    ({"close": 5.0}, "close", "crossed_range"),
+    ({"volume": -0.1}, "volume", "negative"),
+    ({"volume": MOST_AMOUNT * 2}, "volume", "absurd"),
+    ({"quote_volume": -0.1}, "quote_volume", "negative"),
+    ({"quote_volume": MOST_AMOUNT * 2}, "quote_volume", "absurd"),
+    ({"n_trades": -1}, "n_trades", "negative"),
+    ({"open_time": "2024-08-05T00:07:01.000Z"}, "open_time", "grid"),
+    ({"interval": "1h"}, "open_time", "grid"),
+]
