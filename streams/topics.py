@@ -7,7 +7,7 @@ change or delete a topic that exists.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -183,19 +183,25 @@ async def ensure(settings: Settings, changelogs: Sequence[str] = ()) -> None:
 
     Raises:
         ConfigurationError: no broker answers, one refuses a topic, or topics that must have as many partitions as one
-            another do not.
+            another do not; nothing is created then.
     """
     policies = declared(settings, changelogs)
+    together = {settings.topic(role).name for role in CO_PARTITIONED} | set(changelogs)
     async with TopicAdmin(settings.kafka) as admin:
+        _require_alike(await admin.drift(policies), together)
         created = await admin.create(policies)
         drift = await admin.drift(policies)
     if created:
         log.info("created topics: %s", ", ".join(created))
-    together = {settings.topic(role).name for role in CO_PARTITIONED} | set(changelogs)
+    _require_alike(drift, together)  # another worker may have been faster, with other settings
     for difference in drift:
-        if difference.what == "partitions" and difference.topic in together:
-            raise ConfigurationError(
-                f"topic {difference.text}: topics of this application need as many partitions as one another "
-                "(kafka.partitions); create it anew or change the setting"
-            )
         log.warning("topic drift: %s", difference.text)
+
+
+def _require_alike(drift: Sequence[Drift], together: Collection[str]) -> None:
+    wrong = [one.text for one in drift if one.what == "partitions" and one.topic in together]
+    if wrong:
+        raise ConfigurationError(
+            f"{'; '.join(wrong)}: topics of this application need as many partitions as one another "
+            "(kafka.partitions); create them anew or change the setting"
+        )

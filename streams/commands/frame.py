@@ -8,13 +8,16 @@ import logging.config
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, NoReturn
 
 import click
 import msgspec
 from faust.cli import AppCommand, option
+from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from marketdata.errors import BitcoinDataError
@@ -26,6 +29,7 @@ COUNT = click.IntRange(min=1)
 JSON_OPTION = option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 _WIDTH = 220  # where there is no terminal to ask
+_LEAST = 20  # characters that a column is wrapped to
 _FAILED = 1
 _INTERRUPTED = 130
 _EVERY_S = 1.0  # between two lines of progress
@@ -69,14 +73,28 @@ class StreamsCommand(AppCommand):
             self.stdout.write(msgspec.json.encode(record).decode() + "\n")
         self.stdout.flush()
 
-    def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:  # type: ignore[override]
-        """Rows for people; None is shown as a dash."""
+    def table(  # type: ignore[override]
+        self, headers: Sequence[str], rows: Sequence[Sequence[object]], *, wraps: Collection[str] = ()
+    ) -> None:
+        """Rows for people, or `none`; None is shown as a dash.
+
+        Nothing is cut: where the terminal is too narrow, the columns of `wraps` are, then lines are longer than it.
+        """
+        if not rows:
+            self.stdout.write("none\n")
+            return
+        texts = [[shown(value) for value in row] for row in rows]
         table = Table(box=None, pad_edge=False)
-        for header in headers:
-            table.add_column(header, no_wrap=True)
-        for row in rows:
-            table.add_row(*(shown(value) for value in row))
-        self.console.print(table)
+        for header, *cells in zip(headers, *texts, strict=True):
+            if header in wraps:
+                table.add_column(header, overflow="fold", min_width=min(_LEAST, *map(cell_len, [header, *cells])))
+            else:
+                table.add_column(header, no_wrap=True, min_width=max(map(cell_len, [header, *cells])))
+        for row in texts:
+            table.add_row(*map(escape, row))
+        console = self.console
+        console.width = max(console.width, Measurement.get(console, console.options, table).minimum)
+        console.print(table)
 
 
 class Progress:

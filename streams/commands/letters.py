@@ -90,6 +90,8 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust names a command by its 
             self._counted(letters, as_json=as_json)
         else:
             self._listed(letters[-count:], as_json=as_json)
+            if len(letters) > count and not as_json:
+                self.stdout.write(f"the newest {count} of {len(letters)}; all of them: -n {len(letters)}\n")
         return None
 
     def _counted(self, letters: list[DeadLetter], *, as_json: bool) -> None:
@@ -116,6 +118,7 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust names a command by its 
                 )
                 for one in letters
             ],
+            wraps=("value", "expected"),
         )
 
     def _sent(self, found: dict[tuple[str, str], Counts], *, dry_run: bool, as_json: bool) -> None:
@@ -152,4 +155,5 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust names a command by its 
                 (why, field, one.sent, one.still_bad, one.already_sent, one.not_restorable, one.why_not)
                 for (why, field), one in found.items()
             ],
+            wraps=("why not",),
         )

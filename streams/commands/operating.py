@@ -82,19 +82,26 @@ class topics(StreamsCommand):  # noqa: N801
                 ]
             )
         else:
+            states = dict.fromkeys(created, "created") | {
+                one.topic: "missing" if one.actual is None else "differs" for one in drift
+            }
             self.table(
-                ("topic", "partitions", "replicas", "policy", "state"),
+                ("topic", "partitions", "replicas", "state", "policy"),
                 [
                     (
                         policy.name,
                         policy.partitions,
                         policy.replication_factor,
+                        states.get(policy.name, "ok"),
                         " ".join(f"{key}={value}" for key, value in policy.config.items()),
-                        "; ".join(differing.get(policy.name, [])) or ("created" if policy.name in created else "ok"),
                     )
                     for policy in policies
                 ],
+                wraps=("policy",),
             )
+            for one in drift:
+                if one.actual is not None:
+                    self.stdout.write(f"{one.text}\n")
         return 1 if drift else 0
 
 

@@ -7,31 +7,20 @@ from aiokafka.structs import ConsumerRecord
 from faust.cli import argument, option
 
 from marketdata.errors import InvalidValueError
-from marketdata.records import FeatureRow, Prediction, Record
+from marketdata.records import FeatureRow, Prediction, Record, WindowFeatures
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 from streams.commands.finding import decoded, find_market, find_role, newest, record_of
-from streams.commands.frame import COUNT, JSON_OPTION, StreamsCommand
+from streams.commands.frame import COUNT, JSON_OPTION, StreamsCommand, shown
 from streams.reading import TopicReader
 
 _MARKET_TAIL = 2_000  # records of each partition, among which one market's newest are looked for
 _FEATURES_TAIL = 2_000
 _PREDICTIONS_TAIL = 2_000
-_COLUMNS = (
-    "n_ticks",
-    "coverage",
-    "last",
-    "log_return",
-    "realised_volatility",
-    "mean_spread_bps",
-    "mean_liquidity",
-    "imbalance",
-    "vwap",
-)
 
 
 class tail(StreamsCommand):  # noqa: N801  Faust names a command by its class
-    """Show the newest records of a topic, decoded."""
+    """Show the newest records of each partition of a topic, decoded."""
 
     options = [  # noqa: RUF012  Faust's name and type
         argument("topic"),
@@ -106,12 +95,13 @@ class features(StreamsCommand):  # noqa: N801
             self.lines([row])
             return
         self.console.print(
-            f"[bold cyan]{row.symbol}[/bold cyan] {row.timestamp} revision {row.revision}  mid {row.mid}  "
-            f"spread {row.spread_bps} bps  EWMA volatility {row.ewma_volatility}"
+            f"[bold cyan]{row.symbol}[/bold cyan] {row.timestamp} revision {row.revision}  mid {shown(row.mid)}  "
+            f"spread {shown(row.spread_bps)} bps  EWMA volatility {shown(row.ewma_volatility)}"
         )
+        windows = row.windows.values()
         self.table(
-            ("window", *_COLUMNS),
-            [(name, *(getattr(window, column) for column in _COLUMNS)) for name, window in row.windows.items()],
+            ("window", *row.windows),
+            [(field, *(getattr(window, field) for window in windows)) for field in WindowFeatures.__struct_fields__],
         )
 
 
@@ -133,6 +123,11 @@ class predictions(StreamsCommand):  # noqa: N801
         found = found[-count:]
         if as_json or self.json:
             self.lines(found)
+            return
+        if not found:
+            made = ", ".join(settings.forecasting.symbols)
+            whose = "" if market is None else f" of {market}"
+            self.stdout.write(f"none{whose}; predictions are made of forecasting.symbols: {made}\n")
             return
         self.table(
             ("market", "target hour", "price", "lower", "upper", "level", "last price", "model", "role", "issued"),

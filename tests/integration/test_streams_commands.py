@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from config import Settings
 from marketdata.codec import decode, encode
+from marketdata.errors import ConfigurationError
 from marketdata.records import DeadLetter, FeatureRow, Prediction, Tick, WindowFeatures
 from marketdata.topics import TopicRole
 from streams import topics
@@ -53,6 +55,33 @@ def test_topics_are_created_and_drift_is_shown(settings: Settings) -> None:
     drifted = {one["name"]: one["drift"] for one in lines(run(other, "topics", "show", "--json", code=1))}
     name = settings.topic(TopicRole.CANDLES).name
     assert drifted[name] == [f"{name}: retention.ms is 1209600000, declared 3600000"]
+    told = run(other, "topics", "show", code=1).stdout.splitlines()
+    assert told[0].split() == ["topic", "partitions", "replicas", "state", "policy"]
+    assert told[-1] == f"{name}: retention.ms is 1209600000, declared 3600000"
+    rows = {words[0]: words[1:4] for words in map(str.split, told[1:-1])}
+    kafka = settings.kafka
+    assert rows[name] == [str(kafka.partitions), str(kafka.replication_factor), "differs"]
+    assert rows.keys() == {one["name"] for one in created}
+
+
+async def test_topics_that_do_not_go_together_are_all_named_before_one_is_created(settings: Settings) -> None:
+    own = topics.declared(settings)
+    wrong = [
+        replace(policy, partitions=policy.partitions + 1)
+        for policy in own
+        if policy.name in {settings.topic(role).name for role in (TopicRole.TICKS, TopicRole.FEATURES)}
+    ]
+    async with topics.TopicAdmin(settings.kafka) as admin:
+        await admin.create(wrong)
+        with pytest.raises(ConfigurationError) as caught:
+            await topics.ensure(settings, [f"{settings.streams.app_id}-x-changelog"])
+        there = await admin.partitions()
+    found, declared = settings.kafka.partitions + 1, settings.kafka.partitions
+    for policy in wrong:
+        assert f"{policy.name}: partitions is {found}, declared {declared}" in str(caught.value)
+    assert there.keys() & {*(one.name for one in own), f"{settings.streams.app_id}-x-changelog"} == {
+        one.name for one in wrong
+    }
 
 
 async def test_what_is_on_the_topics_is_shown(settings: Settings) -> None:
@@ -81,13 +110,22 @@ async def test_what_is_on_the_topics_is_shown(settings: Settings) -> None:
     ]
     await send(settings, TopicRole.FEATURES, [(b"BTC-USD", encode(row)) for row in rows])
     assert lines(run(settings, "features", "BTC-USD", "--json")) == [json.loads(encode(rows[1]))]
-    assert "7.25" in run(settings, "features", "BTC-USD").stdout
+    people = [line.split() for line in run(settings, "features", "BTC-USD").stdout.splitlines()]
+    assert ["window", "1m"] in people
+    assert ["last", "7.25"] in people
+    assert ["max_spread_bps", "–"] in people
+    assert run(settings, "dead-letters").stdout == "none\n"
+    assert run(settings, "dead-letters", "--counts").stdout == "none\n"
     assert "expected one of" in run(settings, "features", "DOGE-USD", code=1).stderr
 
     refused = [letter(1, "not_positive"), letter(2, "no_data"), letter(2, "no_data"), letter(3, "no_data")]
     await send(settings, TopicRole.DEAD_LETTERS, [(b"BTC-USD", encode(one)) for one in refused])
     listed = lines(run(settings, "dead-letters", "--reason", "no_data", "--json"))
     assert [one["offset"] for one in listed] == [2, 3]  # one was refused twice, around a crash
+    newest = run(settings, "dead-letters", "-n", "1").stdout
+    assert f"{refused[-1].topic}-0@3" in newest
+    assert newest.endswith("the newest 1 of 3; all of them: -n 3\n")
+    assert "newest" not in run(settings, "dead-letters").stdout
     assert lines(run(settings, "dead-letters", "--field", "bid_price", "--json")) == []
     assert lines(run(settings, "dead-letters", "--counts", "--json")) == [
         {"reason": "no_data", "field": "price", "count": 2},
@@ -119,6 +157,9 @@ async def test_what_is_on_the_topics_is_shown(settings: Settings) -> None:
     assert decode(Prediction, json.dumps(lines(run(settings, "predictions", "--json"))[0]).encode()) == prediction
     assert "champion" in run(settings, "predictions", "BTC-USD").stdout
     assert lines(run(settings, "predictions", "ETH-USD", "--json")) == []
+    assert "none of ETH-USD; predictions are made of forecasting.symbols: BTC-USD" in (
+        run(settings, "predictions", "ETH-USD").stdout
+    )
     assert "expected one of" in run(settings, "predictions", "DOGE-USD", code=1).stderr
 
 
