@@ -112,7 +112,10 @@ class Scores(TypedDict):
 
 
 class PartHealth(TypedDict):
-    """A topic as far as this worker read it. last_arrival: the broker's time."""
+    """A topic as far as this worker read it. last_arrival: the broker's time. skipped: records passed over.
+
+    Those are too old to matter to one that fell behind, or out of the future.
+    """
 
     part: str
     name: str
@@ -151,7 +154,10 @@ class Lag(TypedDict):
 
 
 class KafkaHealth(TypedDict):
-    """The brokers as the views see them. failures: how often the views' own reader failed, and began anew."""
+    """The brokers as the views see them. problem, since: why and since when nothing comes of them.
+
+    failures: how often the views' own reader failed, and began anew.
+    """
 
     state: Literal["ok", "outage"]
     problem: str | None
@@ -256,7 +262,7 @@ class Snapshot(TypedDict):
 
 
 class Resync(TypedDict):
-    """This listener did not keep up: fetch the documents again, or listen anew."""
+    """This listener did not keep up, or the views read Kafka again: fetch the documents again, or listen anew."""
 
 
 class Live(TypedDict):

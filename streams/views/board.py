@@ -85,6 +85,10 @@ class Board:
         self.symbols = tuple(symbols)
         self.points = min(MAX_POINTS, max(60, _POINTS_BUDGET // len(self.symbols)))
         self.forecasts = min(1_000, max(48, _FORECASTS_BUDGET // len(self.symbols)))
+        self.clear()
+
+    def clear(self) -> None:
+        """Know nothing, as at the beginning."""
         self.markets = {symbol: MarketBoard(deque(maxlen=self.points)) for symbol in self.symbols}
         self.topics: dict[TopicRole, TopicBoard] = {role: TopicBoard() for role in TopicRole}
         self.sources: dict[str, SourceBoard] = {}

@@ -1,14 +1,17 @@
 """Follows all partitions of the topics that views show, with a consumer outside of any group.
 
 It starts a bounded number of records back, so a restarted worker shows what it showed before, and jumps forward when it
-falls behind by more than that. It must never commit an offset or write to a topic.
+falls behind by more than that. Beside the reading, the brokers are asked every few seconds how far the topics go: where
+they do not answer, or have records that do not come, the consumer is made anew. It must never commit an offset or write
+to a topic.
 """
 
 import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -31,6 +34,7 @@ _POLL_RECORDS = 2_000
 _RETRY_S = 1.0
 _WATCH_S = 3.0
 _ANSWER_S = 5.0
+_STALL_S = 5.0  # for so long a record that a broker has may fail to come
 _HELD_POLL_MS = 50  # while a record is held back, which would else wait for the next to come
 _PACE_MS = 200  # of ticks and features, at most one a market and this much time of arrival is shown
 _PACED = (TopicRole.TICKS_CLEAN, TopicRole.FEATURES)
@@ -56,7 +60,10 @@ class KafkaBoard:
 
 
 class Follower:
-    """Reads for ever into a board; `on_record` is called for each record that changed it."""
+    """Reads for ever into a board; `on_record` is called for each record that changed it.
+
+    `on_again`: the board may have changed otherwise, as after an outage.
+    """
 
     def __init__(
         self,
@@ -64,12 +71,15 @@ class Follower:
         board: Board,
         on_record: OnRecord,
         now_ms: Callable[[], int | None],
+        on_again: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._board = board
         self._on_record = on_record
         self._now_ms = now_ms
+        self._on_again = on_again
+        self._monotonic = monotonic
         self.kafka = KafkaBoard()
         self._roles = {settings.topic(role).name: role for role in board.topics}
         self._positions: dict[TopicPartition, int] = {}
@@ -77,6 +87,7 @@ class Follower:
         self._end: dict[TopicPartition, int] = {}
         self._keys = {symbol.encode() for symbol in board.symbols}
         self._pace = Pace(_PACE_MS, monotonic)
+        self._unjudged_ms: int | None = None  # the newest event time that was taken in before the clock ran
 
     async def run(self) -> None:
         """Follow until cancelled; what goes wrong is told in `kafka` and tried again, with Kafka or without reason.
@@ -84,14 +95,22 @@ class Follower:
         Of the batch in which something unforeseen was found, what had not been shown is passed over.
         """
         while True:
-            try:
-                await self._follow()
-            except (KafkaError, OSError, TimeoutError, _NoSuchTopicError) as error:
-                self._note(f"{type(error).__name__}: {error}")
-            except Exception as error:
-                self.kafka.failures += 1
-                log.exception("the views' follower failed; it starts again in %.3g s", _RETRY_S)
-                self._note(f"{type(error).__name__}: {error}")
+            async with AsyncExitStack() as clients:  # closed once the problem is told: closing may take its time
+                try:
+                    await self._follow(clients)
+                except TimeoutError:
+                    self._note("the brokers do not answer in time")
+                except (KafkaError, OSError, _CannotFollowError) as error:
+                    self._note(f"{type(error).__name__}: {error}")
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                    self._note("the consumer was cancelled")  # from within, not by who runs this
+                except Exception as error:
+                    self.kafka.failures += 1
+                    log.exception("the views' follower failed; it starts again in %.3g s", _RETRY_S)
+                    self._note(f"{type(error).__name__}: {error}")
             await asyncio.sleep(_RETRY_S)
 
     def _note(self, problem: str | None) -> None:
@@ -102,45 +121,69 @@ class Follower:
         elif problem is None and kafka.problem is not None:
             kafka.problem_since_ms = None
             log.info("views read Kafka again")
+            self._on_again()
         kafka.problem = problem
         kafka.connected = problem is None
 
-    async def _follow(self) -> None:
+    async def _follow(self, clients: AsyncExitStack) -> None:
+        options = client_options(self._settings.kafka)
+        admin = AIOKafkaAdminClient(**options, client_id="views-admin")
         consumer = AIOKafkaConsumer(
-            *self._roles,
-            **client_options(self._settings.kafka),
+            **options,
             client_id="views",
             group_id=None,
             enable_auto_commit=False,
             fetch_max_wait_ms=_POLL_MS,
         )
+        clients.push_async_callback(_close_admin, admin)
+        clients.push_async_callback(_close_consumer, consumer)
+        async with asyncio.timeout(_ANSWER_S * 2):
+            await admin.start()
+            await consumer.start()
+            tps = await self._partitions(admin)
+            consumer.assign(tps)  # not by topic: such a consumer lost its places when the brokers came back
+            await self._seek_back(consumer, tps)
+        self._note(None)
+        both = {asyncio.create_task(self._read(consumer, tps)), asyncio.create_task(self._watch(consumer, admin, tps))}
         try:
-            async with asyncio.timeout(_ANSWER_S * 2):
-                await consumer.start()
-            await self._seek_back(consumer, self._assigned(consumer))
-            self._note(None)
-            watch = asyncio.create_task(self._watch(consumer))
-            try:
-                while not watch.done():
-                    wait_ms = _HELD_POLL_MS if self._pace.holds else _POLL_MS
-                    found = await consumer.getmany(timeout_ms=wait_ms, max_records=_POLL_RECORDS)
-                    self._count(consumer)
-                    self._take(found)
-                    await self._jump(consumer)
-                watch.result()
-            finally:
-                watch.cancel()
-                await asyncio.gather(watch, return_exceptions=True)
+            ended, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for one in ended:
+                one.result()
         finally:
-            await consumer.stop()
+            for one in both:
+                one.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
 
-    def _assigned(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
-        """All partitions of all topics: without a group, that is what subscribing gives."""
-        tps = sorted(consumer.assignment())
-        for name in self._roles:
-            if not any(tp.topic == name for tp in tps):
-                raise _NoSuchTopicError(name)
-        return tps
+    async def _read(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> None:
+        while True:
+            wait_ms = _HELD_POLL_MS if self._pace.holds else _POLL_MS
+            found = await consumer.getmany(timeout_ms=wait_ms, max_records=_POLL_RECORDS)
+            self._count(consumer)
+            self._take(found)
+            async with asyncio.timeout(_ANSWER_S):
+                await self._jump(consumer)
+                await self._judge(consumer, tps)
+
+    async def _judge(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> None:
+        """Once the clock runs: had something out of the future been taken in, all is read anew."""
+        if self._unjudged_ms is None or self._now_ms() is None:
+            return
+        if self._is_ahead(self._unjudged_ms):
+            self._board.clear()
+            self._positions.clear()
+            self._pace = Pace(_PACE_MS, self._monotonic)
+            await self._seek_back(consumer, tps)
+            self._on_again()
+        self._unjudged_ms = None
+
+    async def _partitions(self, admin: AIOKafkaAdminClient) -> list[TopicPartition]:
+        """All partitions of all topics, as the brokers have them now."""
+        found = []
+        for topic in await admin.describe_topics([*self._roles]):
+            if topic["error_code"] or not topic["partitions"]:
+                raise _CannotFollowError(f"topic {topic['topic']} is not there yet")
+            found += [TopicPartition(topic["topic"], one["partition"]) for one in topic["partitions"]]
+        return sorted(found)
 
     def _back(self, role: TopicRole) -> int:
         """Records of one partition that hold what the board keeps of it, were all markets alike, and half as much."""
@@ -193,16 +236,30 @@ class Follower:
             self._show(role, record)
 
     def _show(self, role: TopicRole, record: ConsumerRecord) -> None:
+        """Show one record, or pass over what cannot be: whatever is wrong with it, the others are shown."""
+        topic = self._board.topics[role]
+        where = (record.topic, record.partition, record.offset)
         try:
             decoded = decode(RECORDS[TOPICS[role].record], record.value)
+            at_ms = event_time(decoded)
+            if self._is_ahead(at_ms):
+                topic.skipped += 1
+                if role is not TopicRole.TICKS:  # there the clean agent tells of them
+                    log.warning("views pass over %s-%d@%d: its time is ahead of the clock", *where)
+                return
+            changed = self._board.take(role, decoded, record.timestamp)
         except DecodeError as error:
-            self._board.topics[role].undecodable += 1
-            if role is not TopicRole.TICKS:  # there the clean agent tells of them
-                log.warning("views pass over %s-%d@%d: %s", record.topic, record.partition, record.offset, error)
+            topic.undecodable += 1
+            if role is not TopicRole.TICKS:
+                log.warning("views pass over %s-%d@%d: %s", *where, error)
             return
-        if role is TopicRole.TICKS and self._is_ahead(decoded):
+        except Exception:
+            topic.undecodable += 1
+            log.exception("views pass over %s-%d@%d", *where)
             return
-        if self._board.take(role, decoded, record.timestamp):
+        if self._now_ms() is None:
+            self._unjudged_ms = max(at_ms, self._unjudged_ms or at_ms)
+        if changed:
             self._on_record(role, decoded)
 
     def _chosen(self, role: TopicRole, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
@@ -212,10 +269,10 @@ class Follower:
             return [record for record in records if record.key in self._keys]
         return records
 
-    def _is_ahead(self, record: Record) -> bool:
-        """Out of the future, which the clean agent refuses: it would hide what comes after it."""
+    def _is_ahead(self, at_ms: int) -> bool:
+        """Out of the future: it would hide what comes after it, and that nothing does."""
         now_ms = self._now_ms()
-        return now_ms is not None and event_time(record) > now_ms + self._settings.streams.max_future_s * 1000
+        return now_ms is not None and at_ms > now_ms + self._settings.streams.max_future_s * 1000
 
     def _count(self, consumer: AIOKafkaConsumer) -> None:
         """How many records the topics hold, with those that have just come: never fewer than were read of them."""
@@ -224,45 +281,92 @@ class Follower:
             held[self._roles[tp.topic]] += max(self._end[tp], consumer.highwater(tp) or 0) - first
         self.kafka.on_topic = dict(held)
 
-    async def _watch(self, consumer: AIOKafkaConsumer) -> None:
-        """Ask the brokers now and then how long the topics are and what the worker's group has committed."""
-        tps = list(consumer.assignment())
-        group = self._settings.streams.app_id
-        read = [self._settings.topic(role).name for role in (TopicRole.TICKS, TopicRole.TICKS_CLEAN)]
-        admin = AIOKafkaAdminClient(**client_options(self._settings.kafka), client_id="views-admin")
-        async with asyncio.timeout(_ANSWER_S):
-            await admin.start()
-        try:
-            while True:
-                async with asyncio.timeout(_ANSWER_S):
-                    await self._look(consumer, admin, tps, group, read)
-                self._note(None)
-                await asyncio.sleep(_WATCH_S)
-        finally:
-            await admin.close()
+    async def _watch(self, consumer: AIOKafkaConsumer, admin: AIOKafkaAdminClient, tps: list[TopicPartition]) -> None:
+        """Ask the brokers now and then how long the topics are and what the worker's group has committed.
 
-    async def _look(
-        self,
-        consumer: AIOKafkaConsumer,
-        admin: AIOKafkaAdminClient,
-        tps: list[TopicPartition],
-        group: str,
-        read: list[str],
-    ) -> None:
-        self._first, self._end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-        self._count(consumer)
-        committed = {
-            tp: known.offset
-            for tp, known in (await admin.list_consumer_group_offsets(group)).items()
-            if tp.topic in read and known.offset >= 0
+        Raises:
+            TimeoutError, KafkaError: they do not answer.
+            _CannotFollowError: they have records that the consumer does not get, or other partitions than it reads.
+        """
+        waits: dict[TopicPartition, _Wait] = {}
+        while True:
+            async with asyncio.timeout(_ANSWER_S):
+                self._first, self._end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+                self._count(consumer)
+                waits = await self._waits(consumer, waits)
+                if await self._partitions(admin) != tps:
+                    raise _CannotFollowError("the topics have other partitions now")
+                self.kafka.lags = await self._lags(consumer, admin)
+            await asyncio.sleep(_WATCH_S)
+
+    async def _waits(
+        self, consumer: AIOKafkaConsumer, before: dict[TopicPartition, "_Wait"]
+    ) -> dict[TopicPartition, "_Wait"]:
+        """The partitions that hold more than was read of them, each with its place and since when it stays there."""
+        now_s, found = self._monotonic(), {}
+        for tp, end in self._end.items():
+            position = await consumer.position(tp)
+            if position >= end:
+                continue
+            known = before.get(tp)
+            since_s = known.since_s if known is not None and known.position == position else now_s
+            if now_s - since_s >= _STALL_S:
+                at = f"{tp.topic}-{tp.partition}@{position}"
+                raise _CannotFollowError(f"nothing came of {at} in {now_s - since_s:.3g} s, though it goes up to {end}")
+            found[tp] = _Wait(position, since_s)
+        return found
+
+    async def _lags(self, consumer: AIOKafkaConsumer, admin: AIOKafkaAdminClient) -> dict[str, int | None]:
+        lags: dict[str, int | None] = {
+            self._settings.topic(role).name: None for role in (TopicRole.TICKS, TopicRole.TICKS_CLEAN)
         }
-        ends = await consumer.end_offsets(list(committed)) if committed else {}
-        lags: dict[str, int | None] = dict.fromkeys(read)
+        try:
+            offsets = await admin.list_consumer_group_offsets(self._settings.streams.app_id)
+        except KafkaError as error:  # the groups come later than the topics when a broker starts
+            log.debug("no lags: %s", error)
+            return lags
+        committed = {tp: known.offset for tp, known in offsets.items() if tp.topic in lags and known.offset >= 0}
+        ends = await consumer.end_offsets([*committed]) if committed else {}
         for tp, offset in committed.items():
             lags[tp.topic] = (lags[tp.topic] or 0) + max(ends[tp] - offset, 0)
-        self.kafka.lags = lags
+        return lags
 
 
-class _NoSuchTopicError(Exception):
-    def __init__(self, name: str) -> None:
-        super().__init__(f"topic {name} is not there yet")
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """`since_s` is of the monotonic clock."""
+
+    position: int
+    since_s: float
+
+
+async def _close_admin(admin: AIOKafkaAdminClient) -> None:
+    await _done(admin.close())
+
+
+async def _close_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Stop it, and its connections too where stopping failed.
+
+    In aiokafka 0.14 `stop` ends with CancelledError, and leaves the rest open, where a fetch waits to be tried again as
+    the broker is gone: run in a task of its own that ends neither the views nor the closing.
+    """
+    if not await _done(consumer.stop()):
+        await _done(consumer._client.close())  # noqa: SLF001 - a second `stop` does nothing
+
+
+async def _done(closing: Awaitable[None]) -> bool:
+    """Whether it ended well and in time."""
+    task = asyncio.ensure_future(closing)
+    await asyncio.wait({task}, timeout=_ANSWER_S)
+    if not task.done():
+        task.cancel()
+        return False
+    if task.cancelled():
+        return False
+    if (error := task.exception()) is not None:
+        log.warning("a Kafka client of the views was not closed well: %s: %s", type(error).__name__, error)
+    return error is None
+
+
+class _CannotFollowError(Exception):
+    """The topics cannot be read as they are; tried again as any outage."""

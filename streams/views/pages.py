@@ -83,7 +83,7 @@ class Views:
         self._clock = clock
         self.board = Board(settings.markets)
         self.hub = Hub()
-        self.follower = Follower(settings, self.board, self._on_record, self.now_ms)
+        self.follower = Follower(settings, self.board, self._on_record, self.now_ms, self._resync)
         self._changed: dict[str, None] = {}  # in the order in which they changed
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -145,6 +145,10 @@ class Views:
             self.hub.publish(_EVENT_NAMES[role], record)
         else:
             self.hub.publish(_EVENT_NAMES[role], record, record.symbol)
+
+    def _resync(self) -> None:
+        """All that listen fetch the documents again."""
+        self.hub.publish("resync", {})
 
     async def _tell_markets(self) -> None:
         while True:

@@ -112,7 +112,7 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
         eventually(lambda: "model-under-test" in page.text("#forecast"), 20, "the forecast on the page")
         assert "The baseline serves: no model was trained yet" in page.text("#forecast")
         eventually(lambda: drawn_pixels(page, "forecast-chart") > empty, 20, "the band in the chart of forecasts")
-        await send(live, TopicRole.PREDICTION_SCORES, [(key, encode(score(made)))])
+        await send(live, TopicRole.PREDICTION_SCORES, [(key, encode(score(made, scored_at=made.issued_at)))])
         eventually(lambda: "100.0 %" in page.text("#scores"), 20, "the score on the page")
         await send(live, TopicRole.DEAD_LETTERS, [(key, encode(dead_letter(now_ms, value="<b>1.0</b>")))])
         eventually(lambda: "1 dead letter" in page.text("#health-notes"), 20, "the dead letter on the page")

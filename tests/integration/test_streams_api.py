@@ -27,7 +27,7 @@ from config.clock import SystemClock
 from devstack.stack import ROOT
 from marketdata.codec import encode
 from marketdata.records import Record
-from marketdata.times import HOUR_MS, MINUTE_MS, floor_to
+from marketdata.times import HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
 from streams import topics
 from streams.views.openapi import EVENTS
@@ -69,7 +69,8 @@ def feed(api: Api) -> None:
     api.publish(TopicRole.TICKS, before, msgspec.structs.replace(crossed, bid_price=102.0), newest)
     api.publish(TopicRole.CANDLES, candle(floor_to(api.now_ms, MINUTE_MS) - MINUTE_MS))
     api.publish(TopicRole.PREDICTIONS, *forecasts)
-    api.publish(TopicRole.PREDICTION_SCORES, *(score(one, covered=one is not forecasts[1]) for one in forecasts[1:]))
+    scored = [score(one, covered=one is not forecasts[1], scored_at=to_rfc3339(api.now_ms)) for one in forecasts[1:]]
+    api.publish(TopicRole.PREDICTION_SCORES, *scored)
 
 
 @pytest.fixture(scope="module")

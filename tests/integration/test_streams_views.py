@@ -1,7 +1,7 @@
 """The views' follower on the real Kafka: what it tells of sources and topics."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -30,11 +30,11 @@ def polled(minute: int, **statuses: str) -> Tick:
 
 @asynccontextmanager
 async def following(
-    settings: Settings, now_ms: int, on_record: OnRecord = lambda _role, _record: None
+    settings: Settings, now_ms: int | Callable[[], int | None], on_record: OnRecord = lambda _role, _record: None
 ) -> AsyncIterator[tuple[Board, Follower]]:
     await topics.ensure(settings)
     board = Board(settings.markets)
-    follower = Follower(settings, board, on_record, lambda: now_ms)
+    follower = Follower(settings, board, on_record, now_ms if callable(now_ms) else lambda: now_ms)
     running = asyncio.create_task(follower.run())
     try:
         yield board, follower
@@ -124,3 +124,43 @@ async def test_the_views_go_on_after_a_surprise_and_count_it(settings: Settings)
         await eventually_async(shown, 30, "what came after it")
         document = documents.health(board, follower.kafka, settings, START + 1_000)
     assert (document["kafka"]["failures"], document["kafka"]["problem"]) == (1, None)
+
+
+OF_2099 = 4_070_908_800_000
+KINDS = (TopicRole.TICKS_CLEAN, TopicRole.CANDLES, TopicRole.FEATURES)
+
+
+def one_of_each(at_ms: int) -> dict[TopicRole, bytes]:
+    made = (records.tick(at_ms), records.candle(at_ms - MINUTE_MS), records.feature_row(at_ms))
+    return {role: encode(record) for role, record in zip(KINDS, made, strict=True)}
+
+
+async def test_what_is_ahead_of_the_clock_or_beyond_reading_hides_nothing(settings: Settings) -> None:
+    """Whatever is written to the topics: the records after it, of the same batch, are shown and judged."""
+    deep = b'{"a":' * 20_000 + b"1" + b"}" * 20_000
+    await topics.ensure(settings)
+    for role, good in one_of_each(START).items():
+        await send(settings, role, [(KEY, one_of_each(OF_2099)[role]), (KEY, deep), (KEY, good)])
+    async with following(settings, START) as (board, follower):
+
+        async def read() -> bool:
+            return {board.topics[role].event_ms for role in KINDS} == {START}
+
+        await eventually_async(read, 30, "what is of now on the board")
+        assert [board.topics[role].undecodable for role in KINDS[1:]] == [1, 1]
+        assert (list(board.markets[SYMBOL].candles), follower.kafka.failures) == ([START - MINUTE_MS], 0)
+
+
+async def test_what_was_ahead_before_the_clock_ran_is_forgotten(settings: Settings) -> None:
+    clock: list[int] = []
+    await topics.ensure(settings)
+    for role, good in one_of_each(START).items():
+        await send(settings, role, [(KEY, good), (KEY, one_of_each(OF_2099)[role])])
+    async with following(settings, lambda: clock[0] if clock else None) as (board, _):
+
+        async def of(at_ms: int) -> bool:
+            return {board.topics[role].event_ms for role in KINDS} == {at_ms}
+
+        await eventually_async(lambda: of(OF_2099), 30, "all on the board, as nobody knows the time")
+        clock.append(START)
+        await eventually_async(lambda: of(START), 30, "what is of now on the board")
