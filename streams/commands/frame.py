@@ -29,6 +29,7 @@ COUNT = click.IntRange(min=1)
 JSON_OPTION = option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 _WIDTH = 220  # where there is no terminal to ask
+_MANY = 1_000  # numbers from here on are shown to hundredths, others to six digits
 _LEAST = 20  # characters that a column is wrapped to
 _FAILED = 1
 _INTERRUPTED = 130
@@ -127,5 +128,5 @@ def shown(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:,.6g}" if abs(value) < 1 else f"{value:,.2f}"
+        return f"{value:.6g}" if abs(value) < _MANY else f"{value:,.2f}"
     return str(value)

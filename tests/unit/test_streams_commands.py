@@ -13,6 +13,7 @@ from marketdata.records import Candle, DeadLetter, FeatureRow, Tick
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
 from streams.commands.finding import Span, find_market, find_role
+from streams.commands.frame import shown
 from streams.commands.replaying import event_ms, worker_words
 from streams.commands.republishing import letter_id, not_restorable
 from tests.stack import settings_with
@@ -153,3 +154,18 @@ def test_every_record_has_a_time_to_be_chosen_by() -> None:
 def test_the_names_of_all_topics_are_json(settings: Settings) -> None:
     names = json.loads(variables(worker_words(settings, TopicRole.TICKS, "some"))["BDI_TOPICS__NAMES"])
     assert names.keys() == {role.value for role in TopicRole}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (60123.456, "60,123.46"),
+        (2.345678, "2.34568"),
+        (0.000123456789, "0.000123457"),
+        (-1.5, "-1.5"),
+        (3, "3"),
+    ],
+)
+def test_numbers_are_rounded_for_people(value: float | None, text: str) -> None:
+    assert shown(value) == text
