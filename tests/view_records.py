@@ -124,6 +124,7 @@ def prediction(start_ms: int, symbol: str = SYMBOL, **other: Any) -> Prediction:
 def score(of: Prediction, **other: Any) -> Score:
     """How a prediction fared: its hour's price came as it was before, inside the band."""
     values: dict[str, Any] = {
+        "scored_at": to_rfc3339(from_rfc3339(of.target_end) + 2 * MINUTE_MS),
         "origin": of.origin,
         "actual_avg_price": of.last_price,
         "error_bps": -10.0,
@@ -136,7 +137,6 @@ def score(of: Prediction, **other: Any) -> Score:
         issued_at=of.issued_at,
         target_start=of.target_start,
         target_end=of.target_end,
-        scored_at=to_rfc3339(from_rfc3339(of.target_end) + 2 * MINUTE_MS),
         horizon_h=of.horizon_h,
         model_version=of.model_version,
         role=of.role,
