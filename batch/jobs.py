@@ -56,13 +56,17 @@ def raw(settings: Settings, stop: Stop, *, once: bool, hourly: bool) -> int:
 def _event_time(settings: Settings, machine: Clock) -> Callable[[], int]:
     """Event time; this machine's for as long as an exchange was never heard: storing goes on without it."""
     known: list[Clock] = []
+    told = False
 
     def now_ms() -> int:
+        nonlocal told
         if not known:
             try:
                 known.append(build_clock(settings))
             except RetryableSourceError as error:
-                _log.warning("no event time yet, this machine's is taken: %s", error)
+                if not told:
+                    _log.warning("no event time yet, this machine's is taken: %s", error)
+                told = True
                 return machine.now_ms()
         return known[0].now_ms()
 

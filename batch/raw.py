@@ -23,7 +23,7 @@ from batch import tables, wire
 from batch.hours import DueHours, HourWriter, grace_ms
 from batch.kafka import kafka_options
 from batch.letters import Letters
-from batch.storage import Store, hdfs_failure
+from batch.storage import Store, hdfs_failure, java_text
 from config import Settings
 from marketdata.errors import StorageError
 from marketdata.times import HOUR_MS, SECOND_MS
@@ -260,8 +260,9 @@ def run(
                 return
             if failure and isinstance(failure[0], StorageError):
                 raise failure[0] from error
-            text = str(failure[0] if failure else error)
-            msg = hdfs_failure(text, settings.hdfs.url) or f"raw stream: {_first_line(text)}"
+            hush()
+            cause = failure[0] if failure else error  # without a failure of ours it is the checkpoint's
+            msg = hdfs_failure(java_text(cause), settings.hdfs.url) or f"raw stream: {_first_line(str(cause))}"
             raise StorageError(msg) from error
         finally:
             if query.isActive:

@@ -27,6 +27,11 @@ _TOLD = 300  # characters of it
 _log = logging.getLogger(__name__)
 
 
+def java_text(error: BaseException) -> str:
+    """What a Java exception says, with its causes; PySpark's own text of one it converted may leave them out."""
+    return f"{error}\n{getattr(error, '_stackTrace', '')}"
+
+
 def hdfs_failure(text: str, url: str) -> str | None:
     """A clear line of a Java exception that comes of HDFS; None where it does not.
 
@@ -57,7 +62,7 @@ def hdfs_failures_told(url: str) -> Iterator[None]:
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
-        told = hdfs_failure(str(error), url)
+        told = hdfs_failure(java_text(error), url)
         if told is None:
             raise
         raise StorageError(told) from error

@@ -37,6 +37,13 @@ def test_hdfs_that_went_away_is_one_clear_line(text: str, cause: str) -> None:
     assert "\n" not in line
 
 
+def test_causes_that_pyspark_leaves_out_of_its_text_are_seen() -> None:
+    error = PySparkException("[STREAM_FAILED] Query terminated with exception: All datanodes are bad. Aborting...")
+    error._stackTrace = "Caused by: java.io.IOException: All datanodes are bad. Aborting..."  # type: ignore[attr-defined]
+    with pytest.raises(StorageError, match="All datanodes are bad"), hdfs_failures_told(URL):
+        raise error
+
+
 def test_another_cause_stays_what_it_is() -> None:
     assert hdfs_failure(OTHER, URL) is None
     with pytest.raises(PySparkException), hdfs_failures_told(URL):
