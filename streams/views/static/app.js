@@ -16,6 +16,7 @@ let symbol = decodeURIComponent(location.hash.slice(1)) || null; // null: the fi
 let loaded = null; // predictions and scores of the chosen market
 let source = null;
 let lastHeard = null;
+let isCut = false; // nothing comes from the worker
 
 function link(state, text) {
   $("link").dataset.state = state;
@@ -27,7 +28,7 @@ function setClock(event, speed) {
 }
 
 function tickClock() {
-  if (time.event == null || $("link").dataset.state === "outage") return;
+  if (time.event == null || isCut) return;
   $("clock").textContent = clock(time.event + (performance.now() - time.at) * time.speed);
 }
 
@@ -56,7 +57,6 @@ const handlers = {
     loaded = { predictions: all.predictions, scores: all.scores };
     handlers.health(all.health);
     drawForecasts();
-    link("ok", "Live");
     panels.show("link", []);
     document.body.dataset.loaded = symbol;
     if (all.history.candles.length || all.history.ticks.length) markPicture();
@@ -85,6 +85,10 @@ const handlers = {
     drawForecasts();
   },
   health(document) {
+    isCut = false;
+    // The worker answers, but what it tells is live only while it reads Kafka.
+    if (document.kafka.state === "ok") link("ok", "Live");
+    else link("outage", "Not live");
     setClock(document.now, document.speed);
     panels.health(document);
     if (loaded) panels.forecast(loaded.predictions, symbol, time.event);
@@ -113,7 +117,9 @@ function onLost(stream) {
   if (stream.readyState === EventSource.CLOSED && symbol != null && !loaded && !document.body.dataset.loaded) {
     symbol = null; // the address named no market of this worker
   }
+  isCut = true;
   link("outage", "Reconnecting…");
+  panels.doubtSources(() => true);
   const since = lastHeard ? ` since ${lastHeard.toISOString().slice(11, 19)} UTC` : "";
   panels.show("link", [`The worker does not answer${since}. What is shown is what was known before.`]);
   // Browsers try again by themselves unless the answer was an HTTP error.

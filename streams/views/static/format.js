@@ -10,7 +10,10 @@ function formatter(digits) {
   return cache.get(digits);
 }
 
-export const number = (value, digits = 2) => (value == null ? DASH : formatter(digits).format(value).replace("-", "−"));
+const VAST = 1e12; // as a power of ten from here on: no number is wider than a cell may be
+
+export const number = (value, digits = 2) =>
+  value == null ? DASH : (Math.abs(value) >= VAST ? value.toExponential(3) : formatter(digits).format(value)).replace("-", "−");
 
 export const priceDigits = (value) => (value == null || Math.abs(value) >= 100 ? 2 : Math.abs(value) >= 1 ? 4 : 5);
 
@@ -28,6 +31,9 @@ export const ms = (text) => (text == null ? null : Date.parse(text));
 export const date = (at) => (at == null ? DASH : new Date(at).toISOString().slice(0, 10));
 
 export const hourMinute = (at) => (at == null ? DASH : new Date(at).toISOString().slice(11, 16));
+
+// The day too, unless it is that of `now`.
+export const onDay = (at, now) => (at == null || date(at) === date(now) ? "" : date(at));
 
 export const clock = (at) => (at == null ? DASH : `${date(at)} ${new Date(at).toISOString().slice(11, 19)} UTC`);
 

@@ -1,13 +1,13 @@
 // What stands beside the charts. Everything is set as text: records never become markup.
 
 import {
-  age, clock, count, dayTime, hourMinute, ms, number, percent, price, signedPercent,
+  age, clock, count, dayTime, hourMinute, ms, number, onDay, percent, price, signedPercent,
 } from "/static/format.js";
 import { servedForecasts } from "/static/charts.js";
 
 const $ = (id) => document.getElementById(id);
 const TITLES = { binance: "Binance", coingecko: "CoinGecko" };
-const STATES = { ok: "ok", waiting: "waiting", late: "late", outage: "outage", disabled: "off" };
+const STATES = { ok: "ok", waiting: "waiting", late: "late", outage: "outage", disabled: "off", unknown: "unknown" };
 
 function make(tag, props = {}, ...children) {
   const node = document.createElement(tag);
@@ -66,9 +66,24 @@ export function strip(rows, chosen, choose) {
 const title = (source) => TITLES[source] ?? source;
 const flagText = (flag) => (flag.startsWith("stale_") ? `${title(flag.slice(6))} is stale` : flag === "divergent" ? "prices diverge" : flag);
 
+const told = { row: null, states: null, isDoubtful: () => false };
+
 // What each source says of the chosen market: its status, how old its data was, and how far the two prices are apart.
 export function sources(row, states) {
+  Object.assign(told, { row, states });
+  drawSources();
+}
+
+// Of which sources nothing is known now, whatever they said last.
+export function doubtSources(isDoubtful) {
+  told.isDoubtful = isDoubtful;
+  if (told.row) drawSources();
+}
+
+function drawSources() {
+  const { row, states, isDoubtful } = told;
   const chips = Object.entries(states).sort().map(([name, s]) => {
+    if (isDoubtful(name)) return ["unknown", `${title(name)} not known now, ${s.status.replaceAll("_", " ")} at ${hourMinute(ms(row.timestamp))}`];
     const isStale = row.flags.includes(`stale_${name}`);
     const level = s.status === "ok" ? (isStale ? "late" : "ok") : s.status === "disabled" || s.status === "not_polled" ? "waiting" : "outage";
     const old = s.staleness_ms == null ? "" : ` ${age(s.staleness_ms / 1000)} old`;
@@ -76,7 +91,7 @@ export function sources(row, states) {
   });
   if (row.divergence_bps != null) {
     const isWide = row.flags.includes("divergent");
-    chips.push([isWide ? "late" : "ok", `CoinGecko ${row.divergence_bps > 0 ? "+" : ""}${number(row.divergence_bps, 1)} bps of mid${isWide ? ", divergent" : ""}`]);
+    chips.push([isWide ? "late" : Object.keys(states).some(isDoubtful) ? "unknown" : "ok", `CoinGecko ${row.divergence_bps > 0 ? "+" : ""}${number(row.divergence_bps, 1)} bps of mid${isWide ? ", divergent" : ""}`]);
   }
   const box = $("sources");
   while (box.children.length > chips.length) box.lastChild.remove();
@@ -193,16 +208,21 @@ export function health(document) {
   const speed = $("speed");
   speed.hidden = document.speed === 1;
   speed.textContent = `replay ×${number(document.speed, 0)}`;
+  const isBlind = document.kafka.state !== "ok"; // what was well may not be so now
+  const late = new Set(document.sources.filter((s) => s.status === "ok" && s.state === "outage").map((s) => s.source));
+  doubtSources((name) => isBlind || late.has(name));
+  const now = ms(document.now);
   const row = (name, what, last, seconds, lag, status) => make("tr", {},
     make("th", { scope: "row" }, name, make("small", {}, what)),
-    make("td", {}, hourMinute(ms(last)), make("small", {}, last == null ? "" : `${age(seconds)} ago`)),
+    make("td", {}, hourMinute(ms(last)), ...[onDay(ms(last), now), last == null || seconds == null ? "" : `${age(seconds)} ago`].filter(Boolean).map((text) => make("small", {}, text))),
     make("td", {}, lag == null ? "–" : count(lag)),
     make("td", {}, state(status)));
+  const known = (status) => (isBlind && status === "ok" ? "unknown" : status);
   const lag = { ticks_clean: document.kafka.lag.clean, features: document.kafka.lag.features };
   const body = [
-    ...document.sources.map((s) => row(title(s.source), s.stale_markets ? `stale for ${count(s.stale_markets)} markets` : s.status === "ok" ? "source" : s.status, s.observed_at, s.age_s, null, s.state)),
-    ...document.parts.map((p) => row(p.name, p.what, p.last_event, p.age_s, lag[p.part], p.state)),
-    row("Kafka", document.kafka.problem == null ? "brokers" : "brokers do not answer", document.kafka.since, null, null, document.kafka.state),
+    ...document.sources.map((s) => row(title(s.source), s.stale_markets ? `stale for ${count(s.stale_markets)} markets` : s.status === "ok" ? "source" : s.status, s.observed_at, s.age_s, null, known(s.state))),
+    ...document.parts.map((p) => row(p.name, p.what, p.last_event, p.age_s, lag[p.part], known(p.state))),
+    row("Kafka", isBlind ? "nothing comes" : "brokers", document.kafka.since, null, null, document.kafka.state),
   ];
   const dead = document.dead_letters;
   const reasons = Object.entries(dead.by_reason).map(([reason, n]) => `${reason} ${count(n)}`).join(", ");
