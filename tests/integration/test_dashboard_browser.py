@@ -132,6 +132,10 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
         page.click("#theme")
         assert page.run(theme) == "light"
 
+        vast = (
+            "return import('/static/format.js').then(({ price, count }) => [price(1e299), count(-1e12), count(1e11)])"
+        )
+        assert page.run(vast) == ["1.000e+299", "−1.000e+12", "100,000,000,000"]
         page.command("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
         assert page.run("return document.documentElement.scrollWidth") <= 390
         assert page.errors() == []
@@ -173,9 +177,13 @@ def test_the_page_tells_an_outage_and_survives_a_restart(
         httpx.delete(f"{exchange.control}/faults", trust_env=False)
         eventually(lambda: "outage (" not in page.text("#alerts"), 60, "the end of the outage of all on the page")
 
+        claims = "return document.querySelectorAll('#sources [data-state=ok], #health-parts [data-state=ok]').length"
         with kafka_stands_still(stack):
             eventually(lambda: "Kafka: outage" in page.text("#alerts"), 60, "the outage of Kafka on the page")
+            assert page.text("#link-text") == "Not live"
+            assert page.run(claims) == 0  # nothing is known to be well
         eventually(lambda: "Kafka" not in page.text("#alerts"), 60, "the end of Kafka's outage on the page")
+        eventually(lambda: page.text("#link-text") == "Live" and page.run(claims), 20, "the page is live again")
 
     # The worker has stopped within its five seconds although the page was listening.
     eventually(lambda: page.text("#link-text") == "Reconnecting…", 20, "the page notices that the worker is gone")
