@@ -16,6 +16,7 @@ import msgspec
 from aiokafka.structs import TopicPartition
 
 from config.settings import Settings
+from marketdata import candle_rules
 from marketdata.codec import decode
 from marketdata.errors import DecodeError
 from marketdata.letters import PAYLOAD_LIMIT, Note
@@ -153,6 +154,7 @@ def _refused(original: _Original, role: TopicRole, now_ms: int, max_future_ms: i
             candle = decode(Candle, original.value)
             if candle.interval != "1m":
                 raise DecodeError("value", "interval", candle.interval, "1m")  # noqa: TRY301  judged as the rest is
+            candle_rules.check(candle, now_ms + max_future_ms)
         else:
             tick = decode(Tick, original.value)
             check(tick, tick.timestamp_ms, original.key, now_ms, max_future_ms)

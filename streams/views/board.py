@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from marketdata import candle_rules
 from marketdata.enrichment import mid_price
-from marketdata.errors import InvalidValueError
+from marketdata.errors import DecodeError, InvalidValueError
 from marketdata.records import Candle, DeadLetter, FeatureRow, Prediction, Record, Score, SourceState, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
@@ -170,6 +171,10 @@ class Board:
     def _take_candle(self, market: MarketBoard, candle: Candle) -> bool:
         if candle.interval != "1m":
             return False
+        try:
+            candle_rules.check(candle)
+        except DecodeError:
+            return False  # what stores candles tells of it
         candles = market.candles
         candles[candle.open_time_ms] = (
             candle.open_time_ms,

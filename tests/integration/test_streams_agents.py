@@ -28,7 +28,7 @@ from tests.integration.streams_support import (
 from tests.stack import Program, eventually_async
 
 START_MS = 1_722_816_000_000
-SYMBOLS = ("BTC-USD", "ETH-USD", "XRP-USD", "BTC-EUR", "ETH-EUR", "XRP-EUR")
+SYMBOLS = ("BTC-USD", "ETH-USD", "ADA-USD", "BTC-EUR", "ETH-EUR", "XRP-EUR")  # each of four partitions has one
 
 
 def tick(symbol: str, timestamp_ms: int, price: float) -> Tick:
