@@ -13,6 +13,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from config.sections import KafkaSettings
 from marketdata.errors import ConfigurationError
+from streams.closing import close_consumer
 from streams.kafka import client_options
 
 Offsets = Mapping[TopicPartition, int]
@@ -36,7 +37,7 @@ class TopicReader:
         try:
             await self._consumer.start()
         except (KafkaError, OSError) as error:
-            await self._consumer.stop()
+            await close_consumer(self._consumer)
             raise ConfigurationError(f"kafka.brokers: {self._brokers}: no broker answers: {error}") from error
         if not self.partitions:
             await self.__aexit__()
@@ -46,8 +47,7 @@ class TopicReader:
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        await asyncio.sleep(0)  # aiokafka lets a cancellation out when it is stopped before its tasks have begun
-        await self._consumer.stop()
+        await close_consumer(self._consumer)
 
     @property
     def partitions(self) -> list[TopicPartition]:

@@ -87,14 +87,24 @@ class BatchRunner:
                     await self._load(partition)
                 delivered.read(partition, last)
                 await self._agent.handle(partition, records)
-        except Exception as error:
-            self._failed = True
-            log.exception("%s stops at %s-%d@%d", self._name, self._topic, partition, records[0].offset)
-            await self._app.crash(error)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # From within, as aiokafka does where a client ends: nobody meant this batch to be cut off.
+            await self._fail(records[0], RuntimeError("what the batch waited for was cancelled"))
+            return
+        except Exception as error:  # noqa: BLE001  told, and the end of the worker
+            await self._fail(records[0], error)
             return
         self._app.consumer.handled(TP(self._topic, partition), last)
         self._metrics.delivered(self._name, records[0], self._now())
         self._app.worker_state.progress[self._name] = self._app.loop.time()
+
+    async def _fail(self, first: ConsumerRecord, error: Exception) -> None:
+        self._failed = True
+        log.error("%s stops at %s-%d@%d", self._name, self._topic, first.partition, first.offset, exc_info=error)
+        await self._app.crash(error)
 
     async def _load(self, partition: int) -> None:
         async with self._loading:

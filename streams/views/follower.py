@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ from marketdata.codec import decode
 from marketdata.errors import DecodeError
 from marketdata.records import RECORDS, Record
 from marketdata.topics import TOPICS, TopicRole
+from streams.closing import close_admin, close_consumer
 from streams.kafka import client_options
 from streams.views.board import Board, event_time
 from streams.views.pace import Pace
@@ -135,8 +136,8 @@ class Follower:
             enable_auto_commit=False,
             fetch_max_wait_ms=_POLL_MS,
         )
-        clients.push_async_callback(_close_admin, admin)
-        clients.push_async_callback(_close_consumer, consumer)
+        clients.push_async_callback(close_admin, admin)
+        clients.push_async_callback(close_consumer, consumer)
         async with asyncio.timeout(_ANSWER_S * 2):
             await admin.start()
             await consumer.start()
@@ -338,34 +339,6 @@ class _Wait:
 
     position: int
     since_s: float
-
-
-async def _close_admin(admin: AIOKafkaAdminClient) -> None:
-    await _done(admin.close())
-
-
-async def _close_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Stop it, and its connections too where stopping failed.
-
-    In aiokafka 0.14 `stop` ends with CancelledError, and leaves the rest open, where a fetch waits to be tried again as
-    the broker is gone: run in a task of its own that ends neither the views nor the closing.
-    """
-    if not await _done(consumer.stop()):
-        await _done(consumer._client.close())  # noqa: SLF001 - a second `stop` does nothing
-
-
-async def _done(closing: Awaitable[None]) -> bool:
-    """Whether it ended well and in time."""
-    task = asyncio.ensure_future(closing)
-    await asyncio.wait({task}, timeout=_ANSWER_S)
-    if not task.done():
-        task.cancel()
-        return False
-    if task.cancelled():
-        return False
-    if (error := task.exception()) is not None:
-        log.warning("a Kafka client of the views was not closed well: %s: %s", type(error).__name__, error)
-    return error is None
 
 
 class _CannotFollowError(Exception):

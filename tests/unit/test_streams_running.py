@@ -13,6 +13,12 @@ from streams.delivered import DeliveredOffsets
 from streams.metrics import Metrics
 
 
+class Gate(asyncio.Event):
+    """What a batch waits for; `error` comes out of the waiting."""
+
+    error: BaseException | None = None
+
+
 class Gated:
     """An agent that notes what it began and what it ended; it goes on when the gate of that offset is open."""
 
@@ -20,12 +26,15 @@ class Gated:
         self.delivered = DeliveredOffsets(load_settings().kafka, "source", "output")
         self.began: list[int] = []
         self.ended: list[int] = []
-        self.gates: dict[int, asyncio.Event] = {}
+        self.gates: dict[int, Gate] = {}
 
     async def handle(self, partition: int, records: Sequence[ConsumerRecord]) -> None:  # noqa: ARG002
         first = records[0].offset
         self.began.append(first)
-        await self.gates.setdefault(first, asyncio.Event()).wait()
+        gate = self.gates.setdefault(first, Gate())
+        await gate.wait()
+        if gate.error is not None:
+            raise gate.error
         self.ended.append(first)
 
 
@@ -47,6 +56,7 @@ class Bench:
         self.agent.delivered = Known(load_settings().kafka, "source", "output")
         self.tasks: list[asyncio.Task[None]] = []
         self.handled: list[tuple[int, int]] = []
+        self.crashes: list[Exception] = []
         self.events: asyncio.Queue[Any] = asyncio.Queue()
         self.app: Any = SimpleNamespace(
             producer=SimpleNamespace(send_error=None),
@@ -56,9 +66,13 @@ class Bench:
             consumer_generation_id=1,
             loop=asyncio.get_running_loop(),
             worker_state=SimpleNamespace(progress={}),
+            crash=self._crash,
         )
         self.runner = BatchRunner(self.app, "clean", "source", self.agent, Metrics(), now=lambda: 0.0)
         self.loop = asyncio.create_task(self.runner.run(SimpleNamespace(events=self._stream)))
+
+    async def _crash(self, error: Exception) -> None:
+        self.crashes.append(error)
 
     async def _stream(self) -> AsyncIterator[Any]:
         while True:
@@ -70,7 +84,7 @@ class Bench:
         await settled()
 
     async def open(self, offset: int) -> None:
-        self.agent.gates.setdefault(offset, asyncio.Event()).set()
+        self.agent.gates.setdefault(offset, Gate()).set()
         await settled()
 
 
@@ -112,3 +126,16 @@ async def test_nothing_follows_a_batch_that_was_cut_off_until_the_partition_is_g
     assert bench.handled == [(0, 10)]
     for task in [bench.loop, *bench.tasks]:
         task.cancel()
+
+
+async def test_a_batch_whose_wait_was_cancelled_from_within_ends_the_worker() -> None:
+    bench = Bench()
+    await bench.feed(0, 10)
+    bench.agent.gates[10].error = asyncio.CancelledError()
+    await bench.open(10)
+    await bench.feed(0, 11)
+    await bench.feed(1, 20)
+    assert bench.agent.began == [10]
+    assert bench.handled == []
+    assert [str(error) for error in bench.crashes] == ["what the batch waited for was cancelled"]
+    bench.loop.cancel()
