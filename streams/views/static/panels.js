@@ -64,7 +64,7 @@ export function strip(rows, chosen, choose) {
 }
 
 const title = (source) => TITLES[source] ?? source;
-const flagText = (flag) => (flag.startsWith("stale_") ? `${title(flag.slice(6))} is stale` : flag === "divergent" ? "prices diverge" : flag);
+const flagText = (flag) => (flag.startsWith("stale_") ? `${title(flag.slice(6))} is stale` : flag === "divergent" ? "prices diverge" : flag === "jump" ? "price jumped" : flag);
 
 const told = { row: null, states: null, isDoubtful: () => false };
 
