@@ -251,3 +251,23 @@ class Score(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 RECORDS: dict[str, type[Record]] = {
     cls.__name__: cls for cls in (Tick, Candle, FeatureRow, HourlyRow, DeadLetter, Prediction, Score)
 }
+
+
+def event_time_ms(record: Record) -> int:
+    """The event time in ms: a candle's opening, a letter's refusal, a prediction's issue.
+
+    Raises:
+        TypeError: such a record travels on no topic.
+    """
+    match record:
+        case Tick() | FeatureRow():
+            return record.timestamp_ms
+        case Candle():
+            return record.open_time_ms
+        case DeadLetter():
+            return from_rfc3339(record.refused_at)
+        case Prediction():
+            return from_rfc3339(record.issued_at)
+        case Score():
+            return from_rfc3339(record.scored_at)
+    raise TypeError(f"{type(record).__name__} stands on no topic")

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable
 
 from aiokafka.structs import ConsumerRecord
 
-from marketdata.letters import PAYLOAD_LIMIT, letter_of
+from marketdata.letters import letter_of
 from marketdata.records import DeadLetter
-
-__all__ = ["PAYLOAD_LIMIT", "UNEXPECTED_REASON", "RefusalLog", "dead_letter"]
 
 log = logging.getLogger(__name__)
 

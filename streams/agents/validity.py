@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
+from marketdata.candle_rules import FUTURE_REASON
 from marketdata.errors import DecodeError
 from marketdata.records import Tick
 
@@ -93,7 +94,6 @@ RULES: tuple[Rule, ...] = (
         lambda t: t.price is not None or (t.bid_price is not None and t.ask_price is not None),
     ),
 )
-FUTURE_REASON = "future"
 
 
 def holds_all(tick: Tick) -> bool:

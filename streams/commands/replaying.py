@@ -19,8 +19,8 @@ from faust.cli import argument, option
 from config.settings import Settings
 from marketdata.codec import encode
 from marketdata.errors import InvalidValueError
-from marketdata.records import Candle, DeadLetter, FeatureRow, Prediction, Record, Score, Tick
-from marketdata.times import from_rfc3339, to_rfc3339
+from marketdata.records import event_time_ms
+from marketdata.times import to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
 from streams.batching import Item
 from streams.commands.finding import FROM_OPTION, TO_OPTION, Span, decoded, find_role, record_of
@@ -190,8 +190,8 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
                             copied.untimed += 1
                             copied.left_out += 1
                             continue
-                        copied.met(event_ms(record))
-                        if not chosen.holds(event_ms(record)):
+                        copied.met(event_time_ms(record))
+                        if not chosen.holds(event_time_ms(record)):
                             copied.left_out += 1
                             continue
                     # Where an output's source lay means nothing beside another source.
@@ -246,22 +246,6 @@ def _met(copied: Copied) -> str:
     if copied.first_ms is None or copied.last_ms is None:
         return ""
     return f"; its event times are {to_rfc3339(copied.first_ms)} to {to_rfc3339(copied.last_ms)}"
-
-
-def event_ms(record: Record) -> int:
-    """The time that a record is of, in ms: a candle's opening, a letter's refusal, a prediction's issue."""
-    match record:
-        case Tick() | FeatureRow():
-            return record.timestamp_ms
-        case Candle():
-            return record.open_time_ms
-        case DeadLetter():
-            return from_rfc3339(record.refused_at)
-        case Prediction():
-            return from_rfc3339(record.issued_at)
-        case Score():
-            return from_rfc3339(record.scored_at)
-    raise TypeError(f"{type(record).__name__} stands on no topic")
 
 
 async def _range(

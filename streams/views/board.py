@@ -11,7 +11,17 @@ from typing import TypeVar
 from marketdata import candle_rules
 from marketdata.enrichment import mid_price
 from marketdata.errors import DecodeError, InvalidValueError
-from marketdata.records import Candle, DeadLetter, FeatureRow, Prediction, Record, Score, SourceState, Tick
+from marketdata.records import (
+    Candle,
+    DeadLetter,
+    FeatureRow,
+    Prediction,
+    Record,
+    Score,
+    SourceState,
+    Tick,
+    event_time_ms,
+)
 from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 
@@ -221,19 +231,8 @@ def _keep(kept: dict[str, T], key: str, record: T, limit: int) -> bool:
 
 
 def event_time(record: Record) -> int:
-    """The event time in ms that a record's part of the product is judged by."""
-    match record:
-        case Tick() | FeatureRow():
-            return record.timestamp_ms
-        case Candle():
-            return record.open_time_ms + (60_000 if record.interval == "1m" else 3_600_000)
-        case Prediction():
-            return from_rfc3339(record.issued_at)
-        case Score():
-            return from_rfc3339(record.scored_at)
-        case DeadLetter():
-            return from_rfc3339(record.refused_at)
-    return 0
+    """The event time in ms that a record's part of the product is judged by: of a candle its end."""
+    return event_time_ms(record) + (candle_rules.STEP_MS[record.interval] if isinstance(record, Candle) else 0)
 
 
 def newest_first(records: Iterable[Prediction]) -> list[Prediction]:

@@ -10,8 +10,6 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
-
 from config import Settings
 from marketdata.topics import TopicRole
 from streams import topics
@@ -60,13 +58,7 @@ def _measured(bench: Bench, folder: Path, count: int, payloads: list[Payload]) -
 
 
 def _partitions(worker: Worker) -> list[int]:
-    worker.program.check_running()
-    url = f"http://127.0.0.1:{worker.settings.streams.web_port}/metrics"
-    try:
-        text = httpx.get(url, timeout=30, trust_env=False).text
-    except httpx.TransportError:
-        return []
-    return sorted(int(partition) for partition in _LAG.findall(text))
+    return sorted(int(partition) for partition in _LAG.findall(worker.metrics()))
 
 
 async def _fed(settings: Settings, workers: list[Worker], payloads: list[Payload]) -> tuple[float, float]:

@@ -56,14 +56,17 @@ class Worker:
         self.process = psutil.Process(program.process.pid)
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{settings.streams.web_port}", trust_env=False)
 
-    def events(self) -> dict[str, float]:
-        """Agent to the records that it handled; empty while the worker does not answer yet."""
+    def metrics(self) -> str:
+        """What `/metrics` says; empty while the worker does not answer yet."""
         self.program.check_running()
         try:
-            text = self._http.get("/metrics", timeout=30).text
+            return self._http.get("/metrics", timeout=30).text
         except httpx.TransportError:
-            return {}
-        return {agent: float(count) for agent, count in _EVENTS.findall(text)}
+            return ""
+
+    def events(self) -> dict[str, float]:
+        """Agent to the records that it handled; empty while the worker does not answer yet."""
+        return {agent: float(count) for agent, count in _EVENTS.findall(self.metrics())}
 
     def wait_ready(self, deadline_s: float = 60) -> None:
         """Until partitions are assigned and tables recovered."""

@@ -21,7 +21,7 @@ from marketdata.records import FeatureRow, Record, Tick
 from marketdata.topics import TopicRole
 from streams.kafka import client_options
 from streams.reading import TopicReader
-from tests.stack import Program, environment_of, free_ports, running
+from tests.stack import ExchangeUnderTest, Program, environment_of, free_ports, running
 
 R = TypeVar("R", bound=Record)
 
@@ -37,6 +37,22 @@ def without_exchanges(settings: Settings) -> Settings:
             "coingecko": settings.coingecko.model_copy(update={"enabled": False}),
             "clock": settings.clock.model_copy(update={"source": "system"}),
             "streams": settings.streams.model_copy(update={"poll_interval_s": 86_400.0}),
+        }
+    )
+
+
+def fed(settings: Settings, exchange: ExchangeUnderTest, feed: str, speed: float = 60.0, **streams: Any) -> Settings:
+    """A worker's settings with this exchange's feeds, at its speed."""
+    return settings.model_copy(
+        update={
+            "binance": settings.binance.model_copy(
+                update={"base_url": exchange.binance, "stream_url": exchange.binance.replace("http:", "ws:")}
+            ),
+            "coingecko": settings.coingecko.model_copy(
+                update={"base_url": exchange.coingecko, "calls_per_minute": 500, "calls_per_month": None}
+            ),
+            "clock": settings.clock.model_copy(update={"source": "exchange", "speed": speed}),
+            "streams": settings.streams.model_copy(update={"feed": feed, **streams}),
         }
     )
 

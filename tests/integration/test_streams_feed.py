@@ -21,28 +21,12 @@ from marketdata.times import MINUTE_MS, SECOND_MS, from_rfc3339
 from marketdata.topics import TopicRole
 from streams import topics
 from streams.sources.binance import closed_candles
-from tests.integration.streams_support import decoded, everything, worker
+from tests.integration.streams_support import decoded, everything, fed, worker
 from tests.stack import ExchangeUnderTest, eventually_async
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "binance_ws"
 START = "2024-08-05T00:00:00Z"
 START_MS = from_rfc3339(START)
-
-
-def fed(settings: Settings, exchange: ExchangeUnderTest, feed: str, **streams: Any) -> Settings:
-    """The worker's settings with this exchange, at its speed of 60."""
-    return settings.model_copy(
-        update={
-            "binance": settings.binance.model_copy(
-                update={"base_url": exchange.binance, "stream_url": exchange.binance.replace("http:", "ws:")}
-            ),
-            "coingecko": settings.coingecko.model_copy(
-                update={"base_url": exchange.coingecko, "calls_per_minute": 500, "calls_per_month": None}
-            ),
-            "clock": settings.clock.model_copy(update={"source": "exchange", "speed": 60.0}),
-            "streams": settings.streams.model_copy(update={"feed": feed, **streams}),
-        }
-    )
 
 
 async def control(exchange: ExchangeUnderTest, method: str, body: object = None) -> None:

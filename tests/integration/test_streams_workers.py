@@ -13,27 +13,11 @@ from marketdata.records import DeadLetter, FeatureRow, Tick
 from marketdata.times import MINUTE_MS
 from marketdata.topics import TopicRole
 from streams import topics
-from tests.integration.streams_support import assert_features, decoded, hold_all, one_of_many, worker
+from tests.integration.streams_support import assert_features, decoded, fed, hold_all, one_of_many, worker
 from tests.stack import ExchangeUnderTest, Program, eventually_async
 
 SPEED = 60.0
 TAKEOVER_S = 30.0
-
-
-def fed(settings: Settings, exchange: ExchangeUnderTest) -> Settings:
-    """Both feeds from this exchange, at its speed."""
-    return settings.model_copy(
-        update={
-            "binance": settings.binance.model_copy(
-                update={"base_url": exchange.binance, "stream_url": exchange.binance.replace("http:", "ws:")}
-            ),
-            "coingecko": settings.coingecko.model_copy(
-                update={"base_url": exchange.coingecko, "calls_per_minute": 500, "calls_per_month": None}
-            ),
-            "clock": settings.clock.model_copy(update={"source": "exchange", "speed": SPEED}),
-            "streams": settings.streams.model_copy(update={"feed": "both"}),
-        }
-    )
 
 
 async def page(settings: Settings, path: str) -> tuple[int, str]:
@@ -145,7 +129,7 @@ async def test_the_leader_is_killed_and_a_worker_added_while_both_feeds_flow(
     settings: Settings, start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
     exchange = start_exchange(start="2024-08-05T00:00:00Z", speed=SPEED)
-    own = fed(settings, exchange)
+    own = fed(settings, exchange, "both", SPEED)
     await topics.ensure(own)
     workers = [one_of_many(own, number, tmp_path) for number in range(3)]
     with ExitStack() as running:

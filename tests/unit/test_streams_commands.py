@@ -9,12 +9,12 @@ import pytest
 
 from config import Settings
 from marketdata.errors import InvalidValueError
-from marketdata.records import Candle, DeadLetter, FeatureRow, Tick
+from marketdata.records import Candle, DeadLetter, FeatureRow, Tick, event_time_ms
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
 from streams.commands.finding import Span, find_market, find_role
 from streams.commands.frame import shown
-from streams.commands.replaying import event_ms, worker_words
+from streams.commands.replaying import worker_words
 from streams.commands.republishing import letter_id, not_restorable
 from tests.stack import settings_with
 
@@ -148,7 +148,7 @@ def test_every_record_has_a_time_to_be_chosen_by() -> None:
     row = FeatureRow(
         symbol="BTC-USD", timestamp=AT, revision=0, mid=None, spread_bps=None, ewma_volatility=None, windows={}
     )
-    assert {event_ms(one) for one in (candle, tick, row, letter())} == {AT_MS}
+    assert {event_time_ms(one) for one in (candle, tick, row, letter())} == {AT_MS}
 
 
 def test_the_names_of_all_topics_are_json(settings: Settings) -> None:
