@@ -14,6 +14,7 @@ from requests.exceptions import RequestException
 
 from config.sections import HdfsSettings
 from marketdata.errors import StorageError
+from marketdata.parquet import read_parquet
 
 _READ_ERRORS = (HdfsError, RequestException, pa.ArrowException, OSError)
 _READ_TRIES = 6
@@ -70,7 +71,7 @@ class Reader:
                 with attempt:
                     with self._client.read(file) as stream:
                         content = stream.read()
-                    return pq.ParquetFile(io.BytesIO(content)).read(columns=list(columns) if columns else None)
+                    return read_parquet(content, columns)
         except _READ_ERRORS as error:
             msg = f"{file}: cannot be read: {error}"
             raise StorageError(msg) from error

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from forecasting.storage import FileState, Storage
 from marketdata.errors import ForecastError, StorageError
+from marketdata.parquet import read_parquet
 from marketdata.times import HOUR_MS, to_datetime, to_rfc3339
 
 Floats = npt.NDArray[np.float64]
@@ -88,7 +89,7 @@ def month_table(data: bytes, path: str, symbol: str) -> pa.Table:
         missing = [name for name in COLUMNS if name not in schema.names]
         if missing:
             raise StorageError(f"{path}: columns: {missing} missing; expected those of HourlyRow")
-        table = pq.read_table(io.BytesIO(data), columns=list(COLUMNS))
+        table = read_parquet(data, COLUMNS)
     except pa.ArrowInvalid as error:
         raise StorageError(f"{path}: not a Parquet file: {error}") from error
     table = table.filter(pc.equal(table["symbol"], symbol))

@@ -11,6 +11,7 @@ from forecasting.promotion import Record
 from forecasting.samples import Samples
 from forecasting.storage import Storage
 from marketdata.errors import StorageError
+from marketdata.parquet import read_parquet
 
 
 def _path(folder: str, recipe: str) -> str:
@@ -44,7 +45,7 @@ def read_walk(storage: Storage, folder: str, recipe: str) -> Record | None:
     if not storage.exists(path):
         return None
     try:
-        held = pq.read_table(io.BytesIO(storage.read(path))).to_pydict()
+        held = read_parquet(storage.read(path)).to_pydict()
         error, truth = np.asarray(held["error"]), np.asarray(held["truth"])
         return Record(
             start_ms=np.asarray(held["hour_start_ms"], dtype=np.int64),

@@ -1,7 +1,6 @@
 """What tests need to run on the real stack: waiting for a condition, and programs that end with the test run."""
 
 import asyncio
-import io
 import json
 import os
 import signal
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from hdfs import InsecureClient
 from pydantic import BaseModel, SecretStr
@@ -27,6 +25,7 @@ from devstack.process import bound, tail
 from devstack.stack import ROOT
 from devstack.state import load_state
 from devstack.supervisor import require_java
+from marketdata.parquet import read_parquet
 
 T = TypeVar("T")
 _LOOK_S = 0.05
@@ -158,7 +157,7 @@ def read_table(settings: Settings, path: str) -> pd.DataFrame:
         for name in files:
             if name.endswith(".parquet") and name[0] not in "_.":
                 with client.read(f"{folder}/{name}") as reader:
-                    frames.append(pq.ParquetFile(io.BytesIO(reader.read())).read().to_pandas())
+                    frames.append(read_parquet(reader.read()).to_pandas(use_threads=False))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 

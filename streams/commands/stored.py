@@ -4,7 +4,6 @@ Of a row, the columns that raw_data derives are left out; sources are put togeth
 import batch, which writes the table: the columns' names are what both know.
 """
 
-import io
 import posixpath
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import requests
 import stamina
 from hdfs import InsecureClient
@@ -20,6 +18,7 @@ from hdfs.util import HdfsError
 
 from config.sections import HdfsSettings
 from marketdata.errors import InvalidValueError, StorageError
+from marketdata.parquet import read_parquet
 from marketdata.records import SourceState, Tick
 from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
 from streams.commands.finding import Span
@@ -98,7 +97,7 @@ class RawData:
     def _table(self, file: str) -> pa.Table:
         with self._client.read(file) as stream:
             content = stream.read()
-        return pq.ParquetFile(io.BytesIO(content)).read()
+        return read_parquet(content)
 
     def _folders(self, parent: str, named: re.Pattern[str]) -> list[tuple[str, str]]:
         """What `named` finds in the names of a folder's folders, and their paths."""

@@ -1,6 +1,5 @@
 """Spark's jobs as they are run, and its hourly rows against pandas on the same minutes."""
 
-import io
 import re
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from batch.session import spark_session
 from config import Settings
 from devstack.stack import ROOT
 from forecasting.storage import Storage
+from marketdata.parquet import read_parquet
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS
 from marketdata.topics import TopicRole
 from tests.bench.feed import START_MS, preload, steady
@@ -147,7 +147,7 @@ def _backfill(bench: Bench, settings: Settings) -> list[Row]:
 
     def read() -> pa.Table:
         files = [state.path for state in storage.files(settings.hdfs.hourly_metrics, ".parquet")]
-        return pa.concat_tables([pq.read_table(io.BytesIO(data)) for data in storage.read_many(files)])
+        return pa.concat_tables([read_parquet(data) for data in storage.read_many(files)])
 
     table = read()
     read_s = median_seconds(read, 3)

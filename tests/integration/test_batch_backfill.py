@@ -17,6 +17,7 @@ import pytest
 from hdfs import InsecureClient
 
 from config import Settings
+from marketdata.parquet import read_parquet
 from marketdata.times import HOUR_MS, from_rfc3339
 from tests.stack import ROOT, ExchangeUnderTest, read_table
 
@@ -140,7 +141,7 @@ def test_a_wrong_row_is_named_by_verify(settings: Settings, env: dict[str, str])
     client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
     file = f"{settings.hdfs.hourly_metrics}/hourly-2024-08.parquet"
     with client.read(file) as stream:
-        rows = pq.ParquetFile(io.BytesIO(stream.read())).read()
+        rows = read_parquet(stream.read())
     place = rows.column_names.index("last_price")
     changed = rows.set_column(place, "last_price", pc.multiply(rows["last_price"], 1.001))
     buffer = io.BytesIO()

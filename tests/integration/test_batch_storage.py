@@ -1,6 +1,5 @@
 """The writer's lease and atomic replacement on the real HDFS."""
 
-import io
 import random
 import subprocess
 import sys
@@ -8,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from hdfs import InsecureClient
 from hdfs.util import HdfsError
@@ -24,6 +22,7 @@ from batch.stored import Reader
 from config import Settings
 from marketdata.errors import StorageError
 from marketdata.hourly import observed_price
+from marketdata.parquet import read_parquet
 from marketdata.records import Tick
 from marketdata.times import MINUTE_MS, from_rfc3339
 from tests.spark import TOPICS, kafka_rows, random_tick, session
@@ -78,7 +77,7 @@ def test_readers_are_right_at_every_moment_while_a_writer_replaces(spark: SparkS
             try:
                 for name in names:
                     with client.read(f"{settings.hdfs.hourly_metrics}/{name}") as stream:
-                        rows = pq.ParquetFile(io.BytesIO(stream.read())).read(["n_ticks"])
+                        rows = read_parquet(stream.read(), ["n_ticks"])
                     values = set(rows["n_ticks"].to_pylist())
                     if len(values) != 1 or rows.num_rows != 4320:
                         wrong.append(f"{rows.num_rows} rows of {values}")
