@@ -104,13 +104,13 @@ def prediction(start_ms: int, symbol: str = SYMBOL, **other: Any) -> Prediction:
         "upper": 103.0,
         "model_version": "m1",
         "role": "champion",
+        "horizon_h": 1,
     }
     return Prediction(
         symbol=symbol,
         data_through=start,
         target_start=start,
         target_end=to_rfc3339(start_ms + HOUR_MS),
-        horizon_h=1,
         quantiles={},
         interval_level=0.9,
         sigma=0.01,

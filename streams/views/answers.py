@@ -187,6 +187,31 @@ class DeadLetters(TypedDict):
     newest: RefusedRecord | None
 
 
+class OverdueForecast(TypedDict):
+    """A market's newest forecast that serves. overdue_s: event time since the next one's hour began."""
+
+    symbol: str
+    state: Literal["late", "outage"]
+    target_start: str
+    target_end: str
+    issued_at: str
+    overdue_s: float
+
+
+class Forecasts(TypedDict):
+    """Whether forecasts are still made: each market's newest must be of the running hour, grace_s after it began.
+
+    n_markets: those that are forecast and ever were. overdue: the ten that are so for longest. reason: what is wrong.
+    """
+
+    state: State
+    reason: str | None
+    grace_s: float
+    n_markets: int
+    n_overdue: int
+    overdue: list[OverdueForecast]
+
+
 class ServingModel(TypedDict):
     """What serves the newest hour."""
 
@@ -234,6 +259,7 @@ class Health(TypedDict):
     divergence: Divergence
     kafka: KafkaHealth
     dead_letters: DeadLetters
+    forecasts: Forecasts
     model: ServingModel | None
     plot: bool
 

@@ -43,6 +43,7 @@ class MarketBoard:
     """One market. Points have times in ms of event time, prices in the quote currency, volumes in the base coin.
 
     polled: the newest tick for which all sources were asked; a stream's ticks in between have nothing of CoinGecko's.
+    served: of the newest hour the champion's forecast, or the baseline's in its place.
     """
 
     ticks: deque[TickPoint]
@@ -51,6 +52,7 @@ class MarketBoard:
     polled: Tick | None = None
     features: FeatureRow | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
+    served: Prediction | None = None
     scores: dict[str, Score] = field(default_factory=dict)
 
     @property
@@ -103,10 +105,14 @@ class Board:
         self.markets = {symbol: MarketBoard(deque(maxlen=self.points)) for symbol in self.symbols}
         self.topics: dict[TopicRole, TopicBoard] = {role: TopicBoard() for role in TopicRole}
         self.sources: dict[str, SourceBoard] = {}
-        self.served: Prediction | None = None  # what serves the newest hour of any market
         self.dead_letters: deque[DeadLetter] = deque(maxlen=100)
         self.dead_letter_reasons: Counter[str] = Counter()
         self.other_markets = 0
+
+    @property
+    def served(self) -> Prediction | None:
+        """What serves the newest hour of any market."""
+        return max((made for one in self.markets.values() if (made := one.served) is not None), key=_rank, default=None)
 
     def take(self, role: TopicRole, record: Record, arrived_ms: int) -> bool:
         """Take in one record; False where it is of no market here, or older than what is kept.
@@ -139,7 +145,8 @@ class Board:
                 taken = _take_features(market, record)
             case Prediction():
                 taken = _keep(market.predictions, record.prediction_id, record, self.forecasts)
-                self._take_served(record)
+                if record.role != "challenger" and (market.served is None or _rank(record) > _rank(market.served)):
+                    market.served = record
             case Score():
                 taken = _keep(market.scores, record.prediction_id, record, self.forecasts)
         return taken
@@ -172,11 +179,6 @@ class Board:
             # What a failing source said last still tells how old its data is.
             observed = max(_time(state.observed_at) or "", (known.observed_at if known else None) or "") or None
             self.sources[name] = SourceBoard(state.status, event_ms, observed, state.staleness_ms, since)
-
-    def _take_served(self, made: Prediction) -> None:
-        """Of the newest hour the champion's, or the baseline's in its place."""
-        if made.role != "challenger" and (self.served is None or _rank(made) > _rank(self.served)):
-            self.served = made
 
     def _take_candle(self, market: MarketBoard, candle: Candle) -> bool:
         if candle.interval != "1m":

@@ -14,6 +14,7 @@ from marketdata.records import Prediction, Score, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 from streams.ticks import NOT_POLLED, STALE
+from streams.views import overdue
 from streams.views.board import Board, MarketBoard, TickPoint, newest_first
 from streams.views.follower import KafkaBoard
 
@@ -169,7 +170,11 @@ def summarise(found: Iterable[Score]) -> list[Document]:
 
 def health(board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | None) -> Document:
     """Each part's last event, age and state; `state` is ok, waiting (nothing yet), late or outage."""
+    made = overdue.forecasts(board, settings, now_ms)
     parts = [_part(board, kafka, settings, now_ms, *part) for part in _PARTS]
+    for part in parts:
+        if part["part"] == TopicRole.PREDICTIONS.value:
+            part["state"] = made["state"]
     flagged = _flagged(board)
     sources = [_source(board, settings, now_ms, name, flagged) for name in sorted(board.sources)]
     collected = settings.topic(TopicRole.TICKS).name
@@ -178,7 +183,7 @@ def health(board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | No
     worst = next((state for state in ("outage", "late", "waiting") if state in states), "ok")
     return {
         "now": time_or_none(now_ms),
-        "speed": settings.clock.speed if settings.clock.source == "exchange" else 1.0,
+        "speed": overdue.speed(settings),
         "state": worst,
         "parts": parts,
         "sources": sources,
@@ -195,6 +200,7 @@ def health(board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | No
             "failures": kafka.failures,
         },
         "dead_letters": _dead_letters(board, kafka),
+        "forecasts": made,
         "model": _model(board),
     }
 
@@ -224,8 +230,8 @@ def _part(
     board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | None, role: TopicRole, name: str, what: str
 ) -> Document:
     topic = board.topics[role]
-    # Forecasts come once an hour, and may wait for the hour's row: an hour and a half is late, three hours an outage.
-    hourly = role in (TopicRole.PREDICTIONS, TopicRole.PREDICTION_SCORES)
+    # Scores come once an hour, and may wait for the hour's row: an hour and a half is late, three hours an outage.
+    hourly = role is TopicRole.PREDICTION_SCORES
     poll_s = settings.streams.poll_interval_s
     late_s, outage_s = (5_400.0, 10_800.0) if hourly else (2.0 * poll_s + 60, (_MISSED_POLLS + 2) * poll_s + 60)
     age_s = _age_s(topic.event_ms, now_ms)

@@ -1,4 +1,4 @@
-"""What the board knows, for Prometheus: how old each source's data is, and how the newest forecasts fared.
+"""What the board knows, for Prometheus: how old each source's data and forecast is, and how the newest forecasts fared.
 
 Computed when it is asked for, out of what the views hold: every worker tells the same, whoever polls.
 """
@@ -13,6 +13,7 @@ from marketdata.records import Score
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
 from streams.views.board import Board
+from streams.views.overdue import closed_ms
 
 _BY = ["symbol", "role", "origin"]
 _FORECASTS: tuple[tuple[str, str, Callable[[Score], float]], ...] = (
@@ -42,6 +43,7 @@ class BoardCollector(Collector):
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """The names, so that registering computes nothing."""
         yield self._ages([])
+        yield self._forecast_ages([])
         yield from self._forecasts({})
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -53,6 +55,13 @@ class BoardCollector(Collector):
             if now_ms is not None and source.observed_at is not None
         ]
         yield self._ages(known)
+        yield self._forecast_ages(
+            [
+                (symbol, (now_ms - closed_ms(made)) / 1000)
+                for symbol, market in self._board.markets.items()
+                if now_ms is not None and (made := market.served) is not None
+            ]
+        )
         read = self._board.topics[TopicRole.PREDICTION_SCORES].records
         if read != self._read:  # some an hour come: not computed anew at each scrape
             groups: defaultdict[tuple[str, ...], list[Score]] = defaultdict(list)
@@ -71,6 +80,18 @@ class BoardCollector(Collector):
         )
         for name, age_s in known:
             ages.add_metric([name], max(age_s, 0.0))
+        return ages
+
+    @staticmethod
+    def _forecast_ages(known: list[tuple[str, float]]) -> GaugeMetricFamily:
+        ages = GaugeMetricFamily(
+            "bitcoin_forecast_age_seconds",
+            "Event time since the end of the hour after which a market's newest serving forecast was made; "
+            "at most an hour and some minutes while the predictor runs",
+            labels=["symbol"],
+        )
+        for symbol, age_s in known:
+            ages.add_metric([symbol], max(age_s, 0.0))
         return ages
 
     @staticmethod

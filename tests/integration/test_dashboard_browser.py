@@ -82,8 +82,7 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
         wait_for_worker(live)
         open_page(page, live)
         eventually(lambda: page.text("#link-text") == "Live", 10, "the live stream")
-        assert page.text("#price-title") == "BTC / USD"
-        assert page.text("#features tbody tr:first-child th") == "Last mid"
+        assert (page.text("#price-title"), page.text("#features tbody tr:first-child th")) == ("BTC / USD", "Last mid")
         assert "Waiting for the first hour" in page.text("#forecast")
         eventually(lambda: drawn_pixels(page, "price-chart") > 2_000, 20, "a chart with something on it")
 
@@ -108,9 +107,17 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
         )
         empty = drawn_pixels(page, "forecast-chart")
         key = SYMBOL.encode()
+        await send(live, TopicRole.PREDICTIONS, [(key, encode(prediction(floor_to(now_ms, HOUR_MS) - 5 * HOUR_MS)))])
+        eventually(
+            lambda: "Forecasts: overdue for BTC-USD" in page.text("#alerts"), 20, "overdue forecasts on the page"
+        )
+        eventually(lambda: page.text("#forecast-title") == "Overdue forecast", 20, "the forecast told as overdue")
+        assert "no newer forecast came, this one is old" in page.text("#forecast.overdue .notice")
         await send(live, TopicRole.PREDICTIONS, [(key, encode(made))])
         eventually(lambda: "model-under-test" in page.text("#forecast"), 20, "the forecast on the page")
         assert "The baseline serves: no model was trained yet" in page.text("#forecast")
+        assert not page.run("return document.querySelector('#forecast.overdue')")
+        eventually(lambda: "Forecasts" not in page.text("#alerts"), 20, "the end of what was overdue on the page")
         eventually(lambda: drawn_pixels(page, "forecast-chart") > empty, 20, "the band in the chart of forecasts")
         await send(live, TopicRole.PREDICTION_SCORES, [(key, encode(score(made, scored_at=made.issued_at)))])
         eventually(lambda: "100.0 %" in page.text("#scores"), 20, "the score on the page")

@@ -12,6 +12,7 @@ const price = new PriceChart($("price-chart"));
 const forecasts = new ForecastChart($("forecast-chart"));
 const list = new MarketList(choose);
 const time = { event: null, at: 0, speed: 1 };
+let graceS = null; // after which a forecast is overdue
 let symbol = decodeURIComponent(location.hash.slice(1)) || null; // null: the first one there is
 let loaded = null; // predictions and scores of the chosen market
 let source = null;
@@ -35,7 +36,7 @@ function tickClock() {
 function drawForecasts() {
   price.setForecasts(loaded.predictions, loaded.scores.scores);
   forecasts.set(loaded.predictions, loaded.scores.scores);
-  panels.forecast(loaded.predictions, symbol, time.event);
+  panels.forecast(loaded.predictions, symbol, time.event, graceS);
   panels.scores(loaded.scores, symbol);
 }
 
@@ -90,8 +91,9 @@ const handlers = {
     if (document.kafka.state === "ok") link("ok", "Live");
     else link("outage", "Not live");
     setClock(document.now, document.speed);
+    graceS = document.forecasts.grace_s;
     panels.health(document);
-    if (loaded) panels.forecast(loaded.predictions, symbol, time.event);
+    if (loaded) panels.forecast(loaded.predictions, symbol, time.event, graceS);
   },
   dead_letter() {},
   resync: () => listen(),

@@ -102,17 +102,23 @@ function drawSources() {
   });
 }
 
-export function forecast(predictions, symbol, now) {
+const HOUR_MS = 3_600_000;
+
+// graceS: seconds after an hour's end within which the next forecast must have come, as the worker says.
+export function forecast(predictions, symbol, now, graceS) {
   const served = servedForecasts(predictions);
   const newest = served.at(-1);
   const tag = $("forecast-role");
   const isOver = newest != null && now != null && ms(newest.target_end) <= now;
   const box = $("forecast");
-  const shows = `${symbol} ${newest?.prediction_id} ${newest?.issued_at} ${isOver}`;
+  const dueAt = newest == null ? null : ms(newest.target_end) - (newest.horizon_h - 1) * HOUR_MS;
+  const isOverdue = dueAt != null && now != null && graceS != null && now > dueAt + graceS * 1000;
+  const shows = `${symbol} ${newest?.prediction_id} ${newest?.issued_at} ${isOver} ${isOverdue}`;
   if (box.dataset.shows === shows) return; // what a person selected stays selected
   box.dataset.shows = shows;
   tag.hidden = !newest;
-  $("forecast-title").textContent = isOver ? "Latest forecast" : "Next hour";
+  box.classList.toggle("overdue", isOverdue);
+  $("forecast-title").textContent = isOverdue ? "Overdue forecast" : isOver ? "Latest forecast" : "Next hour";
   if (!newest) {
     $("forecast").replaceChildren(empty(
       `Waiting for the first hour of ${symbol} to close: its forecast of the next hour's average price follows within seconds, once a model is trained.`,
@@ -129,11 +135,12 @@ export function forecast(predictions, symbol, now) {
   bar.children[0].style.left = spot(newest.pred_avg_price);
   bar.children[1].style.left = spot(newest.last_price);
   $("forecast").replaceChildren(...[
+    isOverdue ? make("p", { className: "notice" }, `Overdue since ${dayTime(dueAt)}: no newer forecast came, this one is old.`) : null,
     make("p", { className: "quiet" }, `Average price of ${hours}, ${newest.target_start.slice(0, 10)}`),
     make("p", { className: "figure" }, price(newest.pred_avg_price), " ", make("span", { className: "delta", data: { sign: Math.sign(move) } }, signedPercent(move))),
     bar,
     make("p", { className: "ends" }, make("span", {}, price(low)), make("span", {}, `${percent(newest.interval_level * 100, 0)} band`), make("span", {}, price(high))),
-    isOver ? make("p", { className: "notice" }, "Its hour is over; waiting for the next forecast.") : null,
+    isOver && !isOverdue ? make("p", { className: "notice" }, "Its hour is over; waiting for the next forecast.") : null,
     newest.stale_reason == null ? null : make("p", { className: "notice" }, `The baseline serves: ${newest.stale_reason}`),
     facts([
       ["Model", newest.model_version],
@@ -218,10 +225,11 @@ export function health(document) {
     make("td", {}, lag == null ? "–" : count(lag)),
     make("td", {}, state(status)));
   const known = (status) => (isBlind && status === "ok" ? "unknown" : status);
+  const made = document.forecasts;
   const lag = { ticks_clean: document.kafka.lag.clean, features: document.kafka.lag.features };
   const body = [
     ...document.sources.map((s) => row(title(s.source), s.stale_markets ? `stale for ${count(s.stale_markets)} markets` : s.status === "ok" ? "source" : s.status, s.observed_at, s.age_s, null, known(s.state))),
-    ...document.parts.map((p) => row(p.name, p.what, p.last_event, p.age_s, lag[p.part], known(p.state))),
+    ...document.parts.map((p) => row(p.name, p.part === "predictions" && made.n_overdue ? `overdue for ${count(made.n_overdue)} of ${count(made.n_markets)} markets` : p.what, p.last_event, p.age_s, lag[p.part], known(p.state))),
     row("Kafka", isBlind ? "nothing comes" : "brokers", document.kafka.since, null, null, document.kafka.state),
   ];
   const dead = document.dead_letters;
@@ -257,7 +265,12 @@ function alerts(document) {
     }
   }
   for (const p of document.parts) {
-    if (p.state === "outage") texts.push(`${p.name}: outage, nothing new since ${hourMinute(ms(p.last_event))} UTC`);
+    if (p.state === "outage" && p.part !== "predictions") texts.push(`${p.name}: outage, nothing new since ${hourMinute(ms(p.last_event))} UTC`);
+  }
+  const { overdue: [longest], n_overdue: n } = document.forecasts;
+  if (longest) {
+    const more = n > 1 ? ` and ${count(n - 1)} more` : "";
+    texts.push(`Forecasts: overdue for ${longest.symbol}${more}, none came after that of ${dayTime(ms(longest.target_start))}; does the predictor run?`);
   }
   if (document.kafka.state === "outage") texts.push("Kafka: outage; what is shown is what was known before");
   show("health", texts);
