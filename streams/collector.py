@@ -1,8 +1,11 @@
 """Polls every source at each instant of the exchange's minute grid and publishes one tick a market.
 
-A poll's ticks carry the grid's instant. Polls never overlap. Each instant that has none on the topic is counted by
-reason and logged: those that pass while a poll is under way as they pass, those in which nobody led as soon as somebody
-does. Sources, clock and publisher are handed in; it must never import Faust.
+A poll's ticks carry the grid's instant. Polls never overlap. Of a market that no source has one tick is published, for
+the clean agent to refuse, and then none until a source has data of it: each such poll is counted.
+
+Each instant that has no tick on the topic is counted by reason and logged: those that pass while a poll is under way as
+they pass, those in which nobody led as soon as somebody does. Sources, clock and publisher are handed in; it must never
+import Faust.
 """
 
 import asyncio
@@ -15,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from config.clock import Clock
 from marketdata.codec import encode
+from marketdata.enrichment import mid_price
 from marketdata.errors import BitcoinDataError
 from marketdata.markets import Market
 from marketdata.records import Tick
@@ -35,7 +39,7 @@ SKIPPED = {
     "late": "the one before ran late",
     "undelivered": "the broker did not take the one before",
     "failed": "it could not be made or delivered; the error follows",
-    "no_leader": "no worker led, or none ran",
+    "no_leader": "no worker led, or none ran, or no source had any market",
 }
 """Why an instant has no poll: the label of the counter, and its words."""
 
@@ -100,26 +104,31 @@ class Collector:
         self._told: Counter[str] = Counter()
         self._told_at = 0.0
         self._refused: frozenset[str] = frozenset()
+        self._absent: frozenset[str] = frozenset()  # markets that no source has, whose one tick was published
 
     async def collect(self, instant_ms: int, budget_s: float) -> list[Tick]:
         """Poll all sources for one instant, within `budget_s` real seconds, and publish.
 
-        A source that fails, in whatever way, leaves nulls and its status.
+        A source that fails, in whatever way, leaves nulls and its status. All ticks are returned; of a market that no
+        source has the first alone is published.
         """
         outcomes = await asyncio.gather(*(self._poll(source, budget_s) for source in self._sources))
         polled = {source.name: outcome for source, outcome in zip(self._sources, outcomes, strict=True)}
         polled.update({name: Polled(DISABLED) for name in self._disabled})
         ticks = [build_tick(market, instant_ms, polled, self._bounds) for market in self._markets]
+        absent = self._absent_now(ticks, polled)
+        told = [tick for tick in ticks if tick.symbol not in absent & self._absent]
         self._publishing = True
         try:
-            await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in ticks])
+            await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in told])
         finally:
             self._publishing = False
+        self._note_absent(absent)
         self._metrics.polls.inc()
-        self._metrics.collected.inc(len(ticks))
-        for tick in ticks:
+        self._metrics.collected.inc(len(told))
+        for tick in told:
             self._metrics.judged(tick)
-        self._told["ticks"] += len(ticks)
+        self._told["ticks"] += len(told)
         self._told["polls"] += 1
         return ticks
 
@@ -227,6 +236,29 @@ class Collector:
         for line in sorted(wrong - self._refused):
             log.warning("refused what a source says: %s", line)
         self._refused = frozenset(line for line in self._refused if not line.startswith(f"{name} ")) | wrong
+
+    def _absent_now(self, ticks: Sequence[Tick], polled: Mapping[str, Polled]) -> frozenset[str]:
+        """Markets without data though all sources answered that ever will; once so, until there is data again."""
+        answered = {name for name, outcome in polled.items() if outcome.status == OK}
+        is_whole = bool(answered) and all(
+            name in answered or name in self._disabled or self._guards[name].stopped is not None for name in polled
+        )
+        return frozenset(
+            tick.symbol
+            for tick in ticks
+            if tick.price is None
+            and mid_price(tick.bid_price, tick.ask_price) is None
+            and (is_whole or tick.symbol in self._absent)
+        )
+
+    def _note_absent(self, absent: frozenset[str]) -> None:
+        for symbol in absent:
+            self._metrics.absent.labels(symbol).inc()
+        if new := sorted(absent - self._absent):
+            log.warning("no source has data of %s: published once, then counted until one has", ", ".join(new))
+        if back := sorted(self._absent - absent):
+            log.info("a source has data of %s again", ", ".join(back))
+        self._absent = absent
 
     def _tell_sometimes(self) -> None:
         now = asyncio.get_running_loop().time()

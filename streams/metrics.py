@@ -34,6 +34,12 @@ class Metrics:
             ["source", "symbol"],
             registry=registry,
         )
+        self.absent = Counter(
+            "bitcoin_absent_market_polls",
+            "Polls without data of a market that no source has; only the first one's tick is published",
+            ["symbol"],
+            registry=registry,
+        )
         self.source_up = Gauge("bitcoin_source_up", "1 when the last poll went well", ["source"], registry=registry)
         self.source_weight = Gauge(
             "bitcoin_source_used_weight", "Used request weight as the source counts it", ["source"], registry=registry

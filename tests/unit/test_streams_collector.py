@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from marketdata.codec import decode
-from marketdata.errors import ConfigurationError, FatalSourceError, InvalidValueError
+from marketdata.errors import ConfigurationError, FatalSourceError, InvalidValueError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.records import Tick
 from marketdata.times import to_rfc3339
@@ -171,6 +171,73 @@ async def test_when_all_fail_the_ticks_still_go_out() -> None:
         "coingecko": "geo_blocked",
         "binance": "disabled",
     }
+
+
+def nothing() -> Reading:
+    return Reading({})
+
+
+async def polls(published: Published, metrics: Metrics, *answers: tuple[Callable[[], Reading], ...]) -> list[list[str]]:
+    """Symbols published by each poll, of which the sources answer as told."""
+    sources = [Source(name, nothing) for name in ("coingecko", "binance")]
+    polling = collector(ScriptedClock(START_MS), published, metrics, *sources)
+    for n, answer in enumerate(answers):
+        for source, one in zip(sources, answer, strict=True):
+            source.answer = one
+        await polling.collect(START_MS + n * 60_000, 1.0)
+    return [[tick.symbol for tick in ticks] for ticks in published.batches]
+
+
+async def test_a_market_that_no_source_has_is_published_once_until_one_has_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails() -> Reading:
+        raise RetryableSourceError("slow", "timeout")
+
+    def euros() -> Reading:
+        return Reading({**prices().quotes, "BTC-EUR": Quote({"price": 90.0}, None)})
+
+    def no_price() -> Reading:
+        return Reading({**prices().quotes, "BTC-EUR": Quote({"price": None}, None)})
+
+    metrics = Metrics()
+    usd, both = ["BTC-USD"], ["BTC-USD", "BTC-EUR"]
+    assert await polls(
+        Published(leave_after=99),
+        metrics,
+        (fails, quotes),  # who knows whether CoinGecko has it
+        (fails, quotes),
+        (prices, quotes),
+        (prices, quotes),
+        (no_price, nothing),
+        (fails, quotes),  # nothing new of that market; the others tell of the outage
+        (euros, quotes),
+        (prices, quotes),
+        (prices, quotes),
+    ) == [both, both, both, usd, usd, usd, both, both, usd]
+    assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR") == 6
+    assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-USD") == 0
+    assert counted(metrics, "bitcoin_collected_ticks_total") == 14
+    assert caplog.text.count("no source has data of BTC-EUR: published once") == 2
+
+
+async def test_a_source_that_stopped_for_good_keeps_no_absent_market_alive() -> None:
+    told = await polls(Published(leave_after=99), Metrics(), (refuses, quotes), (refuses, quotes))
+    assert told == [["BTC-USD", "BTC-EUR"], ["BTC-USD"]]
+
+
+async def test_the_tick_of_an_absent_market_that_was_not_delivered_is_published_again() -> None:
+    def lost() -> None:
+        if len(published.batches) == 1:
+            raise ConfigurationError("kafka.brokers: no broker answers")
+
+    published = Published(leave_after=99, then=lost)
+    polling = collector(ScriptedClock(START_MS), published, Metrics(), Source("coingecko", prices))
+    with pytest.raises(ConfigurationError):
+        await polling.collect(START_MS, 1.0)
+    await polling.collect(START_MS + 60_000, 1.0)
+    await polling.collect(START_MS + 120_000, 1.0)
+    assert [len(ticks) for ticks in published.batches] == [2, 2, 1]
 
 
 async def test_polls_keep_to_the_grid() -> None:
