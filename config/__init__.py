@@ -1,4 +1,4 @@
-"""Settings of every program here: one frozen, typed tree, and the clock that it chooses.
+"""Settings of every program here: one frozen, typed tree, the clock that it chooses, Kafka's clients by its words.
 
 The only package that reads the environment. It imports marketdata alone.
 """

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 
 from config import Settings
+from config.kafka import client_options, close_client
 from devstack.status import collect_status
 from marketdata.codec import decode
 from marketdata.errors import DecodeError, StackError
@@ -59,7 +60,7 @@ class EventTeller:
         self._scores = settings.topic(TopicRole.PREDICTION_SCORES).name
         self._brokers = settings.kafka.brokers
         self._consumer = AIOKafkaConsumer(
-            self._predictions, self._scores, bootstrap_servers=self._brokers, enable_auto_commit=False
+            self._predictions, self._scores, **client_options(settings.kafka), enable_auto_commit=False
         )
 
     async def open(self) -> None:
@@ -99,7 +100,7 @@ class EventTeller:
                 self._first_prediction = None
 
     async def close(self) -> None:
-        await self._consumer.stop()
+        await close_client(self._consumer)
 
 
 async def follow_health(settings: Settings, parts: frozenset[str], tell: Callable[[str], None]) -> None:

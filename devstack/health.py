@@ -9,6 +9,9 @@ import httpx
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
+from config.kafka import client_options, close_client
+from config.sections import KafkaSettings
+
 _TIMEOUT_S = 3.0
 
 
@@ -37,22 +40,27 @@ async def _refusal(address: str) -> str | None:
     return None
 
 
-async def kafka_problem(brokers: str) -> str | None:
-    """Asks the first broker for the cluster's metadata; it is healthy when that names a broker."""
-    first = brokers.split(",", maxsplit=1)[0]
+async def kafka_problem(kafka: KafkaSettings) -> str | None:
+    """Asks the first broker for the cluster's metadata; it is healthy when that names a broker.
+
+    Raises:
+        ConfigurationError: the certificates to trust cannot be read.
+    """
+    first = kafka.brokers.split(",", maxsplit=1)[0]
     problem = await _refusal(first)
     if problem is not None:
         return problem
     # A broker that is still starting closes connections, which aiokafka logs as errors; the answer below tells it.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    client = AIOKafkaClient(bootstrap_servers=first, request_timeout_ms=int(_TIMEOUT_S * 1000))
+    options = {**client_options(kafka), "bootstrap_servers": first}
+    client = AIOKafkaClient(**options, request_timeout_ms=int(_TIMEOUT_S * 1000))
     try:
         await asyncio.wait_for(client.bootstrap(), _TIMEOUT_S)
         return None if client.cluster.brokers() else "no broker registered yet"
     except (KafkaError, OSError, TimeoutError) as error:
         return f"no metadata: {type(error).__name__}"
     finally:
-        await client.close()
+        await close_client(client)
 
 
 async def _get(url: str, **params: str) -> httpx.Response | str:

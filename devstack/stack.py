@@ -104,7 +104,7 @@ def build_parts(settings: Settings, java: Java, without: frozenset[str] = frozen
                 "kafka",
                 settings.kafka.brokers,
                 kafka.command,
-                lambda: kafka_problem(settings.kafka.brokers),
+                lambda: kafka_problem(settings.kafka),
                 prepare=None if kafka.formatted else kafka.format_command,
             )
         )

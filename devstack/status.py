@@ -33,7 +33,7 @@ async def collect_status(settings: Settings, *, part: str | None = None) -> dict
     web = f"http://{settings.streams.web_host}:{settings.streams.web_port}"
     exchange = exchange_address(settings)
     questions: dict[str, tuple[str, Callable[[], Awaitable[str | None]]]] = {
-        "kafka": (settings.kafka.brokers, lambda: kafka_problem(settings.kafka.brokers)),
+        "kafka": (settings.kafka.brokers, lambda: kafka_problem(settings.kafka)),
         "hdfs": (settings.hdfs.url, lambda: hdfs_problem(settings.hdfs.webhdfs)),
         "webhdfs": (settings.hdfs.webhdfs, lambda: webhdfs_problem(settings.hdfs.webhdfs)),
         "exchange": (exchange, lambda: http_problem(f"{exchange}/binance/api/v3/ping")),

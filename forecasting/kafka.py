@@ -2,15 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import DefaultPartitioner
 
+from config.kafka import client_options, close_client
 from config.sections import KafkaSettings
 from marketdata.codec import decode
 from marketdata.errors import DecodeError, ForecastError
@@ -27,31 +27,15 @@ _SILENT_MS = 15_000
 _FOR_EVER_MS = 2**31 - 1
 
 
-def connection(kafka: KafkaSettings) -> dict[str, Any]:
-    """Aiokafka's words for how to reach the brokers."""
-    options: dict[str, Any] = {
-        "bootstrap_servers": kafka.brokers.split(","),
-        "security_protocol": kafka.security_protocol,
-    }
-    if kafka.security_protocol.endswith("SSL"):
-        options["ssl_context"] = create_ssl_context(cafile=None if kafka.ssl_cafile is None else str(kafka.ssl_cafile))
-    if kafka.sasl_mechanism is not None:
-        options["sasl_mechanism"] = kafka.sasl_mechanism
-        options["sasl_plain_username"] = kafka.sasl_username
-        options["sasl_plain_password"] = None if kafka.sasl_password is None else kafka.sasl_password.get_secret_value()
-    return options
-
-
-async def _started(
-    kafka: KafkaSettings, wait_s: float, make: Callable[[], C], end: Callable[[C], Awaitable[None]]
-) -> C:
+async def _started(kafka: KafkaSettings, wait_s: float, make: Callable[[], C]) -> C:
+    """A client that is connected; the caller closes it."""
     deadline = asyncio.get_running_loop().time() + wait_s
     while True:
         client = make()
         try:
             await client.start()
-        except KafkaError as error:
-            await end(client)
+        except (KafkaError, OSError) as error:
+            await close_client(client)
             if asyncio.get_running_loop().time() > deadline:
                 raise ForecastError(f"kafka {kafka.brokers}: no answer within {wait_s:g} s: {error}") from error
             await asyncio.sleep(_RETRY_S)
@@ -60,7 +44,7 @@ async def _started(
 
 
 async def start_producer(kafka: KafkaSettings, wait_s: float) -> AIOKafkaProducer:
-    """An idempotent producer that is connected; the caller stops it.
+    """An idempotent producer that is connected; the caller closes it.
 
     Raises:
         ForecastError: no broker answers within `wait_s`.
@@ -68,8 +52,7 @@ async def start_producer(kafka: KafkaSettings, wait_s: float) -> AIOKafkaProduce
     return await _started(
         kafka,
         wait_s,
-        lambda: AIOKafkaProducer(**connection(kafka), enable_idempotence=True, acks="all", linger_ms=0),
-        AIOKafkaProducer.stop,
+        lambda: AIOKafkaProducer(**client_options(kafka), enable_idempotence=True, acks="all", linger_ms=0),
     )
 
 
@@ -95,8 +78,7 @@ async def tail(
     consumer = await _started(
         kafka,
         wait_s,
-        lambda: AIOKafkaConsumer(**connection(kafka), enable_auto_commit=False, auto_offset_reset="earliest"),
-        AIOKafkaConsumer.stop,
+        lambda: AIOKafkaConsumer(**client_options(kafka), enable_auto_commit=False, auto_offset_reset="earliest"),
     )
     try:
         partitions = [TopicPartition(topic, number) for number in numbers]
@@ -115,7 +97,7 @@ async def tail(
                         log.warning("skipped topic=%s offset=%d error=%s", topic, message.offset, error)
         return records
     finally:
-        await consumer.stop()
+        await close_client(consumer)
 
 
 def partition_of(key: bytes, numbers: list[int]) -> int:
@@ -127,7 +109,7 @@ async def _partitions(kafka: KafkaSettings, topic: str, wait_s: float) -> list[i
     """The partitions of a topic, as soon as it exists."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
-    admin = await _started(kafka, wait_s, lambda: AIOKafkaAdminClient(**connection(kafka)), AIOKafkaAdminClient.close)
+    admin = await _started(kafka, wait_s, lambda: AIOKafkaAdminClient(**client_options(kafka)))
     try:
         while True:
             (found,) = await admin.describe_topics([topic])
@@ -140,7 +122,7 @@ async def _partitions(kafka: KafkaSettings, topic: str, wait_s: float) -> list[i
                 )
             await asyncio.sleep(_RETRY_S)
     finally:
-        await admin.close()
+        await close_client(admin)
 
 
 class Turns:
@@ -167,7 +149,7 @@ class Turns:
             wait_s,
             lambda: AIOKafkaConsumer(
                 topic,
-                **connection(kafka),
+                **client_options(kafka),
                 group_id=group,
                 enable_auto_commit=False,
                 auto_offset_reset="latest",
@@ -175,7 +157,6 @@ class Turns:
                 rebalance_timeout_ms=_SILENT_MS,
                 max_poll_interval_ms=_FOR_EVER_MS,  # it never polls; heartbeats tell that it lives
             ),
-            AIOKafkaConsumer.stop,
         )
         return cls(consumer, topic, numbers)
 
@@ -185,4 +166,4 @@ class Turns:
 
     async def leave(self) -> None:
         """Leave the group, so that another predictor takes over at once."""
-        await self._consumer.stop()
+        await close_client(self._consumer)

@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from config.clock import Clock
+from config.kafka import close_client
 from config.settings import Settings
 from forecasting import kafka, plots
 from forecasting.dataset import HourlyStore, to_hours
@@ -178,12 +179,11 @@ class PredictorService:
             for market in self._markets:
                 if market.child is not None:
                     await market.child.stop()
-            await producer.stop()
-            await turns.leave()
+            await asyncio.gather(close_client(producer), turns.leave())
 
     async def _renewed(self, producer: AIOKafkaProducer) -> AIOKafkaProducer:
         """A fresh producer in place of one that failed, however long the broker is away."""
-        await producer.stop()
+        await close_client(producer)
         while True:
             try:
                 return await kafka.start_producer(self._settings.kafka, self._settings.hdfs.wait_s)

@@ -11,10 +11,9 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from config.kafka import client_options, close_client
 from config.sections import KafkaSettings
 from marketdata.errors import ConfigurationError
-from streams.closing import close_consumer
-from streams.kafka import client_options
 
 Offsets = Mapping[TopicPartition, int]
 
@@ -37,7 +36,7 @@ class TopicReader:
         try:
             await self._consumer.start()
         except (KafkaError, OSError) as error:
-            await close_consumer(self._consumer)
+            await close_client(self._consumer)
             raise ConfigurationError(f"kafka.brokers: {self._brokers}: no broker answers: {error}") from error
         if not self.partitions:
             await self.__aexit__()
@@ -47,7 +46,7 @@ class TopicReader:
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        await close_consumer(self._consumer)
+        await close_client(self._consumer)
 
     @property
     def partitions(self) -> list[TopicPartition]:

@@ -16,11 +16,11 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
 from config import Settings
+from config.kafka import client_options, close_client
 from config.sections import KafkaSettings
 from marketdata.errors import ConfigurationError
 from marketdata.letters import NOTES_CONFIG, NOTES_TOPIC
 from marketdata.topics import TopicRole
-from streams.kafka import client_options
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +94,12 @@ class TopicAdmin:
         try:
             await self._client.start()
         except (KafkaError, OSError) as error:
-            await self._client.close()
+            await close_client(self._client)
             raise ConfigurationError(f"kafka.brokers: {self._brokers}: no broker answers: {error}") from error
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        await self._client.close()
+        await close_client(self._client)
 
     async def create(self, policies: Sequence[TopicPolicy]) -> list[str]:
         """Create what is missing; the names of the topics that were.

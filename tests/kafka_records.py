@@ -7,6 +7,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from config import Settings
+from config.kafka import client_options, close_client
 from marketdata.codec import decode, encode
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
@@ -15,17 +16,17 @@ ROLES = (TopicRole.TICKS_CLEAN, TopicRole.CANDLES, TopicRole.DEAD_LETTERS)
 
 
 async def _make_topics(settings: Settings) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.brokers)
+    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
     await admin.start()
     try:
         topics = [settings.topic(role) for role in ROLES]
         await admin.create_topics([NewTopic(t.name, t.partitions, 1, topic_configs=t.config) for t in topics])
     finally:
-        await admin.close()
+        await close_client(admin)
 
 
 async def _publish(settings: Settings, records: Sequence[Tick | Candle | bytes]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.brokers, linger_ms=20)
+    producer = AIOKafkaProducer(**client_options(settings.kafka), linger_ms=20)
     await producer.start()
     try:
         for record in records:
@@ -52,7 +53,7 @@ def publish(settings: Settings, records: Sequence[Tick | Candle | bytes]) -> Non
 async def _dead_letters(settings: Settings) -> list[DeadLetter]:
     consumer = AIOKafkaConsumer(
         settings.topic(TopicRole.DEAD_LETTERS).name,
-        bootstrap_servers=settings.kafka.brokers,
+        **client_options(settings.kafka),
         auto_offset_reset="earliest",
         enable_auto_commit=False,
     )
@@ -65,7 +66,7 @@ async def _dead_letters(settings: Settings) -> list[DeadLetter]:
                 letters += (await consumer.getmany(tp, timeout_ms=500)).get(tp, [])
         return [decode(DeadLetter, record.value) for record in letters]
     finally:
-        await consumer.stop()
+        await close_client(consumer)
 
 
 def dead_letters(settings: Settings) -> list[DeadLetter]:
@@ -74,7 +75,7 @@ def dead_letters(settings: Settings) -> list[DeadLetter]:
 
 
 async def _publish_raw(settings: Settings, role: TopicRole, items: Sequence[tuple[bytes | None, bytes]]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.brokers)
+    producer = AIOKafkaProducer(**client_options(settings.kafka))
     await producer.start()
     try:
         for key, payload in items:

@@ -8,10 +8,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 
+from config.kafka import client_options, close_client
 from config.sections import KafkaSettings
 from marketdata.errors import ConfigurationError
 from streams.batching import Item
-from streams.kafka import client_options
 
 _LINGER_MS = 5
 _MAX_BATCH = 256 << 10  # bytes
@@ -35,12 +35,12 @@ class Sender:
         try:
             await self._producer.start()
         except (KafkaError, OSError) as error:
-            await self._producer.stop()
+            await close_client(self._producer)
             raise ConfigurationError(f"kafka.brokers: {self._brokers}: no broker answers: {error}") from error
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        await self._producer.stop()
+        await close_client(self._producer)
 
     async def send(self, topic: str, item: Item, partition: int | None = None) -> None:
         """Hand one record over; its key chooses the partition where none is given.

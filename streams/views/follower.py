@@ -18,13 +18,12 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from config.kafka import client_options, close_client
 from config.settings import Settings
 from marketdata.codec import decode
 from marketdata.errors import DecodeError
 from marketdata.records import RECORDS, Record
 from marketdata.topics import TOPICS, TopicRole
-from streams.closing import close_admin, close_consumer
-from streams.kafka import client_options
 from streams.views.board import Board, event_time
 from streams.views.pace import Pace
 
@@ -136,8 +135,8 @@ class Follower:
             enable_auto_commit=False,
             fetch_max_wait_ms=_POLL_MS,
         )
-        clients.push_async_callback(close_admin, admin)
-        clients.push_async_callback(close_consumer, consumer)
+        clients.push_async_callback(close_client, admin)
+        clients.push_async_callback(close_client, consumer)
         async with asyncio.timeout(_ANSWER_S * 2):
             await admin.start()
             await consumer.start()

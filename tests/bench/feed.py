@@ -13,11 +13,11 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 
 from config import Settings
+from config.kafka import client_options
 from config.sections import KafkaSettings
 from marketdata.codec import encode
 from marketdata.records import SourceState, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
-from streams.kafka import client_options
 
 START_MS = 1_722_816_000_000  # 2024-08-05
 MARKETS = 100

@@ -17,11 +17,11 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from config import Settings
+from config.kafka import client_options, close_client
 from devstack.process import bound, tail
 from devstack.stack import ROOT
 from marketdata.topics import TopicRole
 from streams import topics
-from streams.kafka import client_options
 from streams.reading import TopicReader
 from tests.bench.feed import MARKETS, PER_SECOND, Feeder, Payload, a_day, preload, steady
 from tests.bench.latency import Latency, paced
@@ -198,7 +198,7 @@ async def _consume(settings: Settings, count: int) -> Speed:
         took, cpu_s = time.perf_counter() - began, time.process_time() - cpu
         return Speed((seen - first) / took, cpu_s / (seen - first) * 1e6)
     finally:
-        await consumer.stop()
+        await close_client(consumer)
 
 
 def _at_least(goal: float, value: float, text: str) -> dict[str, object]:

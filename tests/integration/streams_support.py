@@ -14,12 +14,12 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.structs import ConsumerRecord
 
 from config import Settings
+from config.kafka import client_options
 from devstack.stack import ROOT
 from marketdata.codec import decode
 from marketdata.features import MarketFeatures
 from marketdata.records import FeatureRow, Record, Tick
 from marketdata.topics import TopicRole
-from streams.kafka import client_options
 from streams.reading import TopicReader
 from tests.stack import ExchangeUnderTest, Program, environment_of, free_ports, running
 

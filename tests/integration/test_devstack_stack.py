@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from hdfs import InsecureClient
 
 from config import Settings
+from config.kafka import client_options, close_client
 from devstack.stack import ROOT
 from devstack.state import SCRATCH, load_state
 from tests.stack import StackUnderTest, environment_of, read_table, settings_with
@@ -20,16 +21,16 @@ from tests.stack import StackUnderTest, environment_of, read_table, settings_wit
 
 async def test_kafka_carries_a_record(settings: Settings) -> None:
     topic = f"{settings.topics.prefix}hello"
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka.brokers)
+    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
     await admin.start()
     try:
         await admin.create_topics([NewTopic(topic, 1, 1)])
     finally:
-        await admin.close()
-    async with AIOKafkaProducer(bootstrap_servers=settings.kafka.brokers) as producer:
+        await close_client(admin)
+    async with AIOKafkaProducer(**client_options(settings.kafka)) as producer:
         await producer.send_and_wait(topic, b"tick", key=b"BTC-USD")
     async with AIOKafkaConsumer(
-        topic, bootstrap_servers=settings.kafka.brokers, auto_offset_reset="earliest", group_id=topic
+        topic, **client_options(settings.kafka), auto_offset_reset="earliest", group_id=topic
     ) as consumer:
         record = await consumer.getone()
     assert (record.key, record.value) == (b"BTC-USD", b"tick")

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaTimeoutError
 
 from config import Settings
 from config.clock import SystemClock
+from config.kafka import client_options, close_client
 from forecasting import kafka
 from forecasting.service import PredictorService
 from forecasting.storage import Storage
@@ -55,7 +56,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 
 def make_topics(settings: Settings) -> None:
     async def create() -> None:
-        admin = AIOKafkaAdminClient(**kafka.connection(settings.kafka))
+        admin = AIOKafkaAdminClient(**client_options(settings.kafka))
         await admin.start()
         try:
             topics = [settings.topic(role) for role in (TopicRole.PREDICTIONS, TopicRole.PREDICTION_SCORES)]
@@ -63,7 +64,7 @@ def make_topics(settings: Settings) -> None:
                 [NewTopic(t.name, t.partitions, t.replication_factor, topic_configs=t.config) for t in topics]
             )
         finally:
-            await admin.close()
+            await close_client(admin)
 
     asyncio.run(create())
 
