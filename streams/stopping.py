@@ -1,7 +1,8 @@
 """A worker that ends when it is told to, whatever the broker does.
 
-Faust's stop commits offsets and flushes the producer, and waits for both without an end while Kafka is away. Nothing is
-lost when they are left out: a start after a kill goes on from what was committed. It must never hold other logic.
+Faust's stop commits offsets and flushes the producer, and waits for both without an end while Kafka is away. Of what
+lies on a topic nothing is lost when they are left out: a start after a kill goes on from what was committed. What a poll
+or the stream's open intervals held and Kafka had not taken is lost, as in a kill. It must never hold other logic.
 """
 
 import logging
@@ -37,6 +38,10 @@ class BoundedWorker(faust.Worker):
 
 
 def _end() -> None:
-    log.warning("not stopped after %.0f s: the broker does not answer; ended as it is, nothing is lost", STOP_S)
+    log.warning(
+        "not stopped after %.0f s: the broker does not answer; ended as it is: what lies on its topics is read again,"
+        " what it has not taken of a poll or of the stream's open intervals is lost",
+        STOP_S,
+    )
     logging.shutdown()
     os._exit(0)
