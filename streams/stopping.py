@@ -1,8 +1,8 @@
 """A worker that ends when it is told to, whatever the broker does.
 
 Faust's stop commits offsets and flushes the producer, and waits for both without an end while Kafka is away. Of what
-lies on a topic nothing is lost when they are left out: a start after a kill goes on from what was committed. What a poll
-or the stream's open intervals held and Kafka had not taken is lost, as in a kill. It must never hold other logic.
+lies on a topic nothing is lost when they are left out: a start after a kill goes on from what was committed. What Kafka
+had not taken of a poll or of the stream's intervals is lost, as in a kill. It must never hold other logic.
 """
 
 import logging
