@@ -9,6 +9,7 @@ import sys
 from config.clock import Clock, build_clock
 from config.settings import Settings
 from forecasting import plots
+from forecasting.background import in_thread
 from forecasting.process import bind_to_parent
 from forecasting.registry import Registry
 from forecasting.storage import Storage
@@ -120,7 +121,7 @@ def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    from forecasting.service import PredictorService, in_thread
+    from forecasting.service import PredictorService
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

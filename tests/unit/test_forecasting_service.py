@@ -6,10 +6,10 @@ from pydantic import ValidationError
 from config.sections import ForecastingSettings, HdfsSettings
 from forecasting.calibration import Calibrator
 from forecasting.dataset import HourlyStore
+from forecasting.market import Market
 from forecasting.models.baselines import LastPrice
 from forecasting.promotion import HAR_WATCH_H
 from forecasting.registry import Loaded, Registry, Version
-from forecasting.service import _Market
 from forecasting.storage import Storage
 from marketdata.records import Role, Score
 from marketdata.times import HOUR_MS, to_rfc3339
@@ -17,10 +17,10 @@ from marketdata.times import HOUR_MS, to_rfc3339
 CHAMPION = "lstm-quantile-20240805T00-0123456789"
 
 
-def market() -> _Market:
+def market() -> Market:
     storage = Storage(HdfsSettings())
     version = Version("BTC-USD", CHAMPION, "2024-08-05T00:00:00.000Z", "recipe", {}, {})
-    made = _Market("BTC-USD", HourlyStore(storage, "/hours", "BTC-USD"), Registry(storage, "/models", "BTC-USD"))
+    made = Market("BTC-USD", HourlyStore(storage, "/hours", "BTC-USD"), Registry(storage, "/models", "BTC-USD"))
     made.loaded = Loaded(version, LastPrice(), Calibrator(), 0)
     return made
 
