@@ -260,7 +260,7 @@ def test_the_example_prints_predictions_and_passes_over_what_is_none(api: Api, t
     words = [sys.executable, str(example)]
     with running([*words, kafka.brokers, topic], tmp_path / "example.log", {}) as program:
         wanted = re.compile(rf"^{SYMBOL} \S+: 99 to 103 \(champion\)$", re.MULTILINE)
-        passed = re.compile(r"^passed over \d+@\d+, no known prediction: (\w+)", re.MULTILINE)
+        passed = re.compile(r"^passed over \d+@\d+, no prediction: (\w+)", re.MULTILINE)
         eventually(
             lambda: len(wanted.findall(program.output())) >= 3 and len(passed.findall(program.output())) == 3,
             30,
