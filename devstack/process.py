@@ -28,7 +28,8 @@ def tail(log: Path, lines: int = 15) -> list[str]:
         return file.read().decode(errors="replace").splitlines()[-lines:]
 
 
-def _fresh(log: Path) -> BinaryIO:
+def fresh(log: Path) -> BinaryIO:
+    """A new log to write to; that of the run before is kept beside as `.1`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
         log.replace(_before(log))
@@ -39,22 +40,22 @@ def _before(log: Path) -> Path:
     return log.with_name(log.name + ".1")
 
 
-async def keep_small(log: Path, most_bytes: int = LOG_BYTES, look_s: float = LOG_LOOK_S) -> None:
+async def keep_small(log: Path) -> None:
     """Copy a log that has grown too long to its `.1` and empty it (logrotate's copytruncate), until cancelled.
 
     The program that writes it keeps the file open, and any program may: nothing but its end could be made to reopen it.
     What is written within the copy's last milliseconds can be missing from both files.
     """
     while True:
-        await asyncio.sleep(look_s)
+        await asyncio.sleep(LOG_LOOK_S)
         try:
-            await asyncio.to_thread(_move_when_long, log, most_bytes)
+            _move_when_long(log)  # within milliseconds; a thread would go on when this is cancelled
         except OSError as error:
             _log.warning("%s cannot be kept small: %s", log, error)
 
 
-def _move_when_long(log: Path, most_bytes: int) -> None:
-    if log.stat().st_size > most_bytes:
+def _move_when_long(log: Path) -> None:
+    if log.stat().st_size > LOG_BYTES:
         shutil.copyfile(log, _before(log))
         os.truncate(log, 0)
 
@@ -75,7 +76,7 @@ class Child:
     @classmethod
     async def start(cls, name: str, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> "Child":
         """Run `command` in a process group of its own; the log of the run before is kept beside as `.1`."""
-        with _fresh(log) as output:
+        with fresh(log) as output:
             process = await asyncio.create_subprocess_exec(
                 *bound(command),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -97,8 +98,12 @@ class Child:
         return self._process.returncode
 
     async def wait(self) -> int:
-        """Its exit code, when it has ended."""
-        return await self._process.wait()
+        """Its exit code, when it has ended; its log is kept small meanwhile."""
+        kept = asyncio.create_task(keep_small(self.log))
+        try:
+            return await self._process.wait()
+        finally:
+            kept.cancel()
 
     async def stop(self, grace_s: float) -> None:
         """Ask it to end, and kill its whole group when it has not within `grace_s`, or left others behind."""

@@ -14,7 +14,7 @@ from devstack.hdfs import Hdfs
 from devstack.health import hdfs_problem, http_problem, kafka_problem, webhdfs_problem
 from devstack.java import Java
 from devstack.kafka import Kafka
-from devstack.process import Child, keep_small, tail
+from devstack.process import Child, tail
 from devstack.state import SCRATCH, PartState, ProcessId, StackState
 from marketdata.errors import StackError
 
@@ -259,9 +259,7 @@ class Stack:
         return f"{name}: {what}; the end of {log}:{last}"
 
     async def _watch(self, part: Part, child: Child) -> None:
-        log_kept = asyncio.create_task(keep_small(child.log))
         code, name = await child.wait(), part.name
-        log_kept.cancel()
         if name in self._stopping:
             return
         await child.stop(0)  # what it started itself must not meet its successor

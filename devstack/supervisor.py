@@ -17,7 +17,7 @@ from config.paths import child_environment, jars_dir
 from devstack.checks import check_disk, check_memory, check_ports
 from devstack.jars import fetch_jars
 from devstack.java import Java, find_java, missing_java
-from devstack.process import tail
+from devstack.process import fresh, keep_small, tail
 from devstack.stack import ROOT, Stack, build_parts, exchange_address
 from devstack.state import StackState, load_state, only_supervisor
 from devstack.terminal import say
@@ -90,6 +90,7 @@ async def supervise(
         stack = Stack(state, folder, tell, environ)
         starting = asyncio.create_task(stack.start(build_parts(settings, java, without), settings.devstack.startup_s))
         stopped, died = asyncio.create_task(stop.wait()), asyncio.create_task(_death(stack))
+        log_kept = asyncio.create_task(_keep_own_log(own_log(folder)))
         try:
             await asyncio.wait({starting, stopped, died}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -106,10 +107,25 @@ async def supervise(
         else:
             return 0
         finally:
-            for task in (starting, stopped, died):
+            for task in (starting, stopped, died, log_kept):
                 task.cancel()
-            await asyncio.gather(starting, stopped, died, return_exceptions=True)
+            await asyncio.gather(starting, stopped, died, log_kept, return_exceptions=True)
             await stack.stop()
+
+
+def own_log(folder: Path) -> Path:
+    """Where `up` lets the supervisor of a state folder write."""
+    return folder / "logs" / "supervisor.log"
+
+
+def _writes_to(log: Path) -> bool:
+    """Whether standard output goes there, as `up` has it: in the foreground that is another's affair."""
+    return log.is_file() and os.path.samestat(os.fstat(1), log.stat())
+
+
+async def _keep_own_log(log: Path) -> None:
+    if _writes_to(log):
+        await keep_small(log)
 
 
 async def _death(stack: Stack) -> None:
@@ -128,12 +144,11 @@ def up(settings: Settings, without: frozenset[str]) -> None:
     if running_state(settings) is not None:
         raise StackError(f"the stack already runs in {folder}; look: python -m devstack status; stop it: make down")
     check_all(settings, without)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    log = folder / "logs" / "supervisor.log"
+    log = own_log(folder)
     command = [sys.executable, "-m", "devstack", "up", "--foreground"]
     for left_out in sorted(without):
         command += ["--without", left_out]
-    with log.open("wb") as output:
+    with fresh(log) as output:
         daemon = subprocess.Popen(  # outlives this command on purpose
             command,
             stdin=subprocess.DEVNULL,

@@ -3,19 +3,25 @@
 import asyncio
 import os
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from config import Settings
+from devstack import process, supervisor
 from devstack.demo import has_models
 from devstack.events import EventTeller
-from devstack.process import Child, keep_small, tail
+from devstack.process import tail
+from devstack.stack import ROOT, Part, Stack
+from devstack.state import ProcessId, StackState
 from marketdata.errors import StackError
 from tests.stack import eventually_async, free_ports, settings_with
 
 MOST_BYTES = 20_000
+
 TALKS = """
 import sys, time
 for number in range(1_000_000):
@@ -25,29 +31,110 @@ for number in range(1_000_000):
 """
 
 
-async def test_a_log_is_moved_and_begun_anew_while_its_program_goes_on(tmp_path: Path) -> None:
-    log = tmp_path / "logs" / "talks.log"
-    child = await Child.start("talks", (sys.executable, "-c", TALKS), env=os.environ, cwd=tmp_path, log=log)
-    kept = asyncio.create_task(keep_small(log, MOST_BYTES, 0.005))
-    largest = 0
+async def healthy() -> str | None:
+    return None
+
+
+def much_said(log: Path) -> bool:
+    """The last line that is whole is far on."""
+    told = [line for line in tail(log, 3) if line.startswith("line ")]
+    return len(told) > 1 and int(told[-2].split()[1]) > 50_000
+
+
+def kept_small(log: Path) -> None:
+    """It was moved to its `.1` and begun anew, with no hole: what is written lands at its new end."""
+    before = log.with_name(f"{log.name}.1")
+    assert before.stat().st_size > MOST_BYTES
+    assert "line " in before.read_text().splitlines()[-2]
+    assert log.read_bytes()[:1] != b"\0"
+
+
+@pytest.fixture
+def soon_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LOG_BYTES", MOST_BYTES)
+    monkeypatch.setattr(process, "LOG_LOOK_S", 0.005)
+
+
+@pytest.mark.parametrize("kind", ["part", "job"])
+@pytest.mark.usefixtures("soon_too_long")
+async def test_a_log_is_moved_and_begun_anew_while_its_program_goes_on(tmp_path: Path, kind: str) -> None:
+    me = ProcessId.of(os.getpid())
+    assert me is not None
+    stack = Stack(StackState(me), tmp_path, lambda _line: None, {})
+    command = (sys.executable, "-c", TALKS)
+    if kind == "job":
+        begun: Coroutine[Any, Any, object] = stack.job("talks", command)
+    else:
+        begun = stack.run(Part("talks", "", command, healthy))
+    log, largest = stack.log_of("talks"), 0
+    task = asyncio.create_task(begun)
     try:
 
         async def long_enough() -> bool:
             nonlocal largest
-            largest = max(largest, log.stat().st_size)
-            told = [line for line in tail(log, 3) if line.startswith("line ")]
-            return len(told) > 1 and int(told[-2].split()[1]) > 50_000
+            largest = max(largest, log.stat().st_size if log.is_file() else 0)
+            return much_said(log)
 
         await eventually_async(long_enough, 60, "much said", every_s=0.01)
     finally:
-        kept.cancel()
-        await child.stop(1.0)
+        await stack.stop()
+        await task
     assert largest < 50_000 * len("line 12345\n") / 2
-    before = log.with_name("talks.log.1")
-    assert before.stat().st_size > MOST_BYTES
-    # The new file begins with no hole: what is written lands at its new end.
-    assert log.read_bytes()[:1] != b"\0"
-    assert int(before.read_text().splitlines()[-2].split()[1]) > 0
+    kept_small(log)
+
+
+SUPERVISES = """
+import asyncio, sys
+from pathlib import Path
+from config import load_settings
+from devstack import process, supervisor
+from devstack.java import Java
+
+process.LOG_BYTES, process.LOG_LOOK_S = int(sys.argv[1]), 0.005
+supervisor.require_java = lambda: Java(Path("/nowhere"), 17)
+supervisor.build_parts = lambda *_words: []
+
+async def talk():
+    for number in range(1_000_000):
+        print("line", number, flush=True)
+        if number % 50 == 0:
+            await asyncio.sleep(0.001)
+
+async def main():
+    talking = asyncio.create_task(talk())
+    return await supervisor.supervise(load_settings("local"), frozenset(), print)
+
+sys.exit(asyncio.run(main()))
+"""
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["as `up` has it", "elsewhere"])
+async def test_the_supervisor_keeps_its_own_log_small_and_no_other(tmp_path: Path, own: bool) -> None:
+    log = supervisor.own_log(tmp_path) if own else tmp_path / "elsewhere.log"
+    env = {**os.environ, "BDI_DEVSTACK__STATE_DIR": str(tmp_path)}
+    command = (sys.executable, "-c", SUPERVISES, str(MOST_BYTES))
+    with process.fresh(log) as output:
+        supervising = await asyncio.create_subprocess_exec(
+            *process.bound(command), stdout=output, stderr=output, env=env, cwd=ROOT
+        )
+    try:
+
+        async def long_enough() -> bool:
+            assert supervising.returncode is None, tail(log)
+            return much_said(log)
+
+        await eventually_async(long_enough, 60, "much said", every_s=0.01)
+        supervising.terminate()
+        assert await supervising.wait() == 0
+    finally:
+        if supervising.returncode is None:
+            supervising.kill()
+            await supervising.wait()
+    if own:
+        kept_small(log)
+        assert log.stat().st_size < 50_000 * len("line 12345\n") / 2
+    else:
+        assert log.read_text().startswith("line 0\n")
 
 
 async def test_a_broker_that_is_away_is_one_clear_line() -> None:
