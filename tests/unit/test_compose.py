@@ -52,6 +52,12 @@ def test_what_is_written_in_a_container_lies_in_a_volume(monkeypatch: pytest.Mon
         assert any(path.is_relative_to(volume) for volume in mounted), path
 
 
+def test_logs_of_containers_are_kept_small() -> None:
+    assert COMPOSE.count('  logging: {driver: local, options: {max-size: 10m, max-file: "2"}}') == 1
+    services = COMPOSE[COMPOSE.index("\nservices:") : COMPOSE.index("\nvolumes:")]
+    assert len(re.findall(r"^  \w+:$", services, re.MULTILINE)) == services.count("    <<: *program\n")
+
+
 def test_the_dockerfile_copies_what_is_there() -> None:
     sources = [
         name
