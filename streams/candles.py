@@ -167,10 +167,8 @@ async def published_minutes(kafka: KafkaSettings, topic: str, symbols: Sequence[
     async with TopicReader(kafka, topic) as reader:
         starts = await reader.starts()
         found: defaultdict[str, set[int]] = defaultdict(set)
-        for tail in _TAILS:
-            froms, ends = await reader.tails(tail)
-            found.clear()
-            spans: dict[int, tuple[int, int]] = {}
+        spans: dict[int, tuple[int, int]] = {}
+        async for tail, froms, ends in reader.backwards(_TAILS):
             async for record in reader.between(froms, ends):
                 try:
                     candle = decode(Candle, record.value)
@@ -182,6 +180,6 @@ async def published_minutes(kafka: KafkaSettings, topic: str, symbols: Sequence[
                 spans[record.partition] = (min(low, open_ms), max(high, open_ms))
             whole = {tp.partition for tp in froms if froms[tp] == starts[tp]}
             covered = all(high - low >= INSIDE_MS for part, (low, high) in spans.items() if part not in whole)
-            if froms == starts or (found.keys() >= set(symbols) and (covered or tail == _TAILS[-2])):
+            if found.keys() >= set(symbols) and (covered or tail == _TAILS[-2]):
                 break
         return {symbol: Minutes.known(found[symbol], INSIDE_MS) for symbol in symbols if symbol in found}

@@ -89,14 +89,12 @@ class DeliveredOffsets:
 async def _newest(reader: TopicReader) -> dict[int, int]:
     """Partition to the newest source offset that its last records carry."""
     found: dict[int, int] = {}
-    starts = await reader.starts()
-    for tail in _TAILS:
-        froms, ends = await reader.tails(tail)
+    async for _, froms, ends in reader.backwards(_TAILS):
         lacking = {tp: first for tp, first in froms.items() if tp.partition not in found}
         async for record in reader.between(lacking, ends):
             for key, value in record.headers:
                 if key == HEADER:
                     found[record.partition] = max(found.get(record.partition, NOTHING), int(value))
-        if all(tp.partition in found or first == starts[tp] for tp, first in froms.items()):
+        if all(tp.partition in found for tp in froms):
             break
     return found

@@ -26,10 +26,8 @@ async def newest_tick_ms(kafka: KafkaSettings, topic: str, before_ms: int, *, st
         KafkaError: it does not answer in time.
     """
     async with TopicReader(kafka, topic) as reader:
-        starts = await reader.starts()
-        for tail in _TAILS:
-            froms, ends = await reader.tails(tail)
-            newest_ms: int | None = None
+        newest_ms: int | None = None
+        async for _, froms, ends in reader.backwards(_TAILS):
             async for record in reader.between(froms, ends):
                 try:
                     tick = decode(Tick, record.value)
@@ -37,6 +35,6 @@ async def newest_tick_ms(kafka: KafkaSettings, topic: str, before_ms: int, *, st
                     continue  # the clean agent tells of it
                 if (tick.n_updates is not None) == streamed and tick.timestamp_ms < before_ms:
                     newest_ms = tick.timestamp_ms if newest_ms is None else max(newest_ms, tick.timestamp_ms)
-            if newest_ms is not None or froms == starts:
-                return newest_ms
-    return None
+            if newest_ms is not None:
+                break
+        return newest_ms

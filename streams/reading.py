@@ -4,7 +4,7 @@ It must never decode or judge what it reads.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Self
 
 from aiokafka import AIOKafkaConsumer
@@ -74,6 +74,20 @@ class TopicReader:
         if count is None:
             return starts, ends
         return {tp: max(starts[tp], ends[tp] - count) for tp in starts}, ends
+
+    async def backwards(self, tails: Sequence[int | None]) -> AsyncIterator[tuple[int | None, Offsets, Offsets]]:
+        """Ever longer tails of each partition, each without what the one before had: its length, begin and end.
+
+        It ends with the last of `tails` (None: the whole topic), or where the topic holds no more.
+        """
+        starts, ends = await self.tails(None)
+        upto = ends
+        for tail in tails:
+            froms = starts if tail is None else {tp: max(starts[tp], ends[tp] - tail) for tp in ends}
+            yield tail, froms, upto
+            if froms == starts:
+                return
+            upto = froms
 
     async def between(self, froms: Offsets, ends: Offsets) -> AsyncIterator[ConsumerRecord]:
         """The records of [from, end) of each partition, in order within each.

@@ -1,0 +1,38 @@
+"""Topics read from their end back, on a real Kafka."""
+
+from config import Settings
+from marketdata.codec import encode
+from marketdata.topics import TopicRole
+from streams import topics
+from streams.newest import newest_tick_ms
+from streams.reading import TopicReader
+from tests.integration.streams_support import send
+from tests.view_records import SYMBOL, tick
+
+START_MS = 1_722_816_000_000
+BEHIND = 300  # records that are no ticks: more than are looked at first
+
+
+async def test_a_longer_tail_reads_only_what_the_shorter_one_had_not(settings: Settings) -> None:
+    own = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 2})})
+    await topics.ensure(own)
+    name, key = own.topic(TopicRole.TICKS).name, SYMBOL.encode()
+    await send(own, TopicRole.TICKS, [(key, encode(tick(START_MS + n))) for n in range(3)])
+    await send(own, TopicRole.TICKS, [(key, b"garbage")] * BEHIND)
+
+    async def read(*tails: int | None) -> list[list[int]]:
+        """Offsets of each step, by the length of its tail."""
+        steps = []
+        async with TopicReader(own.kafka, name) as reader:
+            async for _tail, froms, ends in reader.backwards(tails):
+                steps.append([record.offset async for record in reader.between(froms, ends)])
+        return steps
+
+    held = list(range(BEHIND + 3))
+    assert await read(2, 5, None) == [held[-2:], held[-5:-2], held[:-5]]
+    assert await read(2, 5) == [held[-2:], held[-5:-2]]
+    assert await read(len(held), None) == [held]  # there is no more
+
+    assert await newest_tick_ms(own.kafka, name, START_MS + 2, streamed=False) == START_MS + 1
+    assert await newest_tick_ms(own.kafka, name, START_MS, streamed=False) is None
+    assert await newest_tick_ms(own.kafka, name, START_MS + 2, streamed=True) is None
