@@ -15,12 +15,11 @@ from pyspark.sql import DataFrame, SparkSession
 from batch import wire
 from batch.kafka import client_properties, wait_for_topics
 from config import Settings
-from marketdata import candle_rules
+from marketdata import candle_rules, tick_rules
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
 from marketdata.letters import letter_of
 from marketdata.records import Candle, DeadLetter, Tick
-from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 
 _AT_ONCE = 1_000
@@ -29,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 def refusal(kind: str, value: bytes | None, why: str, latest_ms: int) -> DecodeError:
-    """What is wrong with a record that Spark refused; the wire's own reader and the table of rules name it better.
+    """What is wrong with a record that Spark refused; the wire's own reader and the tables of rules name it better.
 
     Args:
         kind: what it should have been, of `wire`.
@@ -37,16 +36,15 @@ def refusal(kind: str, value: bytes | None, why: str, latest_ms: int) -> DecodeE
         why: what Spark found.
         latest_ms: the time beyond which it is ahead of the clock.
     """
+    expected = "a closed one-minute candle" if kind == wire.CANDLE else "a clean tick"
     try:
         if kind == wire.CANDLE:
             candle_rules.check(decode(Candle, value), latest_ms)
-            return DecodeError("value", "payload", value, f"a closed one-minute candle: {why}")
-        tick = decode(Tick, value)
+        else:
+            tick_rules.check(decode(Tick, value), latest_ms)
     except DecodeError as error:
         return error
-    if why == wire.FUTURE:
-        return DecodeError(candle_rules.FUTURE_REASON, "timestamp", tick.timestamp, f"at most {to_rfc3339(latest_ms)}")
-    return DecodeError("value", "payload", value, f"a clean tick: {why}")
+    return DecodeError("value", "payload", value, f"{expected}: {why}")
 
 
 class Letters:

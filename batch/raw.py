@@ -2,9 +2,9 @@
 
 One Structured Streaming query reads both topics; each micro-batch is merged into the files it belongs to, so a replay
 (after a crash, or with the checkpoint deleted) changes nothing. A batch that fails ends the program: the checkpoint
-never moves over data that is not stored. A record that cannot be read, or that is ahead of the clock, becomes a dead
-letter and touches nothing else, whoever wrote it: event time closes hours, so one time out of the future would close
-all of them.
+never moves over data that is not stored. A record that cannot be read, that breaks a rule of `marketdata.rules`, or
+that is ahead of the clock, becomes a dead letter and touches nothing else, whoever wrote it: event time closes hours,
+so one time out of the future would close all of them.
 """
 
 import logging

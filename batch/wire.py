@@ -3,16 +3,20 @@
 What is wrong with a record that cannot be read is told with its place; `batch.raw` decides what becomes of it.
 """
 
+from collections.abc import Iterable
+
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as sql
 
 from batch.schemas import CANDLE_WIRE, RAW, SOURCES, TICK_WIRE, column_names
-from marketdata import candle_rules
+from marketdata import candle_rules, tick_rules
+from marketdata.rules import Compares, Known, Matches, Repeats, Rule
 from marketdata.times import MINUTE_MS
 
 _CORRUPT = "_corrupt"
 TICK, CANDLE, UNKNOWN = "tick", "candle", "unknown"
 FUTURE = "ahead of the clock"
+_END_TO_END = r"^(?:{})\z"
 # Times that `marketdata.times` can say; beyond them sums of times would not be any.
 _FIRST, _LAST = "TIMESTAMP '1970-01-01T00:00:00Z'", "TIMESTAMP '9999-12-31T23:00:00Z'"
 
@@ -28,14 +32,31 @@ def _from_json(schema: str) -> str:
     return f"from_json(text, '{ddl}', map({options}))"
 
 
-def _broken_rule() -> str:
-    """The first of `marketdata.candle_rules` that a candle breaks, as a CASE."""
-    whens = []
-    for rule in candle_rules.RULES:
-        bound = f"candle.{rule.bound}" if isinstance(rule.bound, str) else f"{rule.bound:e}D"
-        # NaN is above every number for Spark, and coalesce lets a null pass.
-        holds = f"coalesce(candle.{rule.field} {rule.comparison} {bound}, true)"
-        whens.append(f"WHEN NOT {holds} THEN '{rule.field} is not {rule.expected.removeprefix('a number ')}'")
+def _literal(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _holds(rule: Rule, record: str) -> str:
+    """A rule of `marketdata.rules` on a struct; null where a comparison meets one, which passes."""
+    field = f"{record}.{rule.field}"
+    match rule:
+        case Compares(comparison=comparison, bound=bound):
+            return f"{field} {comparison} {f'{record}.{bound}' if isinstance(bound, str) else f'{bound:e}D'}"
+        case Matches(fields=fields, pattern=pattern):
+            text = ", ".join(f"{record}.{name}" for name in fields)  # a null among them is left out: no match
+            return f"concat_ws(' ', {text}) RLIKE {_literal(_END_TO_END.format(pattern))}"
+        case Repeats(original=original, where=where, value=value):
+            return f"{field} <=> CASE {record}.{where} WHEN {_literal(value)} THEN {record}.{original} END"
+        case Known(other=other):
+            return f"coalesce({field}, {record}.{other}) IS NOT NULL"
+    raise TypeError(f"{type(rule).__name__} is not said in Spark's words")
+
+
+def _broken_rule(rules: Iterable[Rule], record: str) -> str:
+    """The first of the rules that a struct breaks, as a CASE."""
+    whens = [
+        f"WHEN NOT ({_holds(rule, record)}) THEN {_literal(f'{rule.field} is not {rule.expected}')}" for rule in rules
+    ]
     return f"CASE {' '.join(whens)} END"
 
 
@@ -85,19 +106,21 @@ def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str, latest_ms
             "tick",
             "candle",
             "at",
-            f"""CASE
+            f"""coalesce(CASE
                 WHEN tick.{_CORRUPT} IS NOT NULL OR candle.{_CORRUPT} IS NOT NULL THEN 'not JSON of the schema'
                 WHEN coalesce(tick.schema_version, candle.schema_version, -1) <> 1 THEN 'schema_version is not 1'
                 WHEN at IS NULL THEN 'no event time'
                 WHEN coalesce(tick.symbol, candle.symbol) IS NULL THEN 'no symbol'
-                WHEN kind = '{TICK}' AND tick.tick_id IS NULL THEN 'no tick_id'
                 WHEN kind = '{CANDLE}' AND candle.interval <> '1m' THEN 'not a one-minute candle'
                 WHEN kind = '{CANDLE}' AND (candle.open IS NULL OR candle.high IS NULL OR candle.low IS NULL
                     OR candle.close IS NULL OR candle.volume IS NULL) THEN 'a price or the volume is missing'
-                WHEN kind = '{CANDLE}' AND {_broken_rule()} IS NOT NULL THEN {_broken_rule()}
+            END, CASE kind
+                WHEN '{TICK}' THEN {_broken_rule(tick_rules.RULES, "tick")}
+                WHEN '{CANDLE}' THEN {_broken_rule(candle_rules.RULES, "candle")}
+            END, CASE
                 WHEN kind = '{CANDLE}' AND unix_millis(at) % {MINUTE_MS} <> 0 THEN 'open_time is no whole minute'
                 WHEN {ahead} THEN '{FUTURE}'
-            END AS why""",
+            END) AS why""",
         )
     )
 
@@ -113,9 +136,7 @@ def _sources() -> dict[str, str]:
     return columns
 
 
-_MID = (
-    "CASE WHEN tick.bid_price > 0 AND tick.bid_price <= tick.ask_price THEN (tick.bid_price + tick.ask_price) / 2 END"
-)
+_MID = "(tick.bid_price + tick.ask_price) / 2"  # clean quotes are above 0 and not crossed
 _SPREAD = "CASE WHEN mid_price IS NOT NULL THEN tick.ask_price - tick.bid_price END"
 _TICK_COLUMNS = {
     "timestamp": "at",

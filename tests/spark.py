@@ -70,11 +70,12 @@ def _maybe(rng: random.Random, value: float, share: float = 0.15) -> float | Non
 
 
 def random_tick(rng: random.Random, symbol: str, at_ms: int) -> Tick:
-    """A tick with nulls, one-sided and crossed quotes here and there."""
+    """A clean tick with nulls and one-sided quotes here and there."""
     at = to_rfc3339(at_ms)
-    price = rng.uniform(50, 70_000)
-    bid = _maybe(rng, price * rng.uniform(0.999, 1.0003))
-    ask = _maybe(rng, price * rng.uniform(0.9999, 1.001))
+    around = rng.uniform(50, 70_000)
+    bid = _maybe(rng, around * rng.uniform(0.999, 1.0))
+    ask = _maybe(rng, around * rng.uniform(1.0, 1.001))
+    price = around if bid is None or ask is None else _maybe(rng, around)
     state = SourceState(status="ok", observed_at=at, received_at=to_rfc3339(at_ms + 137), staleness_ms=137)
     failed = SourceState(status="timeout")
     return Tick(
@@ -82,12 +83,12 @@ def random_tick(rng: random.Random, symbol: str, at_ms: int) -> Tick:
         tick_id=Tick.make_id(symbol, at),
         timestamp=at,
         quote=symbol[-3:],
-        price=_maybe(rng, price),
-        price_usd=None,
+        price=price,
+        price_usd=price if symbol.endswith("-USD") else None,
         volume_24h=_maybe(rng, rng.uniform(1e6, 1e9)),
         market_cap=_maybe(rng, rng.uniform(1e9, 1e12), 0.5),
-        high_24h=_maybe(rng, price * 1.02),
-        low_24h=_maybe(rng, price * 0.97),
+        high_24h=_maybe(rng, around * 1.02),
+        low_24h=_maybe(rng, around * 0.97),
         trade_timestamp=None if rng.random() < 0.5 else to_rfc3339(at_ms - 2_345),
         bid_price=bid,
         bid_qty=_maybe(rng, rng.uniform(0, 5)),

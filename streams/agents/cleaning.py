@@ -12,12 +12,12 @@ from aiokafka.structs import ConsumerRecord
 from msgspec import structs
 
 from config.clock import Clock
+from marketdata import tick_rules
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
 from marketdata.records import Tick
 from streams.agents.letters import UNEXPECTED_REASON, dead_letter
 from streams.agents.seen import REMEMBERED, Seen
-from streams.agents.validity import check
 from streams.batching import Item
 from streams.delivered import header
 
@@ -66,11 +66,12 @@ def clean(
     """
     done = Cleaned()
     now_ms = clock.now_ms()
+    latest_ms = now_ms + max_future_ms
     for record in records:
         try:
             tick = decode(Tick, record.value)
+            check(tick, record.key, latest_ms)
             timestamp_ms = tick.timestamp_ms
-            check(tick, timestamp_ms, record.key, now_ms, max_future_ms)
         except DecodeError as error:
             done.reasons.append(error.reason)
             done.letters.append(_letter(record, error, error.reason, now_ms))
@@ -101,6 +102,17 @@ def clean(
         if record.offset > delivered:
             done.ticks.append((key, value, header(record.offset)))
     return done
+
+
+def check(tick: Tick, key: bytes | None, latest_ms: int) -> None:
+    """Hold a tick against its key, the rules and the clock; `latest_ms` is the latest time that it may have.
+
+    Raises:
+        DecodeError: the first rule that does not hold, with its reason code.
+    """
+    if key != tick.symbol.encode():
+        raise DecodeError("key", "key", key, f"the symbol {tick.symbol!r} as UTF-8")
+    tick_rules.check(tick, latest_ms)
 
 
 def _price(tick: Tick) -> float:

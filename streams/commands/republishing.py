@@ -22,7 +22,7 @@ from marketdata.errors import DecodeError
 from marketdata.letters import PAYLOAD_LIMIT, Note
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
-from streams.agents.validity import check
+from streams.agents.cleaning import check
 from streams.commands.frame import Progress
 from streams.commands.sending import Sender
 from streams.reading import TopicReader
@@ -80,7 +80,7 @@ async def republish(
     """
     distinct = {letter_id(letter): letter for letter in letters}
     sent = await _sent_before(settings, keep=not dry_run)
-    max_future_ms = int(settings.streams.max_future_s * 1000)
+    latest_ms = now_ms + int(settings.streams.max_future_s * 1000)
     judged = _judged(settings)
     async with TopicAdmin(settings.kafka) as admin:
         partitions = await admin.partitions()
@@ -97,7 +97,7 @@ async def republish(
             count.why_not = count.why_not or why_not
             continue
         original = _original(name, letter)
-        refused = _refused(original, judged[letter.topic], now_ms, max_future_ms)
+        refused = _refused(original, judged[letter.topic], latest_ms)
         if refused is not None and not force:
             count.still_bad += 1
             count.why_not = count.why_not or str(refused)
@@ -147,17 +147,16 @@ def _judged(settings: Settings) -> dict[str, TopicRole]:
     return {settings.topic(role).name: role for role in (TopicRole.TICKS, TopicRole.TICKS_CLEAN, TopicRole.CANDLES)}
 
 
-def _refused(original: _Original, role: TopicRole, now_ms: int, max_future_ms: int) -> DecodeError | None:
+def _refused(original: _Original, role: TopicRole, latest_ms: int) -> DecodeError | None:
     """Why the reader of its topic would refuse it now."""
     try:
         if role is TopicRole.CANDLES:
             candle = decode(Candle, original.value)
             if candle.interval != "1m":
                 raise DecodeError("value", "interval", candle.interval, "1m")  # noqa: TRY301  judged as the rest is
-            candle_rules.check(candle, now_ms + max_future_ms)
+            candle_rules.check(candle, latest_ms)
         else:
-            tick = decode(Tick, original.value)
-            check(tick, tick.timestamp_ms, original.key, now_ms, max_future_ms)
+            check(decode(Tick, original.value), original.key, latest_ms)
     except DecodeError as error:
         return error
     return None

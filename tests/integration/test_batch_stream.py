@@ -171,6 +171,16 @@ def test_what_cannot_be_stored_becomes_a_dead_letter_and_the_rest_is_stored(
         b"\xff\xfe\x00garbage": ("json", "payload"),
         b'{"schema_version": 1, "price": "dear"}': ("type", "price"),
         encode(far_tick): ("future", "timestamp"),
+        encode(replace(ticks[0], symbol="btc-usd")): ("symbol", "symbol"),
+        encode(replace(ticks[0], quote="EUR")): ("quote", "quote"),
+        encode(replace(ticks[0], tick_id="x")): ("tick_id", "tick_id"),
+        encode(replace(ticks[0], price=1.0, price_usd=None)): ("price_alias", "price_usd"),
+        encode(replace(ticks[0], bid_price=0.0)): ("not_positive", "bid_price"),
+        encode(replace(ticks[0], bid_price=2.0, ask_price=1.0)): ("crossed_quote", "ask_price"),
+        encode(replace(ticks[0], low_24h=2.0, high_24h=1.0)): ("crossed_range", "high_24h"),
+        encode(replace(ticks[0], volume_24h=-1.0)): ("negative", "volume_24h"),
+        encode(replace(ticks[0], n_trades=10**25)): ("absurd", "n_trades"),
+        encode(replace(ticks[0], price=None, price_usd=None, ask_price=None)): ("no_data", "price"),
     }
     bad = {**no_candles, **no_ticks}
     publish(settings, [*ticks[:40], *candles[:40]])

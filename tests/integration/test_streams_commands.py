@@ -27,7 +27,7 @@ def letter(offset: int, reason: str) -> DeadLetter:
         reason=reason,
         field="price",
         value="-1.0",
-        expected="a number above 0, or null",
+        expected="a number > 0",
         topic="cryptoTopic",
         partition=0,
         offset=offset,

@@ -70,7 +70,7 @@ def letter_of(value: bytes, offset: int, reason: str, **changed: Any) -> DeadLet
         "reason": reason,
         "field": "price",
         "value": "-1.0",
-        "expected": "a number above 0, or null",
+        "expected": "a number > 0",
         "topic": "",
         "partition": 1,
         "offset": offset,

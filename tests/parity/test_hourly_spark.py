@@ -121,7 +121,10 @@ def test_kline_rows_equal_the_reference(spark: SparkSession) -> None:
             "schema_version is not 1",
         ),
         (b'{"schema_version":1,"tick_id":"a","symbol":"BTC-USD","timestamp":"noon"}', "no event time"),
-        (b'{"schema_version":1,"symbol":"BTC-USD","timestamp":"2024-08-05T00:00:00Z"}', "no tick_id"),
+        (
+            b'{"schema_version":1,"symbol":"BTC-USD","timestamp":"2024-08-05T00:00:00Z"}',
+            "quote is not the symbol's currency",
+        ),
         (b'{"schema_version":1,"tick_id":"a","timestamp":"2024-08-05T00:00:00Z"}', "no symbol"),
     ],
 )

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from config.__main__ import document
+from marketdata import candle_rules, tick_rules
 from marketdata.records import RECORDS, WindowFeatures
+from marketdata.rules import Rule
 from marketdata.topics import TOPICS, Topic
-from streams.agents.validity import RULES, Rule
 
 DOCS = Path(__file__).parents[2] / "docs"
 WIRE_RECORDS = sorted(set(RECORDS) - {"HourlyRow"})  # stands in Parquet, never on a topic
@@ -46,9 +47,13 @@ def test_every_setting_is_documented_as_the_code_says() -> None:
     assert "None |" not in document()  # a setting without a text
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.field}-{rule.reason}")
-def test_every_rule_of_a_clean_tick_is_documented(rule: Rule) -> None:
-    text = (DOCS / "topics.md").read_text().split("### When a tick is clean")[1].split("\n## ")[0]
+@pytest.mark.parametrize(
+    ("heading", "rule"),
+    [("When a tick is clean", rule) for rule in tick_rules.RULES]
+    + [("When a candle is taken in", rule) for rule in candle_rules.RULES],
+)
+def test_every_rule_is_documented(heading: str, rule: Rule) -> None:
+    text = (DOCS / "topics.md").read_text().split(f"### {heading}\n")[1].split("\n## ")[0]
     expected = rule.expected.replace("|", "\\|")
     rows = [line for line in text.splitlines() if line.endswith(f"| `{rule.reason}` | {expected} |")]
     assert len(rows) == 1

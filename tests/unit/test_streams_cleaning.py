@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from marketdata.codec import decode, encode
 from marketdata.records import DeadLetter, Tick
+from marketdata.tick_rules import RULES
 from marketdata.times import to_rfc3339
 from streams.agents.cleaning import Cleaned, clean
 from streams.agents.seen import REMEMBERED, Seen
-from streams.agents.validity import RULES
 
 NOW_MS = 1_722_816_000_000
 

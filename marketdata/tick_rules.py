@@ -1,0 +1,88 @@
+"""What a tick must satisfy to be called clean: the table of its rules, and the clock.
+
+Pure. A rule is added here, to the table and to `holds_all`, and nowhere else.
+"""
+
+import re
+from functools import lru_cache
+
+from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
+from marketdata.errors import DecodeError
+from marketdata.records import Tick
+from marketdata.rules import FUTURE_REASON, Known, Matches, Repeats, Rule, amount_rules, compared, hold, price_rules
+from marketdata.times import to_rfc3339
+
+_SYMBOL = "[A-Z0-9]{2,12}-[A-Z]{3,5}"
+
+RULES: tuple[Rule, ...] = (
+    Matches("symbol", "symbol", "BASE-QUOTE in upper case", ("symbol",), _SYMBOL),
+    Matches("quote", "quote", "the symbol's currency", ("symbol", "quote"), r"[^ ]+-([^ ]+) \1"),
+    Matches("tick_id", "tick_id", "symbol|timestamp", ("tick_id", "symbol", "timestamp"), r"([^ ]+)\|([^ ]+) \1 \2"),
+    Repeats("price_usd", "price_alias", "the price where the quote is USD, else null", "price", "quote", "USD"),
+    *price_rules("price"),
+    *price_rules("bid_price"),
+    *price_rules("ask_price"),
+    compared("ask_price", "crossed_quote", ">=", "bid_price"),
+    *amount_rules("bid_qty"),
+    *amount_rules("ask_qty"),
+    *price_rules("high_24h"),
+    *price_rules("low_24h"),
+    compared("high_24h", "crossed_range", ">=", "low_24h"),
+    *amount_rules("volume_24h"),
+    *amount_rules("market_cap"),
+    *amount_rules("n_updates"),
+    *amount_rules("n_trades"),
+    *amount_rules("traded_volume"),
+    *price_rules("vwap"),
+    Known("price", "no_data", "a price, or a bid and an ask", "bid_price"),
+    Known("price", "no_data", "a price, or a bid and an ask", "ask_price"),
+)
+
+
+def holds_all(tick: Tick) -> bool:
+    """Whether every rule holds: the table in one expression.
+
+    Nearly all ticks are clean, and a call a rule costs more than decoding the tick. What is wrong is named by the table
+    alone, and a property test holds this against it.
+    """
+    price, bid, ask = tick.price, tick.bid_price, tick.ask_price
+    low, high, quote = tick.low_24h, tick.high_24h, tick.quote
+    return (
+        (LEAST_PRICE <= price <= MOST_PRICE if price is not None else bid is not None and ask is not None)
+        and (bid is None or LEAST_PRICE <= bid <= MOST_PRICE)
+        and (ask is None or (LEAST_PRICE if bid is None else bid) <= ask <= MOST_PRICE)
+        and (tick.bid_qty is None or 0 <= tick.bid_qty <= MOST_AMOUNT)
+        and (tick.ask_qty is None or 0 <= tick.ask_qty <= MOST_AMOUNT)
+        and (low is None or LEAST_PRICE <= low <= MOST_PRICE)
+        and (high is None or (LEAST_PRICE if low is None else low) <= high <= MOST_PRICE)
+        and (tick.volume_24h is None or 0 <= tick.volume_24h <= MOST_AMOUNT)
+        and (tick.market_cap is None or 0 <= tick.market_cap <= MOST_AMOUNT)
+        and (tick.n_updates is None or 0 <= tick.n_updates <= MOST_AMOUNT)
+        and (tick.n_trades is None or 0 <= tick.n_trades <= MOST_AMOUNT)
+        and (tick.traded_volume is None or 0 <= tick.traded_volume <= MOST_AMOUNT)
+        and (tick.vwap is None or LEAST_PRICE <= tick.vwap <= MOST_PRICE)
+        and tick.price_usd == (price if quote == "USD" else None)
+        and tick.tick_id == f"{tick.symbol}|{tick.timestamp}"
+        and _names(tick.symbol, quote)
+    )
+
+
+@lru_cache(maxsize=16_384)
+def _names(symbol: str, quote: str) -> bool:
+    return re.fullmatch(_SYMBOL, symbol) is not None and symbol.endswith(f"-{quote}")
+
+
+def check(tick: Tick, latest_ms: int | None = None) -> None:
+    """Hold a tick against the rules and the clock.
+
+    Args:
+        tick: as the wire's reader gives it.
+        latest_ms: the latest time that it may have: the clock and what it may be ahead; None for any.
+
+    Raises:
+        DecodeError: the first rule that does not hold, with its reason code.
+    """
+    if not holds_all(tick):
+        hold(tick, RULES)
+    if latest_ms is not None and tick.timestamp_ms > latest_ms:
+        raise DecodeError(FUTURE_REASON, "timestamp", tick.timestamp, f"at most {to_rfc3339(latest_ms)}, by the clock")
