@@ -70,8 +70,7 @@ def clean(
     for record in records:
         try:
             tick = decode(Tick, record.value)
-            check(tick, record.key, latest_ms)
-            timestamp_ms = tick.timestamp_ms
+            timestamp_ms = check(tick, record.key, latest_ms)
         except DecodeError as error:
             done.reasons.append(error.reason)
             done.letters.append(_letter(record, error, error.reason, now_ms))
@@ -104,15 +103,17 @@ def clean(
     return done
 
 
-def check(tick: Tick, key: bytes | None, latest_ms: int) -> None:
-    """Hold a tick against its key, the rules and the clock; `latest_ms` is the latest time that it may have.
+def check(tick: Tick, key: bytes | None, latest_ms: int) -> int:
+    """Hold a tick against its key, the rules and the clock; its event time in ms.
+
+    `latest_ms` is the latest that it may be.
 
     Raises:
         DecodeError: the first rule that does not hold, with its reason code.
     """
     if key != tick.symbol.encode():
         raise DecodeError("key", "key", key, f"the symbol {tick.symbol!r} as UTF-8")
-    tick_rules.check(tick, latest_ms)
+    return tick_rules.check(tick, latest_ms)
 
 
 def _price(tick: Tick) -> float:
