@@ -45,8 +45,8 @@ from streams.ticks import DISABLED, NOT_POLLED, Bounds
 log = logging.getLogger(__name__)
 
 POLLS_ALONE, STREAM_ALONE = "poll", "stream"  # of streams.feed
-BUFFERED_BATCHES = 12  # per topic; an event is a batch
-MAX_FETCH = 8 << 20  # bytes of a partition in a poll: 24,000 ticks, so that many markets have some each
+BUFFERED_BATCHES = 4  # per topic; an event is a batch
+MAX_FETCH = 16 << 20  # bytes of a partition in a poll: 48,000 ticks, so that of many markets each has some
 MAX_RECORD_BATCH = 500_000  # bytes; Kafka's own limit is 1 MiB
 # A poll's records live until their batch is done, and are no cycles. By Python's own 700 their collector would pass
 # through them, and through the states of all markets, over and over: 10 to 15 % of the worker's CPU.
