@@ -200,7 +200,8 @@ class MarketFeatures:
                     b[HIGH] = mid
                 elif mid < b[LOW]:
                     b[LOW] = mid
-                b[SPREAD_MAX] = max(b[SPREAD_MAX], spread)
+                if spread > b[SPREAD_MAX]:  # noqa: PLR1730  max() is a call
+                    b[SPREAD_MAX] = spread
             else:
                 b[T_OPEN] = b[T_CLOSE] = timestamp_ms
                 b[OPEN] = b[CLOSE] = b[HIGH] = b[LOW] = mid

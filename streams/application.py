@@ -50,7 +50,7 @@ MAX_FETCH = 16 << 20  # bytes of a partition in a poll: 48,000 ticks, so that of
 MAX_RECORD_BATCH = 500_000  # bytes; Kafka's own limit is 1 MiB
 # A poll's records live until their batch is done, and are no cycles. By Python's own 700 their collector would pass
 # through them, and through the states of all markets, over and over: 10 to 15 % of the worker's CPU.
-GC_THRESHOLD = 50_000  # objects
+GC_THRESHOLD = 100_000  # objects
 COMMIT_INTERVAL_S = 1.0
 REQUEST_TIMEOUT_S = 40.0
 DELIVERY_TIMEOUT_S = 60.0

@@ -7,7 +7,9 @@ state is stored and its changelog sent, then the offset is committed (see `strea
 
 import asyncio
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from aiokafka.structs import ConsumerRecord
@@ -26,6 +28,7 @@ from streams.metrics import Metrics
 log = logging.getLogger(__name__)
 
 NAME = "features"
+_OFFSET = attrgetter("offset")
 
 
 class FeaturesAgent:
@@ -57,8 +60,8 @@ class FeaturesAgent:
         delivered = self.delivered.delivered(partition)
         states = self._states.setdefault(partition, {})
         # What was answered before a crash is computed as its own batch, so that revisions go on from there.
-        old = [record for record in records if record.offset <= delivered]
-        new = [record for record in records if record.offset > delivered] if old else records
+        answered = bisect_right(records, delivered, key=_OFFSET)
+        old, new = records[:answered], records[answered:]
         parts = [
             roll(partition, part, lambda key: self._state(partition, states, key), self._clock.now_ms())
             for part in (old, new)

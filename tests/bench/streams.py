@@ -32,7 +32,7 @@ from tests.stack import alone, environment_of, free_ports
 
 REPEATS = 3
 TICKS = 1_000_000  # some polls' worth of each partition: what is fetched ahead before the first is done is not timed
-TICKS_EMPTY, TICKS_HOPPING, TICKS_QUIX = 10_000, 1_500, 10_000
+TICKS_EMPTY, TICKS_HOPPING, TICKS_QUIX = 100_000, 10_000, 100_000  # some seven seconds each
 MARKET_COUNTS = (10, 1_000, 5_000)
 MANY = 1_000
 RATES = (1_000, 10_000)
