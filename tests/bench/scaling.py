@@ -20,7 +20,7 @@ from tests.integration.streams_support import one_of_many, without_exchanges
 from tests.stack import alone, eventually
 
 WORKERS = (1, 2, 3)
-TICKS = 300_000
+TICKS = 600_000
 
 _LAG = re.compile(r'^bitcoin_agent_lag\{agent="features",partition="(\d+)"', re.MULTILINE)
 
