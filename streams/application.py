@@ -46,7 +46,9 @@ log = logging.getLogger(__name__)
 
 POLLS_ALONE, STREAM_ALONE = "poll", "stream"  # of streams.feed
 BUFFERED_BATCHES = 4  # per topic; an event is a batch
-MAX_FETCH = 16 << 20  # bytes of a partition in a poll: 48,000 ticks, so that of many markets each has some
+# Bytes of a partition in a poll: 48,000 ticks, so that of many markets each has some; of many partitions less, for a
+# batch of each may be at work at once.
+MAX_FETCH, MAX_FETCH_OF_ALL = 16 << 20, 64 << 20
 MAX_RECORD_BATCH = 500_000  # bytes; Kafka's own limit is 1 MiB
 # A poll's records live until their batch is done, and are no cycles. By Python's own 700 their collector would pass
 # through them, and through the states of all markets, over and over: 10 to 15 % of the worker's CPU.
@@ -180,7 +182,7 @@ def _faust_app(settings: Settings) -> StreamsApp:
         broker_request_timeout=REQUEST_TIMEOUT_S,
         broker_rebalance_timeout=max(10.0, streams.session_timeout_s),
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=MAX_FETCH,
+        consumer_max_fetch_size=min(MAX_FETCH, MAX_FETCH_OF_ALL // kafka.partitions),
         producer_acks=-1,
         producer_max_batch_size=MAX_RECORD_BATCH,
         producer_request_timeout=DELIVERY_TIMEOUT_S,
