@@ -50,6 +50,8 @@ async def keep_small(log: Path) -> None:
         await asyncio.sleep(LOG_LOOK_S)
         try:
             _move_when_long(log)  # within milliseconds; a thread would go on when this is cancelled
+        except FileNotFoundError:
+            continue  # it was removed: nothing to move, and nothing to tell again and again
         except OSError as error:
             _log.warning("%s cannot be kept small: %s", log, error)
 

@@ -41,12 +41,25 @@ def much_said(log: Path) -> bool:
     return len(told) > 1 and int(told[-2].split()[1]) > 50_000
 
 
+def before(log: Path) -> Path:
+    return log.with_name(f"{log.name}.1")
+
+
+def moved_twice(log: Path) -> bool:
+    """What was said first is in neither file any more."""
+    begin = before(log).read_bytes()[:7] if before(log).is_file() else b""
+    return len(begin) == 7 and begin != b"line 0\n"
+
+
 def kept_small(log: Path) -> None:
-    """It was moved to its `.1` and begun anew, with no hole: what is written lands at its new end."""
-    before = log.with_name(f"{log.name}.1")
-    assert before.stat().st_size > MOST_BYTES
-    assert "line " in before.read_text().splitlines()[-2]
-    assert log.read_bytes()[:1] != b"\0"
+    """It was moved to its `.1` and begun anew, with no hole, and the two hold less than all that was said."""
+    kept = [file.read_text() for file in (before(log), log)]
+    assert len(kept[0]) > MOST_BYTES
+    assert not kept[1].startswith("line 0\n")
+    assert "\0" not in "".join(kept)  # what is written lands at the new end
+    numbers = [int(line.split()[1]) for line in "".join(kept).splitlines() if line.startswith("line ")]
+    assert numbers == sorted(numbers)
+    assert sum(map(len, kept)) < sum(len(f"line {number}\n") for number in range(numbers[-1]))
 
 
 @pytest.fixture
@@ -66,21 +79,39 @@ async def test_a_log_is_moved_and_begun_anew_while_its_program_goes_on(tmp_path:
         begun: Coroutine[Any, Any, object] = stack.job("talks", command)
     else:
         begun = stack.run(Part("talks", "", command, healthy))
-    log, largest = stack.log_of("talks"), 0
+    log = stack.log_of("talks")
     task = asyncio.create_task(begun)
     try:
 
         async def long_enough() -> bool:
-            nonlocal largest
-            largest = max(largest, log.stat().st_size if log.is_file() else 0)
-            return much_said(log)
+            return moved_twice(log)
 
-        await eventually_async(long_enough, 60, "much said", every_s=0.01)
+        await eventually_async(long_enough, 60, "moved twice")
     finally:
         await stack.stop()
         await task
-    assert largest < 50_000 * len("line 12345\n") / 2
     kept_small(log)
+
+
+async def test_a_log_that_was_removed_is_not_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log, looks = tmp_path / "removed" / "talks.log", 0
+    move = process._move_when_long
+
+    def look(log: Path) -> None:
+        nonlocal looks
+        looks += 1
+        move(log)
+
+    async def looked() -> bool:
+        return looks > 2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "LOG_LOOK_S", 0.005)
+        patch.setattr(process, "_move_when_long", look)
+        keeping = asyncio.create_task(process.keep_small(log))
+        await eventually_async(looked, 30, "looked at three times")
+        keeping.cancel()
+    assert caplog.messages == []
 
 
 SUPERVISES = """
@@ -121,9 +152,9 @@ async def test_the_supervisor_keeps_its_own_log_small_and_no_other(tmp_path: Pat
 
         async def long_enough() -> bool:
             assert supervising.returncode is None, tail(log)
-            return much_said(log)
+            return moved_twice(log) if own else much_said(log)
 
-        await eventually_async(long_enough, 60, "much said", every_s=0.01)
+        await eventually_async(long_enough, 60, "moved twice, or much said")
         supervising.terminate()
         assert await supervising.wait() == 0
     finally:
@@ -132,8 +163,8 @@ async def test_the_supervisor_keeps_its_own_log_small_and_no_other(tmp_path: Pat
             await supervising.wait()
     if own:
         kept_small(log)
-        assert log.stat().st_size < 50_000 * len("line 12345\n") / 2
     else:
+        assert not before(log).exists()
         assert log.read_text().startswith("line 0\n")
 
 
