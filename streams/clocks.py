@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from config.clock import Clock, ExchangeClock, build_clock
+from config.clock import Clock, ExchangeClock, build_clock, clock_speed
 from config.settings import Settings
 from marketdata.errors import RetryableSourceError
 
@@ -28,8 +28,7 @@ class WorkerClock:
     @classmethod
     def from_settings(cls, settings: Settings) -> "WorkerClock":
         """The clock that the settings choose; nothing is asked yet."""
-        speed = settings.clock.speed if settings.clock.source == "exchange" else 1.0
-        return cls(speed, lambda: build_clock(settings, resync_s=None))
+        return cls(clock_speed(settings), lambda: build_clock(settings, resync_s=None))
 
     async def start(self, deadline_s: float = 30.0) -> None:
         """Ask for the time until there is an answer.
