@@ -18,7 +18,6 @@ from aiokafka.errors import KafkaError
 
 from config.clock import Clock
 from marketdata.codec import encode
-from marketdata.enrichment import mid_price
 from marketdata.errors import BitcoinDataError
 from marketdata.markets import Market
 from marketdata.records import Tick
@@ -238,17 +237,24 @@ class Collector:
         self._refused = frozenset(line for line in self._refused if not line.startswith(f"{name} ")) | wrong
 
     def _absent_now(self, ticks: Sequence[Tick], polled: Mapping[str, Polled]) -> frozenset[str]:
-        """Markets without data though all sources answered that ever will; once so, until there is data again."""
+        """Markets without data though all sources answered that ever will; once so, until there is data again.
+
+        A quote that will be refused is data: it goes on, to be kept as a dead letter. The zeros of a halted market and
+        nulls are none.
+        """
         answered = {name for name, outcome in polled.items() if outcome.status == OK}
         is_whole = bool(answered) and all(
             name in answered or name in self._disabled or self._guards[name].stopped is not None for name in polled
         )
+        readings = [outcome.reading for outcome in polled.values() if outcome.reading is not None]
+        unasked = frozenset[str]().union(*(reading.unasked for reading in readings))
         return frozenset(
             tick.symbol
             for tick in ticks
             if tick.price is None
-            and mid_price(tick.bid_price, tick.ask_price) is None
-            and (is_whole or tick.symbol in self._absent)
+            and not tick.bid_price
+            and not tick.ask_price
+            and ((is_whole and tick.symbol not in unasked) or tick.symbol in self._absent)
         )
 
     def _note_absent(self, absent: frozenset[str]) -> None:

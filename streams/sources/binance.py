@@ -76,9 +76,9 @@ class Binance:
     async def poll(self, markets: Sequence[Market], timeout_s: float) -> Reading:
         """bid_price, bid_qty, ask_price and ask_qty of each market that Binance has.
 
-        While unknown symbols are searched for, markets that this poll did not come to are in none of its parts. An
-        error that names no time to wait ends the search of this poll and keeps the quotes that it has; the next poll
-        goes on where this one ended.
+        While unknown symbols are searched for, markets that this poll did not come to are `unasked`. An error that
+        names no time to wait ends the search of this poll and keeps the quotes that it has; the next poll goes on where
+        this one ended.
         """
         deadline = self._monotonic() + timeout_s
         quotes: dict[str, Quote] = {}
@@ -109,7 +109,9 @@ class Binance:
             refused |= reading.refused
             for market in group:
                 self._is_there(market)
-        return Reading(quotes, refused, frozenset(market.symbol for market in markets) & self._unknown.keys())
+        unasked = frozenset(market.symbol for group in groups for market in group)
+        unknown = frozenset(market.symbol for market in markets) & self._unknown.keys()
+        return Reading(quotes, refused, unknown, unasked)
 
     def _groups(self, markets: Sequence[Market]) -> list[list[Market]]:
         """What to ask for in one request each, the last one first: all at once, but for what is being searched."""

@@ -35,12 +35,14 @@ class Quote:
 class Reading:
     """The answer to one poll: quotes by symbol, and the kind of error of markets whose part was not valid.
 
-    unknown: symbols that the exchange says it does not have; they are left out of what it is asked.
+    unknown: symbols that the exchange says it does not have; they are left out of what it is asked. unasked: symbols
+    that this poll did not come to: it tells nothing new of them.
     """
 
     quotes: Mapping[str, Quote]
     refused: Mapping[str, InvalidValueError] = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
+    unasked: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

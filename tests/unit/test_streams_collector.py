@@ -221,6 +221,41 @@ async def test_a_market_that_no_source_has_is_published_once_until_one_has_it(
     assert caplog.text.count("no source has data of BTC-EUR: published once") == 2
 
 
+async def test_a_market_that_a_source_was_not_asked_about_yet_is_not_absent() -> None:
+    def searches() -> Reading:
+        return Reading(quotes().quotes, unasked=frozenset({"BTC-EUR"}))
+
+    def found() -> Reading:
+        return Reading(quotes().quotes, unknown=frozenset({"BTC-EUR"}))
+
+    metrics = Metrics()
+    usd, both = ["BTC-USD"], ["BTC-USD", "BTC-EUR"]
+    told = await polls(Published(leave_after=99), metrics, *((prices, one) for one in (searches, searches, found)))
+    assert (told, counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR")) == ([both] * 3, 1)
+    metrics = Metrics()
+    told = await polls(Published(leave_after=99), metrics, *((prices, one) for one in (found, searches, found)))
+    assert told == [both, usd, usd]  # once absent, until there is data: the search of an hour later tells none
+    assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR") == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "times"),
+    [
+        ({"bid_price": 101.0, "ask_price": 99.0}, 3),
+        ({"bid_price": 99.0, "ask_price": None}, 3),
+        ({"bid_price": 0.0, "ask_price": 101.0}, 3),
+        ({"bid_price": 0.0, "ask_price": 0.0}, 1),  # so a halted market is told
+        ({"bid_price": None, "ask_price": None}, 1),
+    ],
+)
+async def test_a_quote_that_will_be_refused_is_published_each_time(fields: dict[str, float | None], times: int) -> None:
+    def odd() -> Reading:
+        return Reading({**quotes().quotes, "BTC-EUR": Quote(fields, None)})
+
+    told = await polls(Published(leave_after=99), Metrics(), *((prices, odd) for _poll in range(3)))
+    assert sum("BTC-EUR" in symbols for symbols in told) == times
+
+
 async def test_a_source_that_stopped_for_good_keeps_no_absent_market_alive() -> None:
     told = await polls(Published(leave_after=99), Metrics(), (refuses, quotes), (refuses, quotes))
     assert told == [["BTC-USD", "BTC-EUR"], ["BTC-USD"]]

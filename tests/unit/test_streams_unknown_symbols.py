@@ -104,8 +104,11 @@ async def test_the_search_is_spread_over_polls_where_it_would_ask_too_much(
     found = []
     for _poll in range(4):
         before = asks(exchange)
-        found.append(len((await source.poll(MARKETS, 5.0)).unknown))
+        reading = await source.poll(MARKETS, 5.0)
+        found.append(len(reading.unknown))
         assert asks(exchange) - before <= 5
+        assert sorted([*reading.quotes, *reading.unknown, *reading.unasked]) == sorted(SYMBOLS)  # each in one part
+        assert bool(reading.unasked) == (found[-1] < len(COINS[::2]))
     assert found == sorted(found)
     assert found[-1] == len(COINS[::2])
 
@@ -118,6 +121,7 @@ async def test_an_error_amid_the_search_keeps_the_quotes_and_the_next_poll_goes_
     source = binance(exchange, client)
     reading = await source.poll(MARKETS, 5.0)
     assert (set(reading.quotes), reading.unknown) == ({"BTC-USD", "ETH-USD", "XRP-USD"}, frozenset())
+    assert reading.unasked == set(SYMBOLS) - set(reading.quotes)
     before = asks(exchange)
     reading = await source.poll(MARKETS, 5.0)
     assert (set(reading.quotes), reading.unknown) == (set(SYMBOLS) - {"DOT-USD"}, {"DOT-USD"})
