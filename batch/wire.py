@@ -3,6 +3,7 @@
 What is wrong with a record that cannot be read is told with its place; `batch.raw` decides what becomes of it.
 """
 
+import re
 from collections.abc import Iterable
 
 from pyspark.sql import DataFrame
@@ -10,13 +11,14 @@ from pyspark.sql import functions as sql
 
 from batch.schemas import CANDLE_WIRE, RAW, SOURCES, TICK_WIRE, column_names
 from marketdata import candle_rules, tick_rules
-from marketdata.rules import Compares, Known, Matches, Repeats, Rule
+from marketdata.rules import Compares, Ends, Joins, Known, Matches, Repeats, Rule
 from marketdata.times import MINUTE_MS
 
 _CORRUPT = "_corrupt"
 TICK, CANDLE, UNKNOWN = "tick", "candle", "unknown"
 FUTURE = "ahead of the clock"
 _END_TO_END = r"^(?:{})\z"
+_DOUBLE = re.compile(r"(\w+) DOUBLE\b")
 # Times that `marketdata.times` can say; beyond them sums of times would not be any.
 _FIRST, _LAST = "TIMESTAMP '1970-01-01T00:00:00Z'", "TIMESTAMP '9999-12-31T23:00:00Z'"
 
@@ -37,14 +39,20 @@ def _literal(text: str) -> str:
 
 
 def _holds(rule: Rule, record: str) -> str:
-    """A rule of `marketdata.rules` on a struct; null where a comparison meets one, which passes."""
+    """A rule of `marketdata.rules` on a struct; null where a comparison meets one, which passes.
+
+    What is said of texts is false where one is null: the wire's own reader knows none such.
+    """
     field = f"{record}.{rule.field}"
     match rule:
         case Compares(comparison=comparison, bound=bound):
-            return f"{field} {comparison} {f'{record}.{bound}' if isinstance(bound, str) else f'{bound:e}D'}"
-        case Matches(fields=fields, pattern=pattern):
-            text = ", ".join(f"{record}.{name}" for name in fields)  # a null among them is left out: no match
-            return f"concat_ws(' ', {text}) RLIKE {_literal(_END_TO_END.format(pattern))}"
+            return f"{field} {comparison} {f'{record}.{bound}' if isinstance(bound, str) else f'{float(bound)!r}D'}"
+        case Matches(pattern=pattern):
+            return f"coalesce({field} RLIKE {_literal(_END_TO_END.format(pattern))}, false)"
+        case Joins(first=first, separator=separator, second=second):
+            return f"{field} <=> concat({record}.{first}, {_literal(separator)}, {record}.{second})"
+        case Ends(whole=whole, separator=separator):
+            return f"coalesce(endswith({record}.{whole}, concat({_literal(separator)}, {field})), false)"
         case Repeats(original=original, where=where, value=value):
             return f"{field} <=> CASE {record}.{where} WHEN {_literal(value)} THEN {record}.{original} END"
         case Known(other=other):
@@ -58,6 +66,17 @@ def _broken_rule(rules: Iterable[Rule], record: str) -> str:
         f"WHEN NOT ({_holds(rule, record)}) THEN {_literal(f'{rule.field} is not {rule.expected}')}" for rule in rules
     ]
     return f"CASE {' '.join(whens)} END"
+
+
+def _not_finite(schema: str, rules: Iterable[Rule], record: str) -> str:
+    """The first number of a schema that is not finite, among those that no rule bounds, as a CASE.
+
+    JSON has no such number, but 1e400 is read as one; the wire's own reader refuses it.
+    """
+    bounded = {rule.field for rule in rules}
+    names = [name for name in _DOUBLE.findall(schema) if name not in bounded]
+    whens = [f"WHEN abs({record}.{name}) >= double('Infinity') THEN '{name} is not finite'" for name in names]
+    return f"CASE {' '.join(whens)} END" if whens else "NULL"
 
 
 def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str, latest_ms: int | None = None) -> DataFrame:
@@ -115,8 +134,10 @@ def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str, latest_ms
                 WHEN kind = '{CANDLE}' AND (candle.open IS NULL OR candle.high IS NULL OR candle.low IS NULL
                     OR candle.close IS NULL OR candle.volume IS NULL) THEN 'a price or the volume is missing'
             END, CASE kind
-                WHEN '{TICK}' THEN {_broken_rule(tick_rules.RULES, "tick")}
-                WHEN '{CANDLE}' THEN {_broken_rule(candle_rules.RULES, "candle")}
+                WHEN '{TICK}' THEN coalesce({_broken_rule(tick_rules.RULES, "tick")},
+                    {_not_finite(TICK_WIRE, tick_rules.RULES, "tick")})
+                WHEN '{CANDLE}' THEN coalesce({_broken_rule(candle_rules.RULES, "candle")},
+                    {_not_finite(CANDLE_WIRE, candle_rules.RULES, "candle")})
             END, CASE
                 WHEN kind = '{CANDLE}' AND unix_millis(at) % {MINUTE_MS} <> 0 THEN 'open_time is no whole minute'
                 WHEN {ahead} THEN '{FUTURE}'

@@ -8,13 +8,14 @@ from types import MappingProxyType
 
 from marketdata.errors import DecodeError
 from marketdata.records import Candle
-from marketdata.rules import FUTURE_REASON, Rule, amount_rules, compared, hold, price_rules
+from marketdata.rules import FUTURE_REASON, SYMBOL, Rule, amount_rules, compared, count_rules, hold, price_rules
 from marketdata.times import HOUR_MS, MINUTE_MS
 
 STEP_MS: Mapping[str, int] = MappingProxyType({"1m": MINUTE_MS, "1h": HOUR_MS})
 """An interval's length, which is also the grid of its open times."""
 
 RULES: tuple[Rule, ...] = (
+    SYMBOL,
     *price_rules("open"),
     *price_rules("high"),
     *price_rules("low"),
@@ -25,7 +26,7 @@ RULES: tuple[Rule, ...] = (
     compared("close", "crossed_range", "<=", "high"),
     *amount_rules("volume"),
     *amount_rules("quote_volume"),
-    *amount_rules("n_trades"),
+    *count_rules("n_trades"),
     *amount_rules("taker_buy_volume"),
     *amount_rules("taker_buy_quote_volume"),
 )

@@ -18,7 +18,7 @@ from marketdata.times import from_rfc3339
 R = TypeVar("R", bound=Record)
 
 _encoder = msgspec.json.Encoder()
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_AT = " - at `$"
 _MISSING = re.compile(r"missing required field `([^`]+)`")
 _UNKNOWN = re.compile(r"unknown field `([^`]+)`")
 
@@ -128,9 +128,10 @@ def _lookup(payload: bytes, field: str) -> object:
 
 def _name(cls: type[Record], payload: bytes, text: str) -> DecodeError:
     """Turn msgspec's message (`Expected `float`, got `str` - at `$.price``) into field, value and expected."""
-    at = _PATH.search(text)
-    path = at.group(1) if at else ""
-    said = _PATH.sub("", text)
+    said, at, path = text.rpartition(_AT)
+    if not at:
+        said, path = text, ""
+    path = path.removesuffix("`").removeprefix(".")
     if match := _MISSING.search(said):
         return DecodeError("missing_field", match.group(1), None, "the field to be present (null where unknown)")
     if match := _UNKNOWN.search(said):

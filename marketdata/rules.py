@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
+from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_COUNT, MOST_PRICE
 from marketdata.errors import DecodeError
 from marketdata.records import Record
 
@@ -51,17 +51,40 @@ class Compares(Rule):
 
 @dataclass(frozen=True, slots=True)
 class Matches(Rule):
-    r"""The texts of `fields`, joined by a space, match `pattern` from end to end.
+    """`field`, a text, matches `pattern` from end to end.
 
-    A group and its `\1` say that one field repeats a part of another. Python and Java read the pattern alike: it is
-    made of classes of characters that are listed, groups, counts and `\1`.
+    Python and Java read the pattern alike: it is made of classes of characters that are listed, and counts that are
+    bounded. No groups that are repeated and no open counts: a text may be a megabyte long, and is looked at in one go.
     """
 
-    fields: tuple[str, ...]
     pattern: str
 
     def holds(self, record: Record) -> bool:
-        return re.fullmatch(self.pattern, " ".join(getattr(record, name) for name in self.fields)) is not None
+        return re.fullmatch(self.pattern, getattr(record, self.field)) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Joins(Rule):
+    """`field` is the text of `first`, `separator` and that of `second`."""
+
+    first: str
+    separator: str
+    second: str
+
+    def holds(self, record: Record) -> bool:
+        joined = f"{getattr(record, self.first)}{self.separator}{getattr(record, self.second)}"
+        return bool(getattr(record, self.field) == joined)
+
+
+@dataclass(frozen=True, slots=True)
+class Ends(Rule):
+    """The text of `whole` ends with `separator` and that of `field`."""
+
+    whole: str
+    separator: str
+
+    def holds(self, record: Record) -> bool:
+        return bool(getattr(record, self.whole).endswith(f"{self.separator}{getattr(record, self.field)}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +110,10 @@ class Known(Rule):
         return getattr(record, self.field) is not None or getattr(record, self.other) is not None
 
 
+SYMBOL = Matches("symbol", "symbol", "BASE-QUOTE in upper case", "[A-Z0-9]{2,12}-[A-Z]{3,5}")
+"""One hyphen: what stands behind it is the quote currency."""
+
+
 def compared(field: str, reason: str, comparison: Comparison, bound: float | str) -> Compares:
     """A comparison, whose `expected` is made of it."""
     shown = bound if isinstance(bound, str) else f"{bound:g}"
@@ -103,8 +130,13 @@ def price_rules(field: str) -> tuple[Rule, ...]:
 
 
 def amount_rules(field: str) -> tuple[Rule, ...]:
-    """What each quantity, volume and count must satisfy."""
+    """What each quantity and volume must satisfy."""
     return compared(field, "negative", ">=", 0.0), compared(field, "absurd", "<=", MOST_AMOUNT)
+
+
+def count_rules(field: str) -> tuple[Rule, ...]:
+    """What each count must satisfy."""
+    return compared(field, "negative", ">=", 0.0), compared(field, "absurd", "<=", MOST_COUNT)
 
 
 def hold(record: Record, rules: Iterable[Rule]) -> None:

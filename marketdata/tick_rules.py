@@ -4,20 +4,32 @@ Pure. A rule is added here, to the table and to `holds_all`, and nowhere else.
 """
 
 import re
-from functools import lru_cache
 
-from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
+from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_COUNT, MOST_PRICE
 from marketdata.errors import DecodeError
 from marketdata.records import Tick
-from marketdata.rules import FUTURE_REASON, Known, Matches, Repeats, Rule, amount_rules, compared, hold, price_rules
+from marketdata.rules import (
+    FUTURE_REASON,
+    SYMBOL,
+    Ends,
+    Joins,
+    Known,
+    Repeats,
+    Rule,
+    amount_rules,
+    compared,
+    count_rules,
+    hold,
+    price_rules,
+)
 from marketdata.times import to_rfc3339
 
-_SYMBOL = "[A-Z0-9]{2,12}-[A-Z]{3,5}"
+_is_symbol = re.compile(SYMBOL.pattern).fullmatch
 
 RULES: tuple[Rule, ...] = (
-    Matches("symbol", "symbol", "BASE-QUOTE in upper case", ("symbol",), _SYMBOL),
-    Matches("quote", "quote", "the symbol's currency", ("symbol", "quote"), r"[^ ]+-([^ ]+) \1"),
-    Matches("tick_id", "tick_id", "symbol|timestamp", ("tick_id", "symbol", "timestamp"), r"([^ ]+)\|([^ ]+) \1 \2"),
+    SYMBOL,
+    Ends("quote", "quote", "the symbol's currency", "symbol", "-"),
+    Joins("tick_id", "tick_id", "symbol|timestamp", "symbol", "|", "timestamp"),
     Repeats("price_usd", "price_alias", "the price where the quote is USD, else null", "price", "quote", "USD"),
     *price_rules("price"),
     *price_rules("bid_price"),
@@ -30,8 +42,8 @@ RULES: tuple[Rule, ...] = (
     compared("high_24h", "crossed_range", ">=", "low_24h"),
     *amount_rules("volume_24h"),
     *amount_rules("market_cap"),
-    *amount_rules("n_updates"),
-    *amount_rules("n_trades"),
+    *count_rules("n_updates"),
+    *count_rules("n_trades"),
     *amount_rules("traded_volume"),
     *price_rules("vwap"),
     Known("price", "no_data", "a price, or a bid and an ask", "bid_price"),
@@ -57,19 +69,15 @@ def holds_all(tick: Tick) -> bool:
         and (high is None or (LEAST_PRICE if low is None else low) <= high <= MOST_PRICE)
         and (tick.volume_24h is None or 0 <= tick.volume_24h <= MOST_AMOUNT)
         and (tick.market_cap is None or 0 <= tick.market_cap <= MOST_AMOUNT)
-        and (tick.n_updates is None or 0 <= tick.n_updates <= MOST_AMOUNT)
-        and (tick.n_trades is None or 0 <= tick.n_trades <= MOST_AMOUNT)
+        and (tick.n_updates is None or 0 <= tick.n_updates <= MOST_COUNT)
+        and (tick.n_trades is None or 0 <= tick.n_trades <= MOST_COUNT)
         and (tick.traded_volume is None or 0 <= tick.traded_volume <= MOST_AMOUNT)
         and (tick.vwap is None or LEAST_PRICE <= tick.vwap <= MOST_PRICE)
         and tick.price_usd == (price if quote == "USD" else None)
         and tick.tick_id == f"{tick.symbol}|{tick.timestamp}"
-        and _names(tick.symbol, quote)
+        and tick.symbol.endswith(f"-{quote}")
+        and _is_symbol(tick.symbol) is not None
     )
-
-
-@lru_cache(maxsize=16_384)
-def _names(symbol: str, quote: str) -> bool:
-    return re.fullmatch(_SYMBOL, symbol) is not None and symbol.endswith(f"-{quote}")
 
 
 def check(tick: Tick, latest_ms: int | None = None) -> int:

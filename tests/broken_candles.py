@@ -22,6 +22,8 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"quote_volume": -0.1}, "quote_volume", "negative"),
     ({"quote_volume": MOST_AMOUNT * 2}, "quote_volume", "absurd"),
     ({"n_trades": -1}, "n_trades", "negative"),
+    ({"n_trades": 10**20}, "n_trades", "absurd"),
+    ({"symbol": "btc-usd"}, "symbol", "symbol"),
     ({"open_time": "2024-08-05T00:07:01.000Z"}, "open_time", "grid"),
     ({"interval": "1h"}, "open_time", "grid"),
 ]

@@ -8,11 +8,12 @@ from marketdata.records import Candle, Tick
 T = TypeVar("T")
 TIMESTAMP = "2024-08-05T00:00:00.000Z"
 _NUMBERS = (1.0, 2.0, 1.0, 2.0, 0.0, -1.0, 1e-18, 9e-19, 1e18, 1.1e18, 1e24, 1.1e24)
-_COUNTS = (None, 0, 1, -1, 10**25)
+_COUNTS = (None, 0, 1, -1, 10**15, 10**15 + 1)
 _PRICES = ("price", "price_usd", "bid_price", "ask_price", "high_24h", "low_24h", "vwap")
 _OTHERS = ("bid_qty", "ask_qty", "volume_24h", "market_cap", "traded_volume")
 _NO_PRICE = ("price", "price_usd")
 _MISSING = ((),) * 9 + (_NO_PRICE, (*_NO_PRICE, "bid_price"), (*_NO_PRICE, "ask_price"))
+_SYMBOLS = ("BTC-USD",) * 12 + ("btc-USD", "BTC-EUR", "BTC", "BTC USD", "ÄÖ-USD", "BTC-USD\n", "BTC-USDUSD", "")
 _CANDLE_PRICES = ("open", "high", "low", "close")
 _CANDLE_VOLUMES = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
 
@@ -30,9 +31,7 @@ def odd_tick(choose: Choose) -> Tick:
     for _ in range(choose((0, 1, 1, 2, 3))):
         name = choose((*_PRICES, *_OTHERS, "n_updates", "n_trades"))
         changed[name] = choose(_COUNTS if name.startswith("n_") else (None, *_NUMBERS))
-    symbol = choose(
-        ("BTC-USD",) * 12 + ("btc-USD", "BTC-EUR", "BTC", "BTC USD", "ÄÖ-USD", "BTC-USD\n", "BTC-USDUSD", "")
-    )
+    symbol = choose(_SYMBOLS)
     quote = choose(("USD",) * 12 + ("EUR", "SD", "TC-USD", "USD\n", "USD ", ""))
     timestamp = choose((TIMESTAMP, TIMESTAMP, "2024-08-05T02:00:00+02:00"))
     named = f"{symbol}|{timestamp}"
@@ -47,4 +46,4 @@ def odd_candle(choose: Choose) -> Candle:
     for _ in range(choose((0, 1, 1, 2))):
         name = choose((*_CANDLE_PRICES, *_CANDLE_VOLUMES, "n_trades"))
         fields[name] = choose(_COUNTS if name == "n_trades" else _NUMBERS)
-    return Candle(symbol="BTC-USD", open_time=TIMESTAMP, **fields)
+    return Candle(symbol=choose(_SYMBOLS), open_time=TIMESTAMP, **fields)

@@ -162,3 +162,21 @@ def test_enrichment_formulas() -> None:
 def test_a_quote_that_is_none_has_no_mid(bid: float | None, ask: float | None) -> None:
     assert mid_price(bid, ask) is None
     assert spread_bps(bid, ask) is None
+
+
+def test_a_long_name_of_an_unknown_field_is_looked_at_in_one_go() -> None:
+    tick = Tick(symbol="BTC-USD", tick_id="x", timestamp="2024-08-05T00:00:00.000Z", quote="USD")
+    payload = as_json(tick) | {" - at `$" * 60_000 + "\n": 1}
+    with pytest.raises(DecodeError) as caught:
+        decode(Tick, json.dumps(payload).encode())
+    assert caught.value.reason == "unknown_field"
+
+
+@pytest.mark.parametrize("field", [*NUMBERS, "traded_volume", "vwap", "divergence_bps"])
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "9" * 400])
+def test_a_number_beyond_all_floats_is_refused(field: str, number: str) -> None:
+    tick = Tick(symbol="BTC-USD", tick_id="x", timestamp="2024-08-05T00:00:00.000Z", quote="USD")
+    payload = encode(tick).replace(f'"{field}":null'.encode(), f'"{field}":{number}'.encode())
+    with pytest.raises(DecodeError) as caught:
+        decode(Tick, payload)
+    assert (caught.value.reason, caught.value.field, caught.value.expected) == ("type", field, "a finite number")
