@@ -1,8 +1,9 @@
 """Kafka's clients as every room makes and closes them: options from the settings; a closing that ends and harms nobody.
 
 In aiokafka 0.14 a consumer's `stop` ends with CancelledError, and leaves the rest open, where a fetch waits to be tried
-again as the broker is gone, or where its tasks have not begun; a producer's waits as long as the broker is away. So
-each closing runs in a task of its own, and for a bounded time: it cancels nobody else.
+again as the broker is gone, or where its tasks have not begun; cut off, it leaves the group's tasks behind; a
+producer's waits as long as the broker is away. So each closing runs in a task of its own, and for a bounded time: it
+cancels nobody else.
 
 It must never open a connection or decide what is read or written.
 """
@@ -17,6 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import ProducerClosed
 from aiokafka.helpers import create_ssl_context
+from aiokafka.producer.message_accumulator import MessageAccumulator
 
 from config.sections import KafkaSettings
 from marketdata.errors import ConfigurationError
@@ -27,6 +29,8 @@ Client: TypeAlias = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient | 
 
 PATIENCE_S = 5.0
 """For so long a client may take its leave of the brokers; then its connections are closed."""
+_PARTS_S = 1.0
+"""For so long what a client consists of may take to end, which asks no broker."""
 
 
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
@@ -57,7 +61,7 @@ async def close_client(client: Client, patience_s: float = PATIENCE_S) -> None:
     """Close a client, started or not, whatever state the broker is in; what goes wrong is at most logged.
 
     A producer delivers before what it still holds, where that takes no longer than `patience_s`: who waits for the rest
-    is told ProducerClosed. The whole takes at most twice that.
+    is told ProducerClosed. The whole takes at most a second more than that.
     """
     if isinstance(client, AIOKafkaAdminClient | AIOKafkaClient):
         await _done(client.close(), patience_s)
@@ -66,12 +70,33 @@ async def close_client(client: Client, patience_s: float = PATIENCE_S) -> None:
         return
     # A second `stop` does nothing, so its parts are closed: first what would open connections anew.
     if isinstance(client, AIOKafkaConsumer):
-        parts = (client._fetcher, client._client)  # noqa: SLF001
+        parts = [part.close() for part in (client._fetcher, client._client) if part is not None]  # noqa: SLF001
+        parts.append(_end_membership(client._coordinator))  # noqa: SLF001
     else:
-        parts = (client._sender, client.client)  # noqa: SLF001
-    await asyncio.gather(*(_done(part.close(), patience_s) for part in parts if part is not None))
-    if isinstance(client, AIOKafkaProducer):  # who waits for what was not delivered would do so for ever
-        client._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
+        parts = [client._sender.close(), client.client.close()]  # noqa: SLF001
+    await asyncio.gather(*(_done(part, _PARTS_S) for part in parts))
+    if isinstance(client, AIOKafkaProducer):
+        _give_up(client._message_accumulator)  # noqa: SLF001
+
+
+async def _end_membership(coordinator: Any) -> None:
+    """End the tasks of a consumer's group; its own `close` does nothing when it was cut off once."""
+    # The first makes the other two. Without a group, or where nothing was started, there are none.
+    for name in ("_coordination_task", "_heartbeat_task", "_commit_refresh_task"):
+        task: asyncio.Task[None] | None = getattr(coordinator, name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _give_up(accumulator: MessageAccumulator) -> None:
+    """Tell who waits for what was not delivered, who would do so for ever."""
+    waiting = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001
+    # A batch that was put back after a failed send takes itself out of these when it ends, as if it were among them.
+    accumulator._pending_batches.update(waiting)  # noqa: SLF001
+    accumulator.fail_all(ProducerClosed())
+    for batch in waiting:
+        batch._drain_waiter.exception()  # noqa: SLF001  nobody need wait for it: asyncio would log that nobody did
 
 
 async def _done(closing: Awaitable[None], patience_s: float) -> bool:

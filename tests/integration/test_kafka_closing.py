@@ -1,8 +1,11 @@
 """Closing clients of a real Kafka where aiokafka's own way goes wrong: it ends, cancels nobody, and leaves nothing."""
 
 import asyncio
+import gc
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -10,7 +13,8 @@ from aiokafka.errors import KafkaConnectionError, ProducerClosed
 
 from config import Settings
 from config.kafka import client_options, close_client
-from tests.stack import eventually_async
+from tests.integration.test_views_restarts import kafka_alone
+from tests.stack import eventually_async, free_ports, settings_with
 
 
 @pytest.fixture
@@ -71,6 +75,26 @@ async def test_a_consumer_whose_fetch_waits_to_be_tried_again(
     await nothing_is_left(consumer._client)
 
 
+async def test_a_consumer_that_looks_for_its_group(
+    settings: Settings, partition: TopicPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off amid that, aiokafka leaves the heartbeats and the commits behind."""
+    consumer = AIOKafkaConsumer(partition.topic, **client_options(settings.kafka), group_id=partition.topic)
+    await consumer.start()
+    assert consumer.assignment() == {partition}
+    looks = asyncio.Event()
+
+    async def silent(*_words: Any, **_options: Any) -> None:
+        looks.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(consumer._client, "coordinator_lookup", silent)
+    consumer._coordinator.coordinator_dead()
+    await looks.wait()
+    await close_client(consumer, 0.2)
+    await nothing_is_left(consumer._client)
+
+
 async def test_a_producer_that_cannot_deliver_is_closed_all_the_same(
     settings: Settings, partition: TopicPartition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,3 +123,54 @@ async def test_a_producer_delivers_before_it_is_closed(settings: Settings, parti
     await close_client(producer)
     assert (await sent).offset == 0
     await nothing_is_left(producer.client)
+
+
+async def test_clients_whose_broker_was_killed_are_closed_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A record that was put back after its sending failed, one that was never sent, and a member of a group."""
+    kafka, state = free_ports(1)[0], tmp_path / "state"
+    settings = settings_with({"BDI_KAFKA__BROKERS": f"127.0.0.1:{kafka}", "BDI_DEVSTACK__STATE_DIR": str(state)})
+    options = client_options(settings.kafka)
+    async with kafka_alone(settings, tmp_path / "kafka.log") as pid:
+        admin = AIOKafkaAdminClient(**options)
+        await admin.start()
+        await admin.create_topics([NewTopic("closing", 2, 1)])
+        await close_client(admin)
+        producer = AIOKafkaProducer(**options, enable_idempotence=True)
+        consumer = AIOKafkaConsumer("closing", **options, group_id="closing", auto_offset_reset="earliest")
+        await producer.start()
+        await consumer.start()
+        await producer.send_and_wait("closing", b"read", partition=0)
+        assert (await consumer.getone()).value == b"read"
+
+        broker = psutil.Process(pid)
+        broker.suspend()
+
+        async def stands_still() -> bool:
+            threads = [psutil.Process(thread.id) for thread in broker.threads()]
+            return all(thread.status() == psutil.STATUS_STOPPED for thread in threads)
+
+        await eventually_async(stands_still, 10, "no thread of the broker answers any more")
+        sent = [await producer.send("closing", b"on its way", partition=0)]
+        accumulator = producer._message_accumulator
+
+        async def is_sent() -> bool:
+            return len(accumulator._pending_batches) == 1
+
+        await eventually_async(is_sent, 10, "the record on its way")
+        sent.append(await producer.send("closing", b"waits", partition=1))
+        broker.kill()
+
+        async def is_put_back() -> bool:
+            return any(batch.retry_count for batches in accumulator._batches.values() for batch in batches)
+
+        await eventually_async(is_put_back, 10, "the record is put back")
+        await asyncio.gather(close_client(producer, 0.2), close_client(consumer, 0.2))
+        for outcome in await asyncio.gather(*sent, return_exceptions=True):
+            assert isinstance(outcome, ProducerClosed)
+        await nothing_is_left(producer.client)
+        await nothing_is_left(consumer._client)
+    gc.collect()  # a future tells only then that nobody looked at its exception
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+    assert [record.getMessage() for record in caplog.records if record.name == "config.kafka"] == []
