@@ -274,7 +274,10 @@ class TickEvent(TypedDict):
 
 
 class Snapshot(TypedDict):
-    """All that a page shows: of `symbol` everything, of the other markets a row; at most 500 scores."""
+    """All that a page shows: of `symbol` everything, of the other markets a row; at most 500 scores.
+
+    is_forecast: whether forecasts of it are made (`forecasting.symbols`); those of before are there all the same.
+    """
 
     symbol: str
     markets: MarketList
@@ -282,6 +285,7 @@ class Snapshot(TypedDict):
     sources: dict[str, SourceState]
     history: History
     features: FeatureRow | None
+    is_forecast: bool
     predictions: list[Prediction]
     scores: Scores
     health: Health

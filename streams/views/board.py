@@ -22,7 +22,7 @@ from marketdata.records import (
     Tick,
     event_time_ms,
 )
-from marketdata.times import from_rfc3339, to_rfc3339
+from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 
 T = TypeVar("T", Prediction, Score)
@@ -43,7 +43,7 @@ class MarketBoard:
     """One market. Points have times in ms of event time, prices in the quote currency, volumes in the base coin.
 
     polled: the newest tick for which all sources were asked; a stream's ticks in between have nothing of CoinGecko's.
-    served: of the newest hour the champion's forecast, or the baseline's in its place.
+    served: the champion's forecast, or the baseline's in its place, that was made after the newest hour.
     """
 
     ticks: deque[TickPoint]
@@ -111,7 +111,7 @@ class Board:
 
     @property
     def served(self) -> Prediction | None:
-        """What serves the newest hour of any market."""
+        """Of any market what was made after the newest hour."""
         return max((made for one in self.markets.values() if (made := one.served) is not None), key=_rank, default=None)
 
     def take(self, role: TopicRole, record: Record, arrived_ms: int) -> bool:
@@ -202,8 +202,14 @@ class Board:
         return candle.open_time_ms in candles
 
 
-def _rank(made: Prediction) -> tuple[str, bool, str]:
-    return made.target_start, made.role == "champion", made.issued_at
+def closed_ms(made: Prediction) -> int:
+    """The end of the hour after which a forecast was made: where its horizon is one hour, the begin of its target."""
+    return from_rfc3339(made.target_end) - made.horizon_h * HOUR_MS
+
+
+def _rank(made: Prediction) -> tuple[int, bool, str]:
+    """Not by the target: after the horizon became smaller the old forecasts' targets lie ahead of the new ones'."""
+    return closed_ms(made), made.role == "champion", made.issued_at
 
 
 def _time(text: str | None) -> str | None:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from config.clock import clock_speed
 from config.settings import Settings
 from marketdata.enrichment import mid_price, spread_bps
 from marketdata.records import Prediction, Score, Tick
@@ -106,8 +107,11 @@ def summary(board: Board, symbols: Iterable[str]) -> Document:
     return {"columns": ["symbol", "last", "change_24h_percent", "flags"], "rows": rows}
 
 
-def snapshot(board: Board, symbol: str, health: Document, limit: int) -> Document:
-    """All that a page shows, in one document: the chosen market in full, the others as a list."""
+def snapshot(board: Board, symbol: str, health: Document, limit: int, *, is_forecast: bool) -> Document:
+    """All that a page shows, in one document: the chosen market in full, the others as a list.
+
+    is_forecast: whether forecasts of the chosen market are made.
+    """
     return {
         "symbol": symbol,
         "markets": summary(board, board.symbols),
@@ -115,6 +119,7 @@ def snapshot(board: Board, symbol: str, health: Document, limit: int) -> Documen
         "sources": board.markets[symbol].sources,
         "history": history(board, symbol, board.points),
         "features": board.markets[symbol].features,
+        "is_forecast": is_forecast,
         "predictions": predictions(board, symbol, limit)["predictions"],
         "scores": scores(board, symbol, limit),
         "health": health,
@@ -183,7 +188,7 @@ def health(board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | No
     worst = next((state for state in ("outage", "late", "waiting") if state in states), "ok")
     return {
         "now": time_or_none(now_ms),
-        "speed": overdue.speed(settings),
+        "speed": clock_speed(settings),
         "state": worst,
         "parts": parts,
         "sources": sources,

@@ -4,7 +4,7 @@ Computed when it is asked for, out of what the views hold: every worker tells th
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from marketdata.records import Score
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
-from streams.views.board import Board
-from streams.views.overdue import closed_ms
+from streams.views.board import Board, closed_ms
+from streams.views.overdue import serving
 
 _BY = ["symbol", "role", "origin"]
 _FORECASTS: tuple[tuple[str, str, Callable[[Score], float]], ...] = (
@@ -32,10 +32,11 @@ _FORECASTS: tuple[tuple[str, str, Callable[[Score], float]], ...] = (
 
 
 class BoardCollector(Collector):
-    """`now_ms` is event time, None while unknown."""
+    """`now_ms` is event time, None while unknown; `forecast` are the markets of which forecasts are made."""
 
-    def __init__(self, board: Board, now_ms: Callable[[], int | None]) -> None:
+    def __init__(self, board: Board, now_ms: Callable[[], int | None], forecast: Collection[str]) -> None:
         self._board = board
+        self._forecast = forecast
         self._now_ms = now_ms
         self._read = -1  # scores that were read when those of `_told` were computed
         self._told: list[GaugeMetricFamily] = []
@@ -57,9 +58,9 @@ class BoardCollector(Collector):
         yield self._ages(known)
         yield self._forecast_ages(
             [
-                (symbol, (now_ms - closed_ms(made)) / 1000)
-                for symbol, market in self._board.markets.items()
-                if now_ms is not None and (made := market.served) is not None
+                (made.symbol, (now_ms - closed_ms(made)) / 1000)
+                for made in serving(self._board, self._forecast)
+                if now_ms is not None
             ]
         )
         read = self._board.topics[TopicRole.PREDICTION_SCORES].records

@@ -4,31 +4,30 @@ Who serves may be the champion or the baseline in its place; challengers serve n
 `now_ms`; it must never read a topic or a clock, nor know how forecasts are made.
 """
 
+from collections.abc import Collection
 from typing import Any
 
+from config.clock import clock_speed
 from config.settings import Settings
 from marketdata.records import Prediction
-from marketdata.times import HOUR_MS, from_rfc3339
-from streams.views.board import Board
+from marketdata.times import HOUR_MS
+from streams.views.board import Board, closed_ms
 
 _LEAST_GRACE_S = 900.0  # event time: the hour's row and the forecast are made within minutes, on a busy machine too
 _REAL_GRACE_S = 60.0  # of this machine's time, in which a replay's clock runs on
 _NAMED_MARKETS = 10
 
 
-def speed(settings: Settings) -> float:
-    """Event seconds a real second."""
-    return settings.clock.speed if settings.clock.source == "exchange" else 1.0
-
-
 def grace_s(settings: Settings) -> float:
     """Event seconds after an hour's end within which the next forecast must have come."""
-    return settings.batch.hour_grace_s + max(_LEAST_GRACE_S, _REAL_GRACE_S * speed(settings))
+    return settings.batch.hour_grace_s + max(_LEAST_GRACE_S, _REAL_GRACE_S * clock_speed(settings))
 
 
-def closed_ms(made: Prediction) -> int:
-    """The end of the hour after which a forecast was made: where its horizon is one hour, the begin of its target."""
-    return from_rfc3339(made.target_end) - made.horizon_h * HOUR_MS
+def serving(board: Board, forecast: Collection[str]) -> list[Prediction]:
+    """What serves each market that is `forecast`; the old forecasts of one that is so no more are owed no successor."""
+    return [
+        made for symbol, market in board.markets.items() if symbol in forecast and (made := market.served) is not None
+    ]
 
 
 def forecasts(board: Board, settings: Settings, now_ms: int | None) -> dict[str, Any]:
@@ -37,11 +36,7 @@ def forecasts(board: Board, settings: Settings, now_ms: int | None) -> dict[str,
     A market is `late` when the grace after the end of the newest forecast's hour is over, an `outage` an hour later.
     """
     grace_ms = int(grace_s(settings) * 1000)
-    served = [
-        made
-        for symbol, market in board.markets.items()
-        if symbol in settings.forecasting.symbols and (made := market.served) is not None
-    ]
+    served = serving(board, settings.forecasting.symbols)
     overdue = []
     for made in sorted(served, key=closed_ms):
         due_ms = closed_ms(made) + HOUR_MS

@@ -71,7 +71,8 @@ def attach(app: Any, settings: Settings, clock: Clock) -> "Views":
     """
     views = Views(settings, clock)
     views.add_to(app.web.web_app)
-    app.worker_state.metrics.registry.register(BoardCollector(views.board, views.now_ms))
+    forecast = frozenset(settings.forecasting.symbols)
+    app.worker_state.metrics.registry.register(BoardCollector(views.board, views.now_ms, forecast))
     return views
 
 
@@ -222,7 +223,8 @@ class Views:
         with self.hub.listen(symbol) as listener:
             health = self._health_document()
             if "snapshot" in request.query:  # made once the listener is there: no gap to the events
-                document = documents.snapshot(self.board, symbol, health, MOST_RECORDS)
+                is_forecast = symbol in self._settings.forecasting.symbols
+                document = documents.snapshot(self.board, symbol, health, MOST_RECORDS, is_forecast=is_forecast)
                 listener.offer(("snapshot", msgspec.json.encode(document)))
             else:
                 listener.offer(("health", msgspec.json.encode(health)))

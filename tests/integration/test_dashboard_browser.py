@@ -13,6 +13,7 @@ import pytest
 from config import Settings
 from devstack.state import load_state
 from marketdata.codec import encode
+from marketdata.records import Prediction
 from marketdata.times import HOUR_MS, floor_to, from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 from tests.browser import ENTER, Browser, chromium
@@ -77,12 +78,39 @@ def drawn_pixels(page: Browser, chart: str) -> int:
     return int(page.run(script, chart))
 
 
+def choose_by_keyboard(page: Browser) -> None:
+    """ETH-USD out of the list."""
+    page.run("document.getElementById('market').focus()")
+    page.keys(f"{ENTER}eth us")
+    assert page.text("#market-count") == "1 of 6 markets"
+    page.keys(ENTER)
+    eventually(lambda: page.text("#price-title") == "ETH / USD", 20, "the market chosen by keyboard")
+    assert page.run("return document.activeElement.id") == "market"  # where the focus came from
+    assert page.run("return getComputedStyle(document.activeElement).outlineStyle") != "none"
+
+
+def of_a_longer_horizon(hour_ms: int) -> Prediction:
+    """What was made five hours ago for a day ahead: its hour lies ahead of those that are forecast now."""
+    return prediction(hour_ms + 18 * HOUR_MS, horizon_h=24, issued_at=to_rfc3339(hour_ms - 5 * HOUR_MS))
+
+
+async def forecast_no_more(settings: Settings, page: Browser, start_ms: int) -> None:
+    """An old forecast of ETH-USD, which the page shows, and which is not forecast: no newer one is owed."""
+    assert "No forecasts of ETH-USD are made" in page.text("#forecast")
+    old = encode(prediction(start_ms, "ETH-USD"))
+    await send(settings, TopicRole.PREDICTIONS, [(b"ETH-USD", old)])
+    eventually(lambda: page.text("#forecast-title") == "Latest forecast", 20, "a forecast that is owed no successor")
+    assert "no forecasts of this market are made any more" in page.text("#forecast .notice")
+    assert not page.run("return document.querySelector('#forecast.overdue')")
+
+
 async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Browser, tmp_path: Path) -> None:
     with worker(live, tmp_path / "worker.log"):
         wait_for_worker(live)
         open_page(page, live)
         eventually(lambda: page.text("#link-text") == "Live", 10, "the live stream")
-        assert (page.text("#price-title"), page.text("#features tbody tr:first-child th")) == ("BTC / USD", "Last mid")
+        assert page.text("#price-title") == "BTC / USD"
+        assert page.text("#features tbody tr:first-child th") == "Last mid"
         assert "Waiting for the first hour" in page.text("#forecast")
         eventually(lambda: drawn_pixels(page, "price-chart") > 2_000, 20, "a chart with something on it")
 
@@ -107,7 +135,7 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
         )
         empty = drawn_pixels(page, "forecast-chart")
         key = SYMBOL.encode()
-        await send(live, TopicRole.PREDICTIONS, [(key, encode(prediction(floor_to(now_ms, HOUR_MS) - 5 * HOUR_MS)))])
+        await send(live, TopicRole.PREDICTIONS, [(key, encode(of_a_longer_horizon(floor_to(now_ms, HOUR_MS))))])
         eventually(
             lambda: "Forecasts: overdue for BTC-USD" in page.text("#alerts"), 20, "overdue forecasts on the page"
         )
@@ -125,13 +153,8 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
         eventually(lambda: "1 dead letter" in page.text("#health-notes"), 20, "the dead letter on the page")
         assert "<b>1.0</b>" in page.text("#health-notes")  # records are text, never markup
 
-        page.run("document.getElementById('market').focus()")
-        page.keys(f"{ENTER}eth us")
-        assert page.text("#market-count") == "1 of 6 markets"
-        page.keys(ENTER)
-        eventually(lambda: page.text("#price-title") == "ETH / USD", 20, "the market chosen by keyboard")
-        assert page.run("return document.activeElement.id") == "market"  # where the focus came from
-        assert page.run("return getComputedStyle(document.activeElement).outlineStyle") != "none"
+        choose_by_keyboard(page)
+        await forecast_no_more(live, page, floor_to(now_ms, HOUR_MS) - 30 * HOUR_MS)
 
         page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         theme = "return document.documentElement.dataset.theme"

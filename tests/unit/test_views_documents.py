@@ -270,7 +270,8 @@ def test_a_snapshot_holds_one_market_in_full_and_the_others_as_rows() -> None:
     board = Board([f"M{i}-USD" for i in range(1_000)])
     for symbol in board.symbols:
         board.take(TopicRole.TICKS_CLEAN, records.tick(START, symbol), START)
-    document = documents.snapshot(board, "M7-USD", {}, 500)
+    document = documents.snapshot(board, "M7-USD", {}, 500, is_forecast=True)
     assert document["symbol"] == document["market"]["symbol"] == "M7-USD"
+    assert document["is_forecast"]
     assert len(document["markets"]["rows"]) == 1_000
     assert len(msgspec.json.encode(document)) < 60_000

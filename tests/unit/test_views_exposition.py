@@ -35,7 +35,7 @@ def board(settings: Settings) -> Board:
 
 def registry(board: Board, now_ms: int | None) -> CollectorRegistry:
     made = CollectorRegistry()
-    made.register(BoardCollector(board, lambda: now_ms))
+    made.register(BoardCollector(board, lambda: now_ms, board.symbols))
     return made
 
 
@@ -130,7 +130,7 @@ def test_a_brokers_clock_that_is_ahead_is_no_negative_latency() -> None:
 
 def test_names_of_the_worker_and_of_the_board_are_distinct(board: Board) -> None:
     metrics = Metrics()
-    metrics.registry.register(BoardCollector(board, lambda: None))  # a name twice is refused
+    metrics.registry.register(BoardCollector(board, lambda: None, board.symbols))  # a name twice is refused
     names = [family.name for family in metrics.registry.collect()]
     assert all(name.startswith("bitcoin_") for name in names)
     assert [a for a, b in itertools.pairwise(sorted(names)) if a == b] == []

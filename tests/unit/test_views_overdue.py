@@ -118,16 +118,38 @@ def test_a_longer_horizon_does_not_hide_that_none_is_made(board: Board, settings
     assert health(board, settings, DUE + GRACE_MS + 1)[0]["state"] == "late"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_forecasts_of_a_longer_horizon_of_before_outlive_no_newer_one(
+    board: Board, settings: Settings, order: int
+) -> None:
+    """After the horizon became smaller their hours lie ahead of those that are forecast now."""
+    before, now_ms = START + 23 * HOUR_MS, START + 5 * HOUR_MS
+    made: list[dict[str, Any]] = [
+        {"start_ms": before, "horizon_h": 24, "model_version": "day"},
+        {"start_ms": before - HOUR_MS, "horizon_h": 24, "model_version": "day", "role": "baseline"},
+        {"start_ms": now_ms, "model_version": "hour", "role": "baseline"},
+    ]
+    for one in made[::order]:
+        take(board, **one)
+    assert health(board, settings, now_ms + GRACE_MS)[0]["state"] == "ok"
+    assert documents.health(board, KafkaBoard(connected=True), settings, now_ms)["model"]["model_version"] == "hour"
+    assert health(board, settings, now_ms + HOUR_MS + GRACE_MS + 1)[0]["state"] == "late"
+
+
 def test_a_replay_grants_a_minute_of_real_time() -> None:
     settings = settings_with({"BDI_CLOCK__SOURCE": "exchange", "BDI_CLOCK__SPEED": "60"})
     assert grace_s(settings) == settings.batch.hour_grace_s + 3_600
 
 
 @pytest.mark.parametrize(("now_ms", "age_s"), [(START - 1, 0.0), (DUE + MINUTE_MS, 3_660.0), (None, None)])
-def test_the_age_of_each_market_s_forecast_is_a_gauge(board: Board, now_ms: int | None, age_s: float | None) -> None:
+def test_the_age_of_each_market_s_forecast_is_a_gauge(
+    board: Board, settings: Settings, now_ms: int | None, age_s: float | None
+) -> None:
     take(board, START)
     take(board, START + HOUR_MS, role="challenger")
+    take(board, START, "XRP-USD")  # which is forecast no more, and would grow older for ever
     registry = CollectorRegistry()
-    registry.register(BoardCollector(board, lambda: now_ms))
+    registry.register(BoardCollector(board, lambda: now_ms, settings.forecasting.symbols))
     assert registry.get_sample_value("bitcoin_forecast_age_seconds", {"symbol": SYMBOL}) == age_s
-    assert registry.get_sample_value("bitcoin_forecast_age_seconds", {"symbol": OTHER}) is None
+    for symbol in (OTHER, "XRP-USD"):
+        assert registry.get_sample_value("bitcoin_forecast_age_seconds", {"symbol": symbol}) is None

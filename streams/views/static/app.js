@@ -14,7 +14,7 @@ const list = new MarketList(choose);
 const time = { event: null, at: 0, speed: 1 };
 let graceS = null; // after which a forecast is overdue
 let symbol = decodeURIComponent(location.hash.slice(1)) || null; // null: the first one there is
-let loaded = null; // predictions and scores of the chosen market
+let loaded = null; // predictions and scores of the chosen market, and whether it is forecast
 let source = null;
 let lastHeard = null;
 let isCut = false; // nothing comes from the worker
@@ -36,7 +36,7 @@ function tickClock() {
 function drawForecasts() {
   price.setForecasts(loaded.predictions, loaded.scores.scores);
   forecasts.set(loaded.predictions, loaded.scores.scores);
-  panels.forecast(loaded.predictions, symbol, time.event, graceS);
+  panels.forecast(loaded, symbol, time.event, graceS);
   panels.scores(loaded.scores, symbol);
 }
 
@@ -55,7 +55,7 @@ const handlers = {
     panels.sources(all.market, all.sources);
     price.load(all.history);
     panels.features(all.features);
-    loaded = { predictions: all.predictions, scores: all.scores };
+    loaded = { isForecast: all.is_forecast, predictions: all.predictions, scores: all.scores };
     handlers.health(all.health);
     drawForecasts();
     panels.show("link", []);
@@ -93,7 +93,7 @@ const handlers = {
     setClock(document.now, document.speed);
     graceS = document.forecasts.grace_s;
     panels.health(document);
-    if (loaded) panels.forecast(loaded.predictions, symbol, time.event, graceS);
+    if (loaded) panels.forecast(loaded, symbol, time.event, graceS);
   },
   dead_letter() {},
   resync: () => listen(),

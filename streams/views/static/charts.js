@@ -90,18 +90,35 @@ class Chart {
   }
 }
 
+const RANK = { champion: 2, baseline: 1 }; // who serves
+
 // One forecast per target hour: the champion's where there is one, and of those the one issued last.
-export function servedForecasts(predictions) {
-  const rank = { champion: 2, baseline: 1 };
+function servedForecasts(predictions) {
   const best = new Map();
   for (const p of predictions) {
-    if (!(p.role in rank)) continue;
+    if (!(p.role in RANK)) continue;
     const known = best.get(p.target_start);
-    if (!known || rank[p.role] > rank[known.role] || (p.role === known.role && p.issued_at > known.issued_at)) {
+    if (!known || RANK[p.role] > RANK[known.role] || (p.role === known.role && p.issued_at > known.issued_at)) {
       best.set(p.target_start, p);
     }
   }
   return [...best.values()].sort((a, b) => (a.target_start < b.target_start ? -1 : 1));
+}
+
+// When the hour ended after which a forecast was made, ms.
+export function closedAt(p) {
+  return Date.parse(p.target_end) - p.horizon_h * 3_600_000;
+}
+
+// What was made after the newest hour. Not the latest target: those of a longer horizon of before lie ahead of it.
+export function newestForecast(predictions) {
+  let newest = null;
+  for (const p of predictions) {
+    if (!(p.role in RANK)) continue;
+    const ahead = newest && (closedAt(p) - closedAt(newest) || RANK[p.role] - RANK[newest.role]);
+    if (!newest || ahead > 0 || (ahead === 0 && p.issued_at > newest.issued_at)) newest = p;
+  }
+  return newest;
 }
 
 function bandRows(predictions, scores, step) {

@@ -3,7 +3,7 @@
 import {
   age, clock, count, dayTime, hourMinute, ms, number, onDay, percent, price, signedPercent,
 } from "/static/format.js";
-import { servedForecasts } from "/static/charts.js";
+import { closedAt, newestForecast } from "/static/charts.js";
 
 const $ = (id) => document.getElementById(id);
 const TITLES = { binance: "Binance", coingecko: "CoinGecko" };
@@ -104,23 +104,23 @@ function drawSources() {
 
 const HOUR_MS = 3_600_000;
 
-// graceS: seconds after an hour's end within which the next forecast must have come, as the worker says.
-export function forecast(predictions, symbol, now, graceS) {
-  const served = servedForecasts(predictions);
-  const newest = served.at(-1);
+// As the worker says, isForecast: whether forecasts of this market are made; graceS: seconds after an hour's end within
+// which the next one must have come then.
+export function forecast({ predictions, isForecast }, symbol, now, graceS) {
+  const newest = newestForecast(predictions);
   const tag = $("forecast-role");
   const isOver = newest != null && now != null && ms(newest.target_end) <= now;
   const box = $("forecast");
-  const dueAt = newest == null ? null : ms(newest.target_end) - (newest.horizon_h - 1) * HOUR_MS;
-  const isOverdue = dueAt != null && now != null && graceS != null && now > dueAt + graceS * 1000;
-  const shows = `${symbol} ${newest?.prediction_id} ${newest?.issued_at} ${isOver} ${isOverdue}`;
+  const dueAt = newest == null ? null : closedAt(newest) + HOUR_MS;
+  const isOverdue = isForecast && dueAt != null && now != null && graceS != null && now > dueAt + graceS * 1000;
+  const shows = `${symbol} ${newest?.prediction_id} ${newest?.issued_at} ${isOver} ${isOverdue} ${isForecast}`;
   if (box.dataset.shows === shows) return; // what a person selected stays selected
   box.dataset.shows = shows;
   tag.hidden = !newest;
   box.classList.toggle("overdue", isOverdue);
   $("forecast-title").textContent = isOverdue ? "Overdue forecast" : isOver ? "Latest forecast" : "Next hour";
   if (!newest) {
-    $("forecast").replaceChildren(empty(
+    $("forecast").replaceChildren(empty(!isForecast ? `No forecasts of ${symbol} are made: it is not among forecasting.symbols.` :
       `Waiting for the first hour of ${symbol} to close: its forecast of the next hour's average price follows within seconds, once a model is trained.`,
     ));
     return;
@@ -140,7 +140,7 @@ export function forecast(predictions, symbol, now, graceS) {
     make("p", { className: "figure" }, price(newest.pred_avg_price), " ", make("span", { className: "delta", data: { sign: Math.sign(move) } }, signedPercent(move))),
     bar,
     make("p", { className: "ends" }, make("span", {}, price(low)), make("span", {}, `${percent(newest.interval_level * 100, 0)} band`), make("span", {}, price(high))),
-    isOver && !isOverdue ? make("p", { className: "notice" }, "Its hour is over; waiting for the next forecast.") : null,
+    isOver && !isOverdue ? make("p", { className: "notice" }, isForecast ? "Its hour is over; waiting for the next forecast." : "Its hour is over; no forecasts of this market are made any more.") : null,
     newest.stale_reason == null ? null : make("p", { className: "notice" }, `The baseline serves: ${newest.stale_reason}`),
     facts([
       ["Model", newest.model_version],
