@@ -18,6 +18,7 @@ from marketdata.errors import ConfigurationError, ForecastError
 
 log = logging.getLogger(__name__)
 
+_LOOK_S = 2.0  # of the 5 s within which a program ends; the rest is for its clients (forecasting.kafka.CLOSING_S)
 _QUIET = ("hdfs", "matplotlib", "aiokafka", "absl", "jax", "httpx", "stamina")
 
 
@@ -127,13 +128,16 @@ async def _serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    storage = Storage(settings.hdfs)
-    service = PredictorService(settings, storage, await in_thread(lambda: _clock(settings)))
-    serving = asyncio.ensure_future(service.run(stop))
+
+    async def serve() -> None:
+        clock = await in_thread(lambda: _clock(settings))
+        await PredictorService(settings, Storage(settings.hdfs), clock).run(stop)
+
+    serving = asyncio.ensure_future(serve())
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     # A look may be amid a long step (loading the net): it is left after a moment, what it would publish is not begun.
-    done, _ = await asyncio.wait({serving}, timeout=3.0)
+    done, _ = await asyncio.wait({serving}, timeout=_LOOK_S)
     if not done:
         serving.cancel()
     stopping.cancel()

@@ -25,6 +25,8 @@ _FETCH_MS = 500
 _RETRY_S = 0.5
 _SILENT_MS = 15_000
 _FOR_EVER_MS = 2**31 - 1
+CLOSING_S = 0.75
+"""So that the predictor ends within 5 s whatever the broker does: what is left undone, the next start reads anew."""
 
 
 async def _started(kafka: KafkaSettings, wait_s: float, make: Callable[[], C]) -> C:
@@ -35,10 +37,13 @@ async def _started(kafka: KafkaSettings, wait_s: float, make: Callable[[], C]) -
         try:
             await client.start()
         except (KafkaError, OSError) as error:
-            await close_client(client)
+            await close_client(client, CLOSING_S)
             if asyncio.get_running_loop().time() > deadline:
                 raise ForecastError(f"kafka {kafka.brokers}: no answer within {wait_s:g} s: {error}") from error
             await asyncio.sleep(_RETRY_S)
+        except asyncio.CancelledError:
+            await close_client(client, CLOSING_S)
+            raise
         else:
             return client
 
@@ -97,7 +102,7 @@ async def tail(
                         log.warning("skipped topic=%s offset=%d error=%s", topic, message.offset, error)
         return records
     finally:
-        await close_client(consumer)
+        await close_client(consumer, CLOSING_S)
 
 
 def partition_of(key: bytes, numbers: list[int]) -> int:
@@ -122,7 +127,7 @@ async def _partitions(kafka: KafkaSettings, topic: str, wait_s: float) -> list[i
                 )
             await asyncio.sleep(_RETRY_S)
     finally:
-        await close_client(admin)
+        await close_client(admin, CLOSING_S)
 
 
 class Turns:
@@ -166,4 +171,4 @@ class Turns:
 
     async def leave(self) -> None:
         """Leave the group, so that another predictor takes over at once."""
-        await close_client(self._consumer)
+        await close_client(self._consumer, CLOSING_S)

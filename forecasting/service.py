@@ -71,7 +71,11 @@ class PredictorService:
         await kafka.tail(own, self._scores, Score, 0, wait_s)  # both topics are waited for
         group = f"{self._settings.topics.prefix}forecasting"
         self._turns = turns = await kafka.Turns.join(own, self._predictions, group, wait_s)
-        producer = await kafka.start_producer(own, wait_s)
+        try:
+            producer = await kafka.start_producer(own, wait_s)
+        except BaseException:
+            await turns.leave()
+            raise
         log.info("serving symbols=%s", ",".join(m.symbol for m in self._markets))
         try:
             while not stop.is_set():
@@ -94,7 +98,7 @@ class PredictorService:
             for market in self._markets:
                 if market.child is not None:
                     await market.child.stop()
-            await asyncio.gather(close_client(producer), turns.leave())
+            await asyncio.gather(close_client(producer, kafka.CLOSING_S), turns.leave())
 
     async def _renewed(self, producer: AIOKafkaProducer) -> AIOKafkaProducer:
         """A fresh producer in place of one that failed, however long the broker is away."""

@@ -1,7 +1,10 @@
 """The commands as programs on the real Kafka and HDFS: serve from nothing to a scored champion, restart, report."""
 
 import asyncio
+import gc
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,14 +15,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaTimeoutError
 
 from config import Settings
 from config.clock import SystemClock
 from config.kafka import client_options, close_client
-from forecasting import kafka
+from forecasting import commands, kafka
 from forecasting.service import PredictorService
 from forecasting.storage import Storage
 from marketdata.codec import decode
@@ -27,10 +30,12 @@ from marketdata.records import Prediction, Score
 from marketdata.times import HOUR_MS, floor_to, from_rfc3339
 from marketdata.topics import TopicRole
 from tests.forecasting_hours import SCHEMA, store, walk
-from tests.stack import environment_of, eventually, eventually_async, running
+from tests.integration.test_streams_stopping import pid_of_kafka
+from tests.stack import StackUnderTest, environment_of, eventually, eventually_async, running
 
 SYMBOL = "BTC-USD"
 N = 900
+ENDS_S = 5.0
 BUDGET = {
     "train_hours": 800,
     "calibration_hours": 100,
@@ -241,6 +246,53 @@ def test_a_send_whose_outcome_is_not_known_is_settled_by_the_topic(
         return await kafka.tail(few.kafka, topic, Prediction, 1_000, 10.0)
 
     assert sorted(p.model_version for p in asyncio.run(serve())) == ["har", "last-price"]
+
+
+@pytest.mark.parametrize(
+    ("client", "step", "times"),
+    [
+        (AIOKafkaProducer, "send_and_wait", 1),
+        (AIOKafkaProducer, "start", 1),
+        (AIOKafkaConsumer, "start", 2),
+        (AIOKafkaConsumer, "end_offsets", 2),
+    ],
+    ids=["a prediction is sent", "the producer starts", "the group is joined", "what is published is read"],
+)
+def test_it_ends_in_time_where_kafka_stands_still_while(
+    stack: StackUnderTest,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    client: type,
+    step: str,
+    times: int,
+) -> None:
+    make_topics(settings)
+    store(settings.hdfs, walk(700, start_ms=history()[0]["hour_start"][N - 700].cast(pa.int64()).as_py() // 1000))
+    few = settings.model_copy(
+        update={"forecasting": settings.forecasting.model_copy(update={"calibration_hours": 1_440})}
+    )
+    real, kafka_pid, steps = getattr(client, step), pid_of_kafka(stack), 0
+    told_s: list[float] = []
+
+    async def stopped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == times:
+            os.kill(kafka_pid, signal.SIGSTOP)
+            told_s.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGTERM)
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(client, step, stopped)
+    try:
+        assert asyncio.run(commands._serve(few)) == 0
+        took_s = time.monotonic() - told_s[0]
+    finally:
+        os.kill(kafka_pid, signal.SIGCONT)
+    assert took_s < ENDS_S
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_serve_without_a_broker_ends_with_one_clear_line(settings: Settings) -> None:
