@@ -94,5 +94,10 @@ def check(tick: Tick, latest_ms: int | None = None) -> int:
         hold(tick, RULES)
     timestamp_ms = tick.timestamp_ms
     if latest_ms is not None and timestamp_ms > latest_ms:
-        raise DecodeError(FUTURE_REASON, "timestamp", tick.timestamp, f"at most {to_rfc3339(latest_ms)}, by the clock")
+        raise ahead_of_clock(tick.timestamp, latest_ms)
     return timestamp_ms
+
+
+def ahead_of_clock(timestamp: str, latest_ms: int) -> DecodeError:
+    """What is wrong with a tick's time that is after `latest_ms`."""
+    return DecodeError(FUTURE_REASON, "timestamp", timestamp, f"at most {to_rfc3339(latest_ms)}, by the clock")

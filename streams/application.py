@@ -45,7 +45,7 @@ from streams.ticks import DISABLED, NOT_POLLED, Bounds
 log = logging.getLogger(__name__)
 
 POLLS_ALONE, STREAM_ALONE = "poll", "stream"  # of streams.feed
-BUFFERED_BATCHES = 4  # per topic; an event is a batch
+BUFFERED_BATCHES = 12  # per topic; an event is a batch. Of 4 Faust once waited for a changelog for ever
 # Bytes of a partition in a poll: 48,000 ticks, so that of many markets each has some; of many partitions less, for a
 # batch of each may be at work at once.
 MAX_FETCH, MAX_FETCH_OF_ALL = 16 << 20, 64 << 20

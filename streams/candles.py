@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
 from config.sections import KafkaSettings
+from marketdata import candle_rules
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
 from marketdata.markets import Market
@@ -103,7 +104,7 @@ class CandleCollector:
     async def _load(self) -> dict[str, Minutes]:
         if self._minutes is None:
             symbols = [market.symbol for market in self._markets]
-            known = await published_minutes(self._kafka, self._topic, symbols)
+            known = await published_minutes(self._kafka, self._topic, symbols, self._clock.now_ms() + HOUR_MS)
             if known:
                 oldest = min(minutes.next_ms for minutes in known.values())
                 log.info("candles of %d markets go on from %s", len(known), to_rfc3339(oldest))
@@ -158,8 +159,13 @@ class CandleCollector:
             self._metrics.candles.inc(len(candles))
 
 
-async def published_minutes(kafka: KafkaSettings, topic: str, symbols: Sequence[str]) -> dict[str, Minutes]:
+async def published_minutes(
+    kafka: KafkaSettings, topic: str, symbols: Sequence[str], latest_ms: int
+) -> dict[str, Minutes]:
     """What is on the topic of each symbol that has a candle there; gaps of its last `INSIDE_MS` are open.
+
+    Candles that their readers refuse do not count, nor do those that end after `latest_ms`: a single one out of a far
+    future would end the market's candles. It is well after the clock, which may have begun a little behind.
 
     Raises:
         ConfigurationError: the broker does not answer.
@@ -172,6 +178,7 @@ async def published_minutes(kafka: KafkaSettings, topic: str, symbols: Sequence[
             async for record in reader.between(froms, ends):
                 try:
                     candle = decode(Candle, record.value)
+                    candle_rules.check(candle, latest_ms)
                 except DecodeError:
                     continue  # somebody else's record; readers of the topic refuse it
                 open_ms = candle.open_time_ms

@@ -43,6 +43,7 @@ class FeaturesAgent:
         self._letters = settings.topic(TopicRole.DEAD_LETTERS).name
         self._refusals = RefusalLog(NAME)
         self._lateness_ms = int(settings.streams.lateness_s * 1000)
+        self._max_future_ms = int(settings.streams.max_future_s * 1000)
         self._states: dict[int, dict[bytes, MarketFeatures]] = {}
         self.delivered = DeliveredOffsets(settings.kafka, settings.topic(TopicRole.TICKS_CLEAN).name, self._output)
 
@@ -60,10 +61,11 @@ class FeaturesAgent:
         delivered = self.delivered.delivered(partition)
         states = self._states.setdefault(partition, {})
         # What was answered before a crash is computed as its own batch, so that revisions go on from there.
+        now_ms = self._clock.now_ms()
         answered = bisect_right(records, delivered, key=_OFFSET)
         old, new = records[:answered], records[answered:]
         parts = [
-            roll(partition, part, lambda key: self._state(partition, states, key), self._clock.now_ms())
+            roll(partition, part, lambda key: self._state(partition, states, key), now_ms, self._max_future_ms)
             for part in (old, new)
             if part
         ]

@@ -15,6 +15,7 @@ from marketdata.codec import decode, encode, encode_finite
 from marketdata.errors import DecodeError, InvalidValueError
 from marketdata.features import MarketFeatures, decode_quote
 from marketdata.records import Tick
+from marketdata.tick_rules import ahead_of_clock
 from marketdata.times import SECOND_MS, from_rfc3339
 from streams.agents.letters import UNEXPECTED_REASON, dead_letter
 from streams.batching import Item
@@ -46,8 +47,12 @@ class _Market:
     second: int | None = None
 
 
-def roll(
-    partition: int, records: Sequence[ConsumerRecord], load: Callable[[bytes], MarketFeatures], now_ms: int
+def roll(  # noqa: C901  one pass without calls: it runs for every tick
+    partition: int,
+    records: Sequence[ConsumerRecord],
+    load: Callable[[bytes], MarketFeatures],
+    now_ms: int,
+    max_future_ms: int,
 ) -> Rolled:
     """Add a batch to the states of its markets.
 
@@ -55,9 +60,12 @@ def roll(
         partition: of the source topic.
         records: of that partition, in order.
         load: the state of a key, the same object each time.
-        now_ms: event time, for dead letters.
+        now_ms: event time, for ticks out of the future and dead letters.
+        max_future_ms: ticks ahead of it by more than this are refused: one alone would end a market's windows, for all
+            that comes after it would be late.
     """
     done = Rolled()
+    latest_ms = now_ms + max_future_ms
     markets: dict[bytes, _Market] = {}
     for record in records:
         key = record.key
@@ -68,6 +76,8 @@ def roll(
             if market is None or market.state.symbol != quote.symbol:
                 _check_key(record, quote.symbol)
                 market = markets[key] = _Market(load(key))
+            if timestamp_ms > latest_ms:
+                raise ahead_of_clock(quote.timestamp, latest_ms)  # noqa: TRY301  caught with all else that may be wrong
         except Exception as error:  # noqa: BLE001  one record must not take its batch with it; its letter keeps the bytes
             _refuse(done, record, error, now_ms)
             continue
@@ -119,6 +129,8 @@ def _refuse(done: Rolled, record: ConsumerRecord, error: Exception, now_ms: int)
     if not isinstance(error, (msgspec.MsgspecError, InvalidValueError, TypeError, UnicodeDecodeError)):
         reason = UNEXPECTED_REASON
         log.error("%s-%d@%d cannot be processed", record.topic, record.partition, record.offset, exc_info=error)
+    elif isinstance(error, DecodeError):
+        reason = error.reason
     elif not isinstance(error, InvalidValueError):  # the codec of whole ticks names field and value, as the clean agent
         try:
             decode(Tick, record.value)

@@ -2,12 +2,14 @@
 
 from config import Settings
 from marketdata.codec import encode
+from marketdata.times import HOUR_MS, MINUTE_MS
 from marketdata.topics import TopicRole
 from streams import topics
+from streams.candles import published_minutes
 from streams.newest import newest_tick_ms
 from streams.reading import TopicReader
 from tests.integration.streams_support import send
-from tests.view_records import SYMBOL, tick
+from tests.view_records import SYMBOL, candle, tick
 
 START_MS = 1_722_816_000_000
 BEHIND = 300  # records that are no ticks: more than are looked at first
@@ -36,3 +38,14 @@ async def test_a_longer_tail_reads_only_what_the_shorter_one_had_not(settings: S
     assert await newest_tick_ms(own.kafka, name, START_MS + 2, streamed=False) == START_MS + 1
     assert await newest_tick_ms(own.kafka, name, START_MS, streamed=False) is None
     assert await newest_tick_ms(own.kafka, name, START_MS + 2, streamed=True) is None
+
+
+async def test_a_candle_out_of_the_future_does_not_end_its_markets_candles(settings: Settings) -> None:
+    await topics.ensure(settings)
+    starts = [START_MS, START_MS + MINUTE_MS, START_MS + 1_000 * HOUR_MS]
+    await send(settings, TopicRole.CANDLES, [(SYMBOL.encode(), encode(candle(at_ms))) for at_ms in starts])
+    name = settings.topic(TopicRole.CANDLES).name
+    found = await published_minutes(settings.kafka, name, [SYMBOL], START_MS + HOUR_MS)
+    assert {symbol: (minutes.next_ms, minutes.gaps) for symbol, minutes in found.items()} == {
+        SYMBOL: (START_MS + 2 * MINUTE_MS, [])
+    }

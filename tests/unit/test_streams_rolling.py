@@ -30,7 +30,7 @@ class States(dict[bytes, MarketFeatures]):
 
 
 def run(records: list[ConsumerRecord], states: States) -> Rolled:
-    return roll(1, records, states.__getitem__, START_MS)
+    return roll(1, records, states.__getitem__, START_MS, 3_600_000)
 
 
 def rows(done: Rolled) -> list[tuple[str, str, int, bytes]]:
@@ -82,6 +82,15 @@ def test_what_is_no_tick_becomes_a_dead_letter() -> None:
     (letter,) = [decode(DeadLetter, value) for _key, value, _headers in done.letters]
     assert (letter.reason, letter.offset) == ("not_a_tick", 0)
     assert len(done.rows) == 1
+
+
+def test_a_tick_out_of_the_future_does_not_end_a_markets_windows() -> None:
+    done = run([record(0, 0), record(1, 3_600_001), record(2, 1_000)], States())
+    (letter,) = [decode(DeadLetter, value) for _key, value, _headers in done.letters]
+    assert (letter.reason, letter.field, letter.offset) == ("future", "timestamp", 1)
+    assert letter.expected == "at most 2024-08-05T01:00:00.000Z, by the clock"
+    assert done.late == 0
+    assert rows(done)[-1] == ("BTC-USD", "2024-08-05T00:00:01.000Z", 2, b"2")
 
 
 @pytest.mark.parametrize(
