@@ -44,15 +44,14 @@ class BandRenderer {
   }
 }
 
-// Runs of bars that belong to one forecast, those that are at least partly visible.
+// Runs of visible bars that belong to one forecast. Bars out of sight have no x: nothing is drawn with one of them.
 function* spans(bars, { from, to }) {
   let start = Math.max(0, Math.floor(from));
   const end = Math.min(bars.length, Math.ceil(to));
   const id = (i) => bars[i].originalData.id;
-  while (start > 0 && start < bars.length && id(start - 1) === id(start)) start -= 1;
   while (start < end) {
     let stop = start;
-    while (stop + 1 < bars.length && id(stop + 1) === id(start)) stop += 1;
+    while (stop + 1 < end && id(stop + 1) === id(start)) stop += 1;
     yield [bars[start], bars[stop]];
     start = stop + 1;
   }
