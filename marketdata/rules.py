@@ -129,14 +129,14 @@ def price_rules(field: str) -> tuple[Rule, ...]:
     )
 
 
-def amount_rules(field: str) -> tuple[Rule, ...]:
+def amount_rules(field: str, most: float = MOST_AMOUNT) -> tuple[Rule, ...]:
     """What each quantity and volume must satisfy."""
-    return compared(field, "negative", ">=", 0.0), compared(field, "absurd", "<=", MOST_AMOUNT)
+    return compared(field, "negative", ">=", 0.0), compared(field, "absurd", "<=", most)
 
 
 def count_rules(field: str) -> tuple[Rule, ...]:
     """What each count must satisfy."""
-    return compared(field, "negative", ">=", 0.0), compared(field, "absurd", "<=", MOST_COUNT)
+    return amount_rules(field, MOST_COUNT)
 
 
 def hold(record: Record, rules: Iterable[Rule]) -> None:
