@@ -86,6 +86,23 @@ async def skipped(workers: list[Settings]) -> Counter[str]:
     return found
 
 
+async def leading(workers: list[Settings]) -> int:
+    """Which of them leads: the only one that polled lately. Who polled most may have led before the others joined."""
+    polled = "bitcoin_polls"
+    before = [await counted(one, polled) for one in workers]
+    leaders: list[int] = []
+
+    async def one_alone() -> bool:
+        nonlocal before
+        now = [await counted(one, polled) for one in workers]
+        leaders[:] = [number for number, counts in enumerate(now) if counts != before[number]]
+        before = now
+        return len(leaders) == 1
+
+    await eventually_async(one_alone, 20, "one worker that polls alone", every_s=3.0)
+    return leaders[0]
+
+
 async def assert_gaps_told(settings: Settings, workers: list[Settings], last_ms: int) -> None:
     """What the dead leader left, and what else passed since, is counted by those who live."""
     missing = missed(await collected(settings), last_ms)
@@ -140,8 +157,7 @@ async def test_the_leader_is_killed_and_a_worker_added_while_both_feeds_flow(
         programs = [start(0), start(1)]
         await are_ready(workers[:2])
         await flow(own, programs, 40, await newest_ms(own), "ticks of both feeds")
-        polls = [(await counted(one, "bitcoin_polls")).get("", 0.0) for one in workers[:2]]
-        leader = polls.index(max(polls))
+        leader = await leading(workers[:2])
         programs[leader].process.kill()
         programs[leader].process.wait()
         last_ms = instants(await collected(own))[-1]
