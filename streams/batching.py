@@ -99,7 +99,8 @@ class BatchConsumer(driver.Consumer):
     Faust acknowledges events that a stream skipped while partitions moved and events whose agent raised, drops what was
     fetched while its flow stood still, and does not seek back where nothing was committed yet. So for batch topics it
     is not asked: committed is what agents declared `handled`, and the next offset to yield is known here, so that a
-    fetch that begins after it is read again from there.
+    fetch that begins after it is read again from there. And when partitions moved, Faust seeks, reads, and only then
+    empties the agents' queues: nothing is yielded before that.
     """
 
     logger = _faust_log
@@ -152,7 +153,7 @@ class BatchConsumer(driver.Consumer):
                 continue
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return
-            if self._is_wanted(tp, active):
+            if self._is_wanted(tp, active) and not self.app.rebalancing:
                 fresh = await self._in_sequence(tp, found)
                 if fresh:
                     yield tp, self._to_batch(tp, fresh, generation)

@@ -26,6 +26,7 @@ from tests.stack import ExchangeUnderTest, Program, environment_of, free_ports, 
 R = TypeVar("R", bound=Record)
 
 FAUST = [sys.executable, "-m", "faust", "-A", "streams"]
+SLOWLY_MOVING = [sys.executable, "-m", "tests.integration.slowly_moving", "-A", "streams"]
 STOP_S = 5.0
 
 
@@ -64,9 +65,9 @@ def one_of_many(settings: Settings, number: int, folder: Path) -> Settings:
 
 
 @contextmanager
-def worker(settings: Settings, log: Path, stop_s: float = STOP_S) -> Iterator[Program]:
+def worker(settings: Settings, log: Path, stop_s: float = STOP_S, faust: Sequence[str] = FAUST) -> Iterator[Program]:
     """`faust -A streams worker` for as long as the context lasts."""
-    with running([*FAUST, "worker", "-l", "info"], log, environment_of(settings), stop_s=stop_s) as program:
+    with running([*faust, "worker", "-l", "info"], log, environment_of(settings), stop_s=stop_s) as program:
         yield program
 
 

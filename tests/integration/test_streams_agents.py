@@ -16,6 +16,7 @@ from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 from streams import topics
 from tests.integration.streams_support import (
+    SLOWLY_MOVING,
     assert_features,
     decoded,
     everything,
@@ -145,8 +146,8 @@ async def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(setting
 async def test_three_workers_of_which_one_dies_and_one_is_added_under_load_lose_and_double_nothing(
     settings: Settings, tmp_path: Path
 ) -> None:
-    """Ticks come all the while, in an order of their own within each market."""
-    supply = walk(60_000, seed=3)
+    """Ticks come all the while, in an order of their own within each market; what is fetched while moving is many."""
+    supply = walk(150_000, seed=3)
     own = without_exchanges(settings)
     await topics.ensure(own)
     ticks: list[Tick] = []
@@ -154,7 +155,7 @@ async def test_three_workers_of_which_one_dies_and_one_is_added_under_load_lose_
 
     async def load() -> None:
         while not over.is_set() and len(ticks) < len(supply):
-            part = supply[len(ticks) : len(ticks) + 100]
+            part = supply[len(ticks) : len(ticks) + 500]
             await send(own, TopicRole.TICKS, keyed(part))
             ticks.extend(part)
             await asyncio.sleep(0.1)  # the pace of the load
@@ -172,14 +173,15 @@ async def test_three_workers_of_which_one_dies_and_one_is_added_under_load_lose_
     settings_of = [one_of_many(own, number, tmp_path) for number in range(4)]
     with ExitStack() as programs:
         started = [
-            programs.enter_context(worker(one, tmp_path / f"worker{number}.log"))
+            programs.enter_context(worker(one, tmp_path / f"worker{number}.log", faust=SLOWLY_MOVING))
             for number, one in enumerate(settings_of[:3])
         ]
         loading = asyncio.create_task(load())
         await works(started, settings_of[:3])
         started[0].process.kill()
         started[0].process.wait()
-        started.append(programs.enter_context(worker(settings_of[3], tmp_path / "worker3.log")))
+        another = worker(settings_of[3], tmp_path / "worker3.log", faust=SLOWLY_MOVING)
+        started.append(programs.enter_context(another))
         await works(started[1:], settings_of[1:])
         over.set()
         await loading

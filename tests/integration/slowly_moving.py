@@ -1,0 +1,25 @@
+"""`faust`, but that the moment between its seek and its flow after partitions moved is a long one.
+
+Faust empties the agents' queues at its end. A busy machine makes that moment long now and then; here it always is.
+"""
+
+import asyncio
+
+from faust.cli.faust import cli
+
+from streams.batching import BatchConsumer, BatchTransport
+
+MOMENT_S = 0.3
+
+
+class SlowlyMoving(BatchConsumer):
+    """The worker's consumer."""
+
+    async def perform_seek(self) -> None:
+        await super().perform_seek()
+        await asyncio.sleep(MOMENT_S)
+
+
+if __name__ == "__main__":
+    BatchTransport.Consumer = SlowlyMoving
+    cli()
