@@ -200,8 +200,11 @@ def _faust_app(settings: Settings) -> StreamsApp:
 
 
 def _instance_id(app: StreamsApp) -> str:
-    """The same for each start of a worker with its data folder, and no other's."""
-    place = f"{socket.gethostname()}:{app.conf.datadir.absolute()}"
+    """The same for each start of a worker with its data folder and address, and no other's.
+
+    The broker gives back to one that returns what it had, and Faust refuses for good what was given to another address.
+    """
+    place = f"{socket.gethostname()}:{app.conf.datadir.absolute()}:{app.conf.canonical_url}"
     return f"{app.conf.id}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
 
 
