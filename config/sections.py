@@ -15,6 +15,8 @@ from marketdata.topics import TopicRole
 
 # A variable that is passed on without a value (`KEY: ${KEY:-}` of compose) is no secret.
 _Secret = Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)]
+_PLACE = r"://[^/\s]+(/[^\s]*[^/\s])?$"  # paths are put behind it
+_HTTP = "^https?" + _PLACE
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
 
 
@@ -64,9 +66,9 @@ class TopicSettings(_Section):
 class HdfsSettings(_Section):
     """Where the files live. `url` is for Spark, `webhdfs` for readers without a JVM."""
 
-    url: str = "hdfs://127.0.0.1:19000"
+    url: str = Field("hdfs://127.0.0.1:19000", pattern=r"^hdfs://[^/\s]+$")
     """The file system, for Spark."""
-    webhdfs: str = "http://127.0.0.1:19870"
+    webhdfs: str = Field("http://127.0.0.1:19870", pattern=_HTTP)
     """The NameNode's HTTP address, for readers without a JVM."""
     user: str = "bitcoin"
     """Owner of the files."""
@@ -112,9 +114,9 @@ class BinanceSettings(_Section):
 
     enabled: bool = True
     """Whether it is asked."""
-    base_url: str = "https://data-api.binance.vision"
+    base_url: str = Field("https://data-api.binance.vision", pattern=_HTTP)
     """REST; the default serves market data without a key."""
-    stream_url: str = "wss://data-stream.binance.vision"
+    stream_url: str = Field("wss://data-stream.binance.vision", pattern="^wss?" + _PLACE)
     """WebSocket, for `streams.feed`; the default serves market data without a key."""
     timeout_s: float = Field(5.0, gt=0)
     """Of one request."""
@@ -127,7 +129,7 @@ class CoinGeckoSettings(_Section):
 
     enabled: bool = True
     """Whether it is asked."""
-    base_url: str = "https://api.coingecko.com/api/v3"
+    base_url: str = Field("https://api.coingecko.com/api/v3", pattern=_HTTP)
     """REST; the pro plan has another host."""
     api_key: _Secret = None
     """A secret; goes into the plan's header."""

@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     @classmethod
     def _distinct_markets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) != len(value):
-            msg = f"markets: {value!r}: expected one or more distinct symbols like BTC-USD"
+            msg = f"{value!r}: expected one or more distinct symbols like BTC-USD"
             raise ValueError(msg)
         return value
 
@@ -180,10 +180,10 @@ def _describe(error: ValidationError) -> str:
     lines = []
     for found in error.errors(include_input=False):
         place = [str(part) for part in found["loc"]]
-        said = found["msg"]
+        said = found["msg"].removeprefix("Value error, ")  # pydantic's own, of what our validators say
         if found["type"] == "extra_forbidden":
             said = f"unknown setting; expected one of {', '.join(_fields(place[:-1]))}"
-        lines.append(f"{'.'.join(place) or 'settings'}: {said}")
+        lines.append(": ".join([*([".".join(place)] if place else []), said]))
     return "settings refused:\n  " + "\n  ".join(lines)
 
 

@@ -20,6 +20,7 @@ R = TypeVar("R", bound=Record)
 _encoder = msgspec.json.Encoder()
 _AT = " - at `$"
 _MISSING = re.compile(r"missing required field `([^`]+)`")
+_NOT_ONE_OF = "Invalid enum value"
 _UNKNOWN = re.compile(r"unknown field `([^`]+)`")
 
 
@@ -140,6 +141,13 @@ def _name(cls: type[Record], payload: bytes, text: str) -> DecodeError:
     expected = said.removeprefix("Expected ").split(", got ")[0].replace("`", "")
     if "out of range" in said:
         expected = "a finite number"
+    if said.startswith(_NOT_ONE_OF):
+        expected = f"one of {', '.join(_choices(get_type_hints(cls)[path]))}"
     if not path:
         return DecodeError("type", "payload", payload, f"a {cls.__name__} as a JSON object")
     return DecodeError("type", path, _lookup(payload, path), expected)
+
+
+def _choices(hint: object) -> list[str]:
+    """The texts that a Literal allows, alone or in a union."""
+    return [text for one in get_args(hint) for text in ([one] if isinstance(one, str) else _choices(one))]

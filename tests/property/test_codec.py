@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from marketdata.codec import decode, encode
 from marketdata.enrichment import enrich, mid_price, spread_bps
 from marketdata.errors import DecodeError, InvalidValueError
-from marketdata.records import RECORDS, SourceState, Tick
+from marketdata.records import RECORDS, Candle, Record, Score, SourceState, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
 
 times = st.integers(0, 4_102_444_800_000).map(to_rfc3339)
@@ -110,6 +111,18 @@ def test_other_refusals(change: dict[str, Any], reason: str, field: str) -> None
     with pytest.raises(DecodeError) as caught:
         decode(Tick, json.dumps(as_json(tick) | change).encode())
     assert (caught.value.reason, caught.value.field) == (reason, field)
+
+
+@pytest.mark.parametrize(
+    ("cls", "payload", "says"),
+    [
+        (Candle, b'{"interval": "2m"}', "interval: '2m': expected one of 1m, 1h"),
+        (Score, b'{"role": "king"}', "role: 'king': expected one of champion, challenger, baseline"),
+    ],
+)
+def test_what_is_none_of_a_few_texts_is_refused_with_them(cls: type[Record], payload: bytes, says: str) -> None:
+    with pytest.raises(DecodeError, match=re.escape(says)):
+        decode(cls, payload)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
