@@ -1,6 +1,7 @@
 """What is stored, read without Spark: WebHDFS and pyarrow, as any reader of the tables does it."""
 
 import io
+import logging
 from collections.abc import Iterable, Sequence
 
 import httpx
@@ -18,6 +19,7 @@ from marketdata.parquet import read_parquet
 
 _READ_ERRORS = (HdfsError, RequestException, pa.ArrowException, OSError)
 _READ_TRIES = 6
+_log = logging.getLogger(__name__)
 
 
 class Reader:
@@ -41,6 +43,8 @@ class Reader:
                 on=httpx.HTTPError, attempts=None, timeout=self._settings.wait_s, wait_initial=0.2, wait_max=1.0
             ):
                 with attempt:
+                    if attempt.num == 2:  # noqa: PLR2004  the second try is the first wait
+                        _log.info("waiting for HDFS at %s", self._settings.webhdfs)
                     httpx.get(url, timeout=5.0, trust_env=False).raise_for_status()
         except httpx.HTTPError as error:
             msg = f"hdfs.webhdfs: {self._settings.webhdfs}: no answer after {self._settings.wait_s:g} s: {error}"
