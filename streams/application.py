@@ -39,6 +39,7 @@ from streams.newest import newest_tick_ms
 from streams.sources import binance, coingecko
 from streams.sources.exchanges import Exchanges, build_exchanges
 from streams.sources.plan import plan_warnings
+from streams.standstill import SHARE, Standstill
 from streams.stopping import BoundedWorker
 from streams.ticks import DISABLED, NOT_POLLED, Bounds
 
@@ -92,6 +93,7 @@ class StreamsApp(faust.App):
     settings: Settings
     clock: WorkerClock
     worker_state: WorkerState
+    standstill: Standstill
 
     async def on_first_start(self) -> None:
         from streams.views import attach as attach_views
@@ -110,6 +112,7 @@ class StreamsApp(faust.App):
             log.error("the worker cannot start: %s", error)  # noqa: TRY400  one clear line, no traceback
             raise SystemExit(1) from error
         self.worker_state.started_at = self.loop.time()
+        self.standstill.begin()
         attach_views(self, self.settings, self.clock)
         await super().on_first_start()
 
@@ -149,6 +152,7 @@ def build_app(settings: Settings, clock: WorkerClock) -> StreamsApp:
     app.settings = settings
     app.clock = clock
     app.worker_state = WorkerState(metrics, exchanges)
+    app.standstill = Standstill(settings.streams.session_timeout_s * SHARE)
     _add_agents(app)
     _add_collector(app)
     commands.register()

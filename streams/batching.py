@@ -309,6 +309,8 @@ class BatchProducer(driver.Producer):
         Raises:
             ValueError: a record is larger than a batch may be.
         """
+        app: Any = self.app
+        app.standstill.look()
         producer = self._ensure_producer()
         futures: list[asyncio.Future[RecordMetadata]] = []
         batch, count = producer.create_batch(), 0

@@ -1,0 +1,56 @@
+"""A worker whose process is stopped while another takes over: when it wakes it ends, and nothing is there twice."""
+
+import signal
+from collections import Counter
+from pathlib import Path
+
+import httpx
+
+from config import Settings
+from marketdata.records import FeatureRow, Tick
+from marketdata.topics import TopicRole
+from streams import topics
+from tests.integration.streams_support import assert_features, decoded, one_of_many, send, without_exchanges, worker
+from tests.integration.test_streams_agents import are_through, keyed, walk
+from tests.stack import eventually_async
+
+
+async def is_ready(settings: Settings) -> bool:
+    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+        try:
+            return (await client.get(f"http://127.0.0.1:{settings.streams.web_port}/health/ready")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+async def test_a_worker_that_stood_still_ends_when_it_wakes(settings: Settings, tmp_path: Path) -> None:
+    own = without_exchanges(settings)
+    await topics.ensure(own)
+    ticks = walk(6_000, seed=4)
+    sleeper, other = (one_of_many(own, number, tmp_path) for number in range(2))
+    with (
+        worker(sleeper, tmp_path / "sleeper.log") as stopped,
+        worker(other, tmp_path / "other.log") as living,
+    ):
+
+        async def both() -> bool:
+            return await is_ready(sleeper) and await is_ready(other)
+
+        await eventually_async(both, 60, "both workers ready")
+        await send(own, TopicRole.TICKS, keyed(ticks[:3_000]))
+        await eventually_async(lambda: are_through(own, ticks[:3_000]), 60, "the first half is through")
+        stopped.process.send_signal(signal.SIGSTOP)
+        await send(own, TopicRole.TICKS, keyed(ticks[3_000:]))
+        await eventually_async(lambda: are_through(own, ticks), 60, "all ticks are through without the sleeper")
+        stopped.process.send_signal(signal.SIGCONT)
+
+        async def has_ended() -> bool:
+            return stopped.process.poll() is not None
+
+        await eventually_async(has_ended, 10, "the sleeper ended")
+        assert stopped.process.returncode == 1
+        assert "stood still for" in stopped.output()
+        living.check_running()
+    clean = await decoded(own, TopicRole.TICKS_CLEAN, Tick)
+    assert Counter(tick.tick_id for tick in clean) == Counter(tick.tick_id for tick in ticks)
+    assert_features(await decoded(own, TopicRole.FEATURES, FeatureRow), ticks)
