@@ -31,6 +31,7 @@ from streams.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector
 from streams.claims import claim_folder, require_free_port
 from streams.clocks import WorkerClock
 from streams.collector import Collector, NewestTick, forever
+from streams.consumer_thread import BatchConsumerThread
 from streams.feed import StreamFeed
 from streams.kafka import broker_urls, credentials
 from streams.logs import logging_config
@@ -112,9 +113,15 @@ class StreamsApp(faust.App):
             log.error("the worker cannot start: %s", error)  # noqa: TRY400  one clear line, no traceback
             raise SystemExit(1) from error
         self.worker_state.started_at = self.loop.time()
-        self.standstill.begin()
+        self.standstill.watch()
         attach_views(self, self.settings, self.clock)
         await super().on_first_start()
+
+    def on_rebalance_end(self) -> None:
+        super().on_rebalance_end()
+        consumer: Any = self.consumer
+        tables: Any = self.tables
+        consumer.settled = tables.recovery._generation_id  # noqa: SLF001  pinned in streams.batching
 
     async def on_shutdown(self) -> None:
         await super().on_shutdown()  # by now no task is left that asks
@@ -214,7 +221,7 @@ def _instance_id(app: StreamsApp) -> str:
 
 def _add_agents(app: StreamsApp) -> None:
     settings, clock, metrics = app.settings, app.clock, app.worker_state.metrics
-    BatchConsumer.gather_ms = settings.streams.gather_ms
+    BatchConsumerThread.gather_ms = settings.streams.gather_ms
     sources = {CLEAN: settings.topic(TopicRole.TICKS).name, FEATURES: settings.topic(TopicRole.TICKS_CLEAN).name}
     BatchConsumer.batch_topics = frozenset(sources.values())
     app.worker_state.topics.update(sources)

@@ -27,6 +27,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
+from streams.consumer_thread import BatchConsumerThread
+
 FAUST_VERSION = "0.15.3"
 PINNED: dict[str, tuple[str, ...]] = {
     "faust.transport.drivers.aiokafka.Consumer": (
@@ -49,6 +51,8 @@ PINNED: dict[str, tuple[str, ...]] = {
     ),
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread": ("_create_worker_consumer", "verify_event_path"),
     "faust.transport.drivers.aiokafka.Producer": ("on_start", "_ensure_producer", "_settings_extra", "key_partition"),
+    "faust.App": ("on_rebalance_end", "consumer_generation_id", "rebalancing"),
+    "faust.tables.recovery.Recovery": ("_generation_id",),
     "faust.tables.Table": ("on_key_set", "on_key_del", "partition_for_key", "changelog_topic_name"),
     "faust.serializers.schemas.Schema": ("compile",),
 }
@@ -59,8 +63,6 @@ Item = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 
 _faust_log = logging.getLogger("faust.batching")  # what Faust says of its services goes under Faust's name
 
-MANY_BYTES = 1 << 20  # of all partitions together; a backlog has them at once
-
 # How long events under way are waited for; what they leave is done again by whoever comes next.
 _STOP_WAIT_S = 2.0
 _REBALANCE_WAIT_S = 30.0
@@ -68,27 +70,6 @@ _REBALANCE_WAIT_S = 30.0
 
 class _Sent(Protocol):
     def __call__(self, metadata: RecordMetadata, count: int) -> None: ...
-
-
-class BatchConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's, but that the broker gathers records for a fetch: until there are many, or for `gather_ms` at most.
-
-    Faust asks for whatever is there. aiokafka fetches ahead of a poll and not again before it, so small answers make
-    small batches, and what comes in after an answer lies until the poll after the next.
-    """
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer: Any = super()._create_worker_consumer(transport)
-        # Faust hands on no settings for these.
-        consumer._fetch_min_bytes = MANY_BYTES  # noqa: SLF001
-        consumer._fetch_max_wait_ms = BatchConsumer.gather_ms  # noqa: SLF001
-        return consumer
-
-    def verify_event_path(self, now: float, tp: TP) -> None:
-        """Nothing: Faust's own alarm looks at single messages, and calls a partition that has just come a hung one.
-
-        Whether a worker gets on is told by `streams.health`.
-        """
 
 
 class BatchConsumer(driver.Consumer):
@@ -100,12 +81,14 @@ class BatchConsumer(driver.Consumer):
     fetched while its flow stood still, and does not seek back where nothing was committed yet. So for batch topics it
     is not asked: committed is what agents declared `handled`, and the next offset to yield is known here, so that a
     fetch that begins after it is read again from there. And when partitions moved, Faust seeks, reads, and only then
-    empties the agents' queues: nothing is yielded before that.
+    empties the agents' queues: nothing is yielded before that, and what was fetched meanwhile is read again.
+
+    `settled` is the generation of the group whose recovery has ended; the app tells it. Faust's own `rebalancing` falls
+    when the recovery before ends, though partitions are moving again.
     """
 
     logger = _faust_log
     batch_topics: frozenset[str] = frozenset()
-    gather_ms: int = 40
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._handled: dict[TP, int] = {}
@@ -113,6 +96,8 @@ class BatchConsumer(driver.Consumer):
         self._begun: dict[TP, int] = {}
         self.sought_at = 0.0
         self._looked_again: dict[TP, int] = {}
+        self.settled = -1
+        self._passed_over: set[TP] = set()  # fetched before the settlement
         self._busy: set[asyncio.Task[None]] = set()
         super().__init__(*args, **kwargs)
 
@@ -139,6 +124,9 @@ class BatchConsumer(driver.Consumer):
         timeout: float,  # noqa: ASYNC109  Faust's signature
     ) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Batches as single messages, other topics message by message."""
+        if self._passed_over and self._is_settled():
+            again, self._passed_over = self._passed_over, set()
+            await self.seek_wait({tp: self._next[tp] for tp in again if tp in self._next})
         records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
@@ -153,7 +141,7 @@ class BatchConsumer(driver.Consumer):
                 continue
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return
-            if self._is_wanted(tp, active) and not self.app.rebalancing:
+            if self._is_wanted(tp, active):
                 fresh = await self._in_sequence(tp, found)
                 if fresh:
                     yield tp, self._to_batch(tp, fresh, generation)
@@ -164,11 +152,17 @@ class BatchConsumer(driver.Consumer):
                 self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 yield tp, self._to_message(tp, record)
 
+    def _is_settled(self) -> bool:
+        return not self.app.rebalancing and self.settled == self.app.consumer_generation_id
+
     def _is_wanted(self, tp: TP, active: set[TP] | None) -> bool:
         return active is None or tp in active or tp in self._buffered_partitions
 
     async def _in_sequence(self, tp: TP, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
         """The records that follow what was yielded last; none while the partition is read again from there."""
+        if not self._is_settled():
+            self._passed_over.add(tp)
+            return []
         expected = self._next.get(tp)
         if expected is None or records[0].offset == expected:
             return records

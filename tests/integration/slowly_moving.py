@@ -4,12 +4,14 @@ Faust empties the agents' queues at its end. A busy machine makes that moment lo
 """
 
 import asyncio
+import logging
 
 from faust.cli.faust import cli
 
 from streams.batching import BatchConsumer, BatchTransport
 
 MOMENT_S = 0.3
+log = logging.getLogger(__name__)
 
 
 class SlowlyMoving(BatchConsumer):
@@ -18,6 +20,8 @@ class SlowlyMoving(BatchConsumer):
     async def perform_seek(self) -> None:
         await super().perform_seek()
         await asyncio.sleep(MOMENT_S)
+        if self._passed_over:
+            log.warning("fetched in the moment: %d partitions", len(self._passed_over))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ R = TypeVar("R", bound=Record)
 
 FAUST = [sys.executable, "-m", "faust", "-A", "streams"]
 SLOWLY_MOVING = [sys.executable, "-m", "tests.integration.slowly_moving", "-A", "streams"]
+REFUSING_ASSIGNMENT = [sys.executable, "-m", "tests.integration.refusing_assignment", "-A", "streams"]
 STOP_S = 5.0
 
 

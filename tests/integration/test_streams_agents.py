@@ -105,6 +105,26 @@ async def test_ticks_are_cleaned_and_refused_with_reasons(settings: Settings, tm
     assert_features(await decoded(own, TopicRole.FEATURES, FeatureRow), good)
 
 
+async def test_what_is_fetched_while_partitions_move_is_handled_though_nothing_follows_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """The second worker has tables to recover: meanwhile all flows, and is handled when they are there."""
+    own = without_exchanges(settings)
+    await topics.ensure(own)
+    ticks = walk(1_200, seed=5)
+    for number, sent in enumerate((600, 1_200)):
+        await send(own, TopicRole.TICKS, keyed(ticks[sent - 600 : sent]))
+        one = one_of_many(own, number, tmp_path)
+        with worker(one, tmp_path / f"worker{number}.log", faust=SLOWLY_MOVING) as program:
+
+            async def done(program: Program = program, sent: int = sent) -> bool:
+                program.check_running()
+                return await are_through(own, ticks[:sent])
+
+            await eventually_async(done, 40, f"{sent} ticks are through")
+    assert "fetched in the moment" in program.output()
+
+
 async def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(settings: Settings, tmp_path: Path) -> None:
     """Killed by SIGKILL under load, thrice: the data folder is kept twice and lost once."""
     own = without_exchanges(settings)
@@ -191,7 +211,8 @@ async def test_three_workers_of_which_one_dies_and_one_is_added_under_load_lose_
                 program.check_running()
             return await are_through(own, ticks)
 
-        await eventually_async(done, 90, "all ticks are through")
+        await eventually_async(done, 90, "all ticks are through", every_s=0.5)
+    assert any("fetched in the moment" in program.output() for program in started)
     clean = [decode(Tick, record.value) for record in await everything(own, TopicRole.TICKS_CLEAN)]
     assert Counter(one.tick_id for one in clean) == Counter(one.tick_id for one in ticks)
     assert_features(await decoded(own, TopicRole.FEATURES, FeatureRow), ticks)

@@ -10,11 +10,11 @@ from streams.batching import (
     FAUST_VERSION,
     PINNED,
     BatchConsumer,
-    BatchConsumerThread,
     BatchProducer,
     BatchTable,
     RawBatchSchema,
 )
+from streams.consumer_thread import BatchConsumerThread
 
 OURS = {
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread": BatchConsumerThread,

@@ -9,6 +9,7 @@ from openapi_spec_validator import validate
 from streams.application import build_app
 from streams.batching import BatchConsumer
 from streams.clocks import WorkerClock
+from streams.consumer_thread import BatchConsumerThread
 from streams.views import attach, openapi
 from streams.views.__main__ import openapi_json
 from tests.stack import settings_with
@@ -35,8 +36,9 @@ def test_security_is_told_where_a_token_is_asked_for() -> None:
 
 
 def test_every_route_of_the_application_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("batch_topics", "gather_ms"):  # what building an application sets
-        monkeypatch.setattr(BatchConsumer, name, getattr(BatchConsumer, name))
+    # What building an application sets.
+    monkeypatch.setattr(BatchConsumer, "batch_topics", BatchConsumer.batch_topics)
+    monkeypatch.setattr(BatchConsumerThread, "gather_ms", BatchConsumerThread.gather_ms)
     settings = settings_with({"BDI_STREAMS__DATA_DIR": str(tmp_path)})
     app = build_app(settings, WorkerClock.from_settings(settings))
     attach(app, settings, app.clock)

@@ -1,4 +1,4 @@
-"""A worker whose process is stopped while another takes over: when it wakes it ends, and nothing is there twice."""
+"""A worker that is no member of its group any more ends: others have its partitions, or nobody."""
 
 import signal
 from collections import Counter
@@ -10,9 +10,17 @@ from config import Settings
 from marketdata.records import FeatureRow, Tick
 from marketdata.topics import TopicRole
 from streams import topics
-from tests.integration.streams_support import assert_features, decoded, one_of_many, send, without_exchanges, worker
+from tests.integration.streams_support import (
+    REFUSING_ASSIGNMENT,
+    assert_features,
+    decoded,
+    one_of_many,
+    send,
+    without_exchanges,
+    worker,
+)
 from tests.integration.test_streams_agents import are_through, keyed, walk
-from tests.stack import eventually_async
+from tests.stack import Program, eventually_async
 
 
 async def is_ready(settings: Settings) -> bool:
@@ -21,6 +29,24 @@ async def is_ready(settings: Settings) -> bool:
             return (await client.get(f"http://127.0.0.1:{settings.streams.web_port}/health/ready")).status_code == 200
         except httpx.HTTPError:
             return False
+
+
+async def has_ended(program: Program) -> None:
+    """Wait until it has."""
+
+    async def ended() -> bool:
+        return program.process.poll() is not None
+
+    await eventually_async(ended, 30, "the worker ended")
+
+
+async def test_a_worker_that_cannot_take_its_partitions_ends(settings: Settings, tmp_path: Path) -> None:
+    own = without_exchanges(settings)
+    await topics.ensure(own)
+    with worker(own, tmp_path / "worker.log", faust=REFUSING_ASSIGNMENT) as program:
+        await has_ended(program)
+    assert program.process.returncode == 1
+    assert "the worker ends: it is no member of its group any more" in program.output()
 
 
 async def test_a_worker_that_stood_still_ends_when_it_wakes(settings: Settings, tmp_path: Path) -> None:
@@ -43,11 +69,7 @@ async def test_a_worker_that_stood_still_ends_when_it_wakes(settings: Settings, 
         await send(own, TopicRole.TICKS, keyed(ticks[3_000:]))
         await eventually_async(lambda: are_through(own, ticks), 60, "all ticks are through without the sleeper")
         stopped.process.send_signal(signal.SIGCONT)
-
-        async def has_ended() -> bool:
-            return stopped.process.poll() is not None
-
-        await eventually_async(has_ended, 10, "the sleeper ended")
+        await has_ended(stopped)
         assert stopped.process.returncode == 1
         assert "stood still for" in stopped.output()
         living.check_running()
