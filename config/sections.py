@@ -15,8 +15,6 @@ from marketdata.topics import TopicRole
 
 # A variable that is passed on without a value (`KEY: ${KEY:-}` of compose) is no secret.
 _Secret = Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)]
-_PLACE = r"://[^/\s]+(/[^\s]*[^/\s])?$"  # paths are put behind it
-_HTTP = "^https?" + _PLACE
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
 
 
@@ -25,6 +23,21 @@ def _sendable(token: SecretStr | None) -> SecretStr | None:
     if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
         raise ValueError("expected 16 or more of the letters A-Z and a-z, digits and . _ ~ -")
     return token
+
+
+def _address(*schemes: str) -> AfterValidator:
+    """SCHEME://HOST with anything behind it; without a slash at its end, for paths are put there."""
+    form = re.compile(rf"({'|'.join(schemes)})://[^/\s]\S*")
+
+    def addressed(text: str) -> str:
+        if not form.fullmatch(text):
+            raise ValueError(f"{text!r}: expected {' or '.join(f'{scheme}://HOST' for scheme in schemes)}")
+        return text.rstrip("/")
+
+    return AfterValidator(addressed)
+
+
+_Http = Annotated[str, _address("http", "https")]
 
 
 class _Section(BaseModel):
@@ -66,9 +79,9 @@ class TopicSettings(_Section):
 class HdfsSettings(_Section):
     """Where the files live. `url` is for Spark, `webhdfs` for readers without a JVM."""
 
-    url: str = Field("hdfs://127.0.0.1:19000", pattern=r"^hdfs://[^/\s]+$")
+    url: Annotated[str, _address("hdfs", "viewfs")] = "hdfs://127.0.0.1:19000"
     """The file system, for Spark."""
-    webhdfs: str = Field("http://127.0.0.1:19870", pattern=_HTTP)
+    webhdfs: _Http = "http://127.0.0.1:19870"
     """The NameNode's HTTP address, for readers without a JVM."""
     user: str = "bitcoin"
     """Owner of the files."""
@@ -114,9 +127,9 @@ class BinanceSettings(_Section):
 
     enabled: bool = True
     """Whether it is asked."""
-    base_url: str = Field("https://data-api.binance.vision", pattern=_HTTP)
+    base_url: _Http = "https://data-api.binance.vision"
     """REST; the default serves market data without a key."""
-    stream_url: str = Field("wss://data-stream.binance.vision", pattern="^wss?" + _PLACE)
+    stream_url: Annotated[str, _address("ws", "wss")] = "wss://data-stream.binance.vision"
     """WebSocket, for `streams.feed`; the default serves market data without a key."""
     timeout_s: float = Field(5.0, gt=0)
     """Of one request."""
@@ -129,7 +142,7 @@ class CoinGeckoSettings(_Section):
 
     enabled: bool = True
     """Whether it is asked."""
-    base_url: str = Field("https://api.coingecko.com/api/v3", pattern=_HTTP)
+    base_url: _Http = "https://api.coingecko.com/api/v3"
     """REST; the pro plan has another host."""
     api_key: _Secret = None
     """A secret; goes into the plan's header."""

@@ -141,8 +141,8 @@ def _name(cls: type[Record], payload: bytes, text: str) -> DecodeError:
     expected = said.removeprefix("Expected ").split(", got ")[0].replace("`", "")
     if "out of range" in said:
         expected = "a finite number"
-    if said.startswith(_NOT_ONE_OF):
-        expected = f"one of {', '.join(_choices(get_type_hints(cls)[path]))}"
+    if said.startswith(_NOT_ONE_OF) and (choices := _choices(get_type_hints(cls).get(path))):
+        expected = f"one of {', '.join(choices)}"
     if not path:
         return DecodeError("type", "payload", payload, f"a {cls.__name__} as a JSON object")
     return DecodeError("type", path, _lookup(payload, path), expected)

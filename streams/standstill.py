@@ -1,8 +1,10 @@
 """A worker that stood still for too long ends, as if it had been killed.
 
-A process that is stopped (SIGSTOP, a paused virtual machine) sends no heartbeats. The broker gives its partitions to
-others, and it does not know that when it wakes: what it had begun it would publish once more, and older states over
-newer ones. A kill changes nothing, so it is the way out; a supervisor starts it again. It must never know Kafka.
+A process that is stopped (SIGSTOP, `docker pause`) sends no heartbeats. The broker gives its partitions to others, and
+it does not know that when it wakes: what it had begun it would publish once more, and older states over newer ones. A
+kill changes nothing, so it is the way out; a supervisor starts it again. It must never know Kafka.
+
+A machine that sleeps is not noticed, for its monotonic clock sleeps too.
 """
 
 import logging
@@ -42,20 +44,26 @@ class Standstill:
         self._end = end
         self._now = now
         self._at: float | None = None
+        self._looking = threading.Lock()  # who comes while another one ends the process goes no further
 
     def begin(self) -> None:
-        """Look in a thread: the event loop may be busy for long while heartbeats, in another thread, go on."""
+        """From now on."""
         self._at = self._now()
+
+    def watch(self) -> None:
+        """Begin, in a thread: the event loop may be busy for long while heartbeats, in another thread, go on."""
+        self.begin()
         threading.Thread(target=self._look_always, name="standstill", daemon=True).start()
 
     def look(self) -> None:
         """Also for who is about to send something, who may be the first to wake."""
         if self._at is None:  # not begun: a command, which is in no group
             return
-        now = self._now()
-        stood_s, self._at = now - self._at, now
-        if stood_s > self._limit_s:
-            self._end(stood_s, self._limit_s)
+        with self._looking:
+            now = self._now()
+            stood_s, self._at = now - self._at, now
+            if stood_s > self._limit_s:
+                self._end(stood_s, self._limit_s)
 
     def _look_always(self) -> None:
         while True:

@@ -122,9 +122,17 @@ def test_lists_of_a_section_may_be_written_with_commas(monkeypatch: pytest.Monke
         ("BDI_FORECASTING__SYMBOLS", "DOGE-USD", r"forecasting\.symbols: 'DOGE-USD': expected one of markets: BTC-USD"),
         ("BDI_TOPICS__NAMES", "{not json", r"topics.*expected JSON"),
         ("BDI_KAFKA__BROKERS", "nohost", r"kafka\.brokers: .*pattern"),
-        ("BDI_BINANCE__BASE_URL", "data-api.binance.vision", r"binance\.base_url: .*pattern"),
-        ("BDI_BINANCE__STREAM_URL", "https://stream", r"binance\.stream_url: .*pattern"),
-        ("BDI_HDFS__WEBHDFS", "http://namenode:9870/", r"hdfs\.webhdfs: .*pattern"),
+        (
+            "BDI_BINANCE__BASE_URL",
+            "data-api.binance.vision",
+            r"binance\.base_url: 'data-api\.binance\.vision': expected http://HOST or https://HOST",
+        ),
+        (
+            "BDI_BINANCE__STREAM_URL",
+            "https://stream",
+            r"binance\.stream_url: 'https://stream': expected ws://HOST or wss://HOST",
+        ),
+        ("BDI_HDFS__WEBHDFS", "namenode:9870", r"hdfs\.webhdfs: 'namenode:9870': expected http://HOST"),
         ("BDI_MARKETS", "BTC-USD,BTC-USD", r"refused:\n  markets: \('BTC-USD', 'BTC-USD'\): expected one or more"),
         ("BDI_MARKETS", "BTC-XXX", r"refused:\n  markets: symbol: 'BTC-XXX': expected a currency out of EUR, USD"),
         ("BDI_DEVSTACK__EXCHANGE_START", "yesterday", r"devstack\.exchange_start: .*'yesterday': expected RFC 3339"),
@@ -135,6 +143,11 @@ def test_a_bad_value_is_one_clear_error(key: str, value: str, says: str, monkeyp
     monkeypatch.setenv(key, value)
     with pytest.raises(ConfigurationError, match=says):
         load_settings("local")
+
+
+def test_a_slash_at_an_address_s_end_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDI_COINGECKO__BASE_URL", "https://api.coingecko.com/api/v3/")
+    assert load_settings("local").coingecko.base_url == "https://api.coingecko.com/api/v3"
 
 
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

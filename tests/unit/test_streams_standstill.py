@@ -1,5 +1,10 @@
 """A worker that was not looked at for too long is ended; one that is busy is not."""
 
+from types import SimpleNamespace
+
+import pytest
+
+from streams.batching import BatchProducer
 from streams.standstill import Standstill
 
 
@@ -36,3 +41,20 @@ def test_many_short_pauses_are_none() -> None:
 
 def test_what_has_not_begun_is_never_ended() -> None:
     assert looked_at(100.0, 100.0, begun=False) == []
+
+
+async def test_who_sends_asks_first() -> None:
+    class Ended(Exception):  # noqa: N818
+        pass
+
+    def end(_stood_s: float, _limit_s: float) -> None:
+        raise Ended
+
+    clock = Clock()
+    standstill = Standstill(4.0, end, clock)
+    standstill.begin()
+    clock.s += 5.0
+    producer = object.__new__(BatchProducer)
+    producer.app = SimpleNamespace(standstill=standstill)
+    with pytest.raises(Ended):
+        await producer.send_many("topic", 0, [(b"key", b"value", ())])
