@@ -183,7 +183,7 @@ def _describe(error: ValidationError) -> str:
         said = found["msg"].removeprefix("Value error, ")  # pydantic's own, of what our validators say
         if found["type"] == "extra_forbidden":
             said = f"unknown setting; expected one of {', '.join(_fields(place[:-1]))}"
-        lines.append(": ".join([*([".".join(place)] if place else []), said]))
+        lines.append(": ".join(filter(None, [".".join(place), said])))
     return "settings refused:\n  " + "\n  ".join(lines)
 
 

@@ -38,10 +38,10 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         """
         while not self.should_stop:
             await self.sleep(_WATCH_S)
-            coordinator: Any = getattr(self._consumer, "_coordinator", None)
+            consumer: Any = self._consumer
+            coordinator = consumer._coordinator  # noqa: SLF001
             try:
-                if coordinator is not None:
-                    coordinator.check_errors()
+                coordinator.check_errors()
             except KafkaError as error:
                 if coordinator._coordination_task.done():  # noqa: SLF001
                     self.log.error("the worker ends: it is no member of its group any more: %s", error)  # noqa: TRY400

@@ -60,8 +60,8 @@ class FeaturesAgent:
         """
         delivered = self.delivered.delivered(partition)
         states = self._states.setdefault(partition, {})
-        # What was answered before a crash is computed as its own batch, so that revisions go on from there.
         now_ms = self._clock.now_ms()
+        # What was answered before a crash is computed as its own batch, so that revisions go on from there.
         answered = bisect_right(records, delivered, key=_OFFSET)
         old, new = records[:answered], records[answered:]
         parts = [

@@ -1,6 +1,7 @@
 """What the tests of the streams worker share: feeding a topic, reading it to its end, running workers, its features."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.structs import ConsumerRecord
@@ -21,7 +23,7 @@ from marketdata.features import MarketFeatures
 from marketdata.records import FeatureRow, Record, Tick
 from marketdata.topics import TopicRole
 from streams.reading import TopicReader
-from tests.stack import ExchangeUnderTest, Program, environment_of, free_ports, running
+from tests.stack import ExchangeUnderTest, Program, environment_of, eventually_async, free_ports, running
 
 R = TypeVar("R", bound=Record)
 
@@ -70,6 +72,31 @@ def worker(settings: Settings, log: Path, stop_s: float = STOP_S, faust: Sequenc
     """`faust -A streams worker` for as long as the context lasts."""
     with running([*faust, "worker", "-l", "info"], log, environment_of(settings), stop_s=stop_s) as program:
         yield program
+
+
+async def page(settings: Settings, path: str) -> tuple[int, str]:
+    """Status and text of a worker's page; 0 where nobody listens."""
+    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+        try:
+            answer = await client.get(f"http://127.0.0.1:{settings.streams.web_port}{path}")
+        except httpx.HTTPError:
+            return 0, ""
+        return answer.status_code, answer.text
+
+
+async def counted(settings: Settings, name: str) -> dict[str, float]:
+    """A counter of a worker's, by its labels as text."""
+    _status, text = await page(settings, "/metrics")
+    return {
+        labels: float(value) for labels, value in re.findall(rf"^{name}_total(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
+    }
+
+
+async def are_ready(workers: list[Settings]) -> None:
+    async def all_ready() -> bool:
+        return all([(await page(one, "/health/ready"))[0] == 200 for one in workers])
+
+    await eventually_async(all_ready, 60, f"{len(workers)} workers ready", every_s=0.3)
 
 
 def command(settings: Settings, *words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
-
 from config import Settings
 from marketdata.codec import decode, encode
 from marketdata.records import DeadLetter, FeatureRow, Tick
@@ -18,6 +16,7 @@ from streams import topics
 from tests.integration.streams_support import (
     SLOWLY_MOVING,
     assert_features,
+    counted,
     decoded,
     everything,
     hold_all,
@@ -220,10 +219,4 @@ async def test_three_workers_of_which_one_dies_and_one_is_added_under_load_lose_
 
 async def handled(settings: Settings) -> float:
     """Ticks that a worker's features agent has handled; 0 while nobody listens there."""
-    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-        try:
-            text = (await client.get(f"http://127.0.0.1:{settings.streams.web_port}/metrics")).text
-        except httpx.HTTPError:
-            return 0.0
-    name = 'bitcoin_agent_events_total{agent="features"} '
-    return sum(float(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name))
+    return (await counted(settings, "bitcoin_agent_events")).get('agent="features"', 0.0)

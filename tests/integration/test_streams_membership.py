@@ -4,14 +4,13 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-import httpx
-
 from config import Settings
 from marketdata.records import FeatureRow, Tick
 from marketdata.topics import TopicRole
 from streams import topics
 from tests.integration.streams_support import (
     REFUSING_ASSIGNMENT,
+    are_ready,
     assert_features,
     decoded,
     one_of_many,
@@ -20,31 +19,18 @@ from tests.integration.streams_support import (
     worker,
 )
 from tests.integration.test_streams_agents import are_through, keyed, walk
-from tests.stack import Program, eventually_async
+from tests.stack import Program, eventually, eventually_async
 
 
-async def is_ready(settings: Settings) -> bool:
-    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-        try:
-            return (await client.get(f"http://127.0.0.1:{settings.streams.web_port}/health/ready")).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-
-async def has_ended(program: Program) -> None:
-    """Wait until it has."""
-
-    async def ended() -> bool:
-        return program.process.poll() is not None
-
-    await eventually_async(ended, 30, "the worker ended")
+def wait_ended(program: Program) -> None:
+    eventually(lambda: program.process.poll() is not None, 30, "the worker's end")
 
 
 async def test_a_worker_that_cannot_take_its_partitions_ends(settings: Settings, tmp_path: Path) -> None:
     own = without_exchanges(settings)
     await topics.ensure(own)
     with worker(own, tmp_path / "worker.log", faust=REFUSING_ASSIGNMENT) as program:
-        await has_ended(program)
+        wait_ended(program)
     assert program.process.returncode == 1
     assert "the worker ends: it is no member of its group any more" in program.output()
 
@@ -58,18 +44,14 @@ async def test_a_worker_that_stood_still_ends_when_it_wakes(settings: Settings, 
         worker(sleeper, tmp_path / "sleeper.log") as stopped,
         worker(other, tmp_path / "other.log") as living,
     ):
-
-        async def both() -> bool:
-            return await is_ready(sleeper) and await is_ready(other)
-
-        await eventually_async(both, 60, "both workers ready")
+        await are_ready([sleeper, other])
         await send(own, TopicRole.TICKS, keyed(ticks[:3_000]))
         await eventually_async(lambda: are_through(own, ticks[:3_000]), 60, "the first half is through")
         stopped.process.send_signal(signal.SIGSTOP)
         await send(own, TopicRole.TICKS, keyed(ticks[3_000:]))
         await eventually_async(lambda: are_through(own, ticks), 60, "all ticks are through without the sleeper")
         stopped.process.send_signal(signal.SIGCONT)
-        await has_ended(stopped)
+        wait_ended(stopped)
         assert stopped.process.returncode == 1
         assert "stood still for" in stopped.output()
         living.check_running()

@@ -1,6 +1,5 @@
 """Several real workers feed from the simulated exchange, both feeds: the leader is killed, another one is added."""
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,29 +12,20 @@ from marketdata.records import DeadLetter, FeatureRow, Tick
 from marketdata.times import MINUTE_MS
 from marketdata.topics import TopicRole
 from streams import topics
-from tests.integration.streams_support import assert_features, decoded, fed, hold_all, one_of_many, worker
+from tests.integration.streams_support import (
+    are_ready,
+    assert_features,
+    counted,
+    decoded,
+    fed,
+    hold_all,
+    one_of_many,
+    worker,
+)
 from tests.stack import ExchangeUnderTest, Program, eventually_async
 
 SPEED = 60.0
 TAKEOVER_S = 30.0
-
-
-async def page(settings: Settings, path: str) -> tuple[int, str]:
-    """Status and text of a worker's page; 0 where nobody listens."""
-    async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-        try:
-            answer = await client.get(f"http://127.0.0.1:{settings.streams.web_port}{path}")
-        except httpx.HTTPError:
-            return 0, ""
-        return answer.status_code, answer.text
-
-
-async def counted(settings: Settings, name: str) -> dict[str, float]:
-    """A counter of a worker's, by its labels as text."""
-    _status, text = await page(settings, "/metrics")
-    return {
-        labels: float(value) for labels, value in re.findall(rf"^{name}_total(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
-    }
 
 
 async def collected(settings: Settings) -> list[Tick]:
@@ -57,13 +47,6 @@ async def flow(settings: Settings, living: list[Program], deadline_s: float, aft
         return polled == {tick.symbol for tick in ticks if tick.n_updates is not None} == set(settings.markets)
 
     await eventually_async(newer, deadline_s, what, every_s=0.3)
-
-
-async def are_ready(workers: list[Settings]) -> None:
-    async def all_ready() -> bool:
-        return all([(await page(one, "/health/ready"))[0] == 200 for one in workers])
-
-    await eventually_async(all_ready, 60, f"{len(workers)} workers ready", every_s=0.3)
 
 
 def instants(ticks: list[Tick]) -> list[int]:
@@ -88,19 +71,17 @@ async def skipped(workers: list[Settings]) -> Counter[str]:
 
 async def leading(workers: list[Settings]) -> int:
     """Which of them leads: the only one that polled lately. Who polled most may have led before the others joined."""
-    polled = "bitcoin_polls"
-    before = [await counted(one, polled) for one in workers]
-    leaders: list[int] = []
+    before = [await counted(one, "bitcoin_polls") for one in workers]
 
-    async def one_alone() -> bool:
+    async def polled_alone() -> list[int]:
         nonlocal before
-        now = [await counted(one, polled) for one in workers]
-        leaders[:] = [number for number, counts in enumerate(now) if counts != before[number]]
+        now = [await counted(one, "bitcoin_polls") for one in workers]
+        polled = [number for number, counts in enumerate(now) if counts != before[number]]
         before = now
-        return len(leaders) == 1
+        return polled if len(polled) == 1 else []
 
-    await eventually_async(one_alone, 20, "one worker that polls alone", every_s=3.0)
-    return leaders[0]
+    (leader,) = await eventually_async(polled_alone, 20, "one worker that polls alone", every_s=3.0)
+    return leader
 
 
 async def assert_gaps_told(settings: Settings, workers: list[Settings], last_ms: int) -> None:
