@@ -15,6 +15,9 @@ COPY requirements-bootstrap.txt requirements.txt requirements-dev.txt ./
 COPY devstack devstack
 COPY config config
 COPY marketdata marketdata
+COPY exchanges exchanges
+COPY clients clients
+COPY simulator simulator
 RUN python3 -m devstack.bootstrap
 
 COPY streams streams

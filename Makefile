@@ -30,7 +30,7 @@ lint: setup  ## ruff, mypy --strict and the directions of imports
 	@.venv/bin/lint-imports
 
 bench: setup  ## measure; tables and JSON in build/bench
-	@$(WITH_JAVA) $(RUN) -m tests.bench
+	@$(WITH_JAVA) $(RUN) -m benchmarks
 
 down:   ## stop the stack, or the demo, and all that it runs
 	@if [ -x $(RUN) ]; then $(RUN) -m devstack down && $(RUN) -m devstack --profile live down; fi

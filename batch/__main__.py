@@ -8,7 +8,7 @@ import stamina
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
-from batch.stopping import Stop
+from batch.jobs.stop_signals import Stop
 from config import Settings, load_settings
 from marketdata.errors import BitcoinDataError, ConfigurationError, SourceError
 from marketdata.times import from_rfc3339
@@ -49,7 +49,7 @@ def _time_ms(text: str | None, option: str) -> int | None:
 
 
 def _run(options: argparse.Namespace, settings: Settings, stop: Stop) -> int:
-    from batch import jobs
+    from batch.jobs import run as jobs
 
     start_ms = _time_ms(getattr(options, "start", None), "--from")
     end_ms = _time_ms(getattr(options, "end", None), "--to")

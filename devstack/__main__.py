@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         if words[:1] == ["exchange"]:
-            from devstack.exchange.cli import main as exchange
+            from simulator.cli import main as exchange
 
             return int(exchange(words[1:]))
         arguments = _parser().parse_args(words)

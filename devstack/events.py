@@ -8,8 +8,8 @@ import httpx
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 
+from clients.kafka.connection import client_options, close_client
 from config import Settings
-from config.kafka import client_options, close_client
 from devstack.status import collect_status
 from marketdata.codec import decode
 from marketdata.errors import DecodeError, StackError

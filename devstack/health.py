@@ -9,7 +9,7 @@ import httpx
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-from config.kafka import client_options, close_client
+from clients.kafka.connection import client_options, close_client
 from config.sections import KafkaSettings
 
 _TIMEOUT_S = 3.0

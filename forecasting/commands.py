@@ -6,19 +6,19 @@ import logging
 import signal
 import sys
 
-from config.clock import Clock, build_clock
+from clients.clock import Clock, build_clock
+from clients.webhdfs import Storage
 from config.settings import Settings
-from forecasting import plots
-from forecasting.background import in_thread
-from forecasting.process import bind_to_parent
-from forecasting.registry import Registry
-from forecasting.storage import Storage
+from forecasting.evaluation import plots
+from forecasting.registry.versions import Registry
+from forecasting.serving.threads import in_thread
+from forecasting.training.child import bind_to_parent
 from marketdata.codec import encode
 from marketdata.errors import ConfigurationError, ForecastError
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 2.0  # of the 5 s within which a program ends; the rest is for its clients (forecasting.kafka.CLOSING_S)
+_LOOK_S = 2.0  # of the 5 s within which a program ends; the rest is for its clients (serving.kafka.CLOSING_S)
 _QUIET = ("hdfs", "matplotlib", "aiokafka", "absl", "jax", "httpx", "stamina")
 
 
@@ -65,7 +65,7 @@ def _storage(settings: Settings) -> Storage:
 
 
 def _train(settings: Settings, symbols: tuple[str, ...], model: str) -> int:
-    from forecasting.trainer import train
+    from forecasting.training.trainer import train
 
     storage = _storage(settings)
     for symbol in symbols:
@@ -102,8 +102,8 @@ def _clock(settings: Settings) -> Clock:
 
 
 def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
-    from forecasting.predictor import look_ahead, newest_hour
-    from forecasting.trainer import load_samples
+    from forecasting.serving.predictor import look_ahead, newest_hour
+    from forecasting.training.trainer import load_samples
 
     storage = _storage(settings)
     clock = _clock(settings)
@@ -122,7 +122,7 @@ def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    from forecasting.service import PredictorService
+    from forecasting.serving.service import PredictorService
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -4,19 +4,19 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from clients.webhdfs import Storage
 from config.settings import Settings
-from forecasting import plots
-from forecasting.dataset import describe
-from forecasting.evaluation import MIN_GAP_H, WalkForward, calibrate, metrics, pinball, walk_forward
-from forecasting.jsontext import finite, to_json
+from forecasting.data.hourly_grid import describe
+from forecasting.data.json_numbers import finite, to_json
+from forecasting.data.samples import Samples
+from forecasting.evaluation import plots
+from forecasting.evaluation.walk_forward import MIN_GAP_H, WalkForward, calibrate, metrics, pinball, walk_forward
 from forecasting.models import catalogue
 from forecasting.models.interface import Progress
 from forecasting.models.network import Training
-from forecasting.registry import Registry
-from forecasting.samples import Samples
-from forecasting.storage import Storage
-from forecasting.trainer import load_samples, recipe_of, training_of
-from forecasting.walks import write_walk
+from forecasting.registry.versions import Registry
+from forecasting.registry.walk_forward_store import write_walk
+from forecasting.training.trainer import load_samples, recipe_of, training_of
 from marketdata.errors import ForecastError
 from marketdata.times import to_rfc3339
 

@@ -6,7 +6,7 @@ Made from `marketdata.topics` and `marketdata.records`; settings of a deployment
 import inspect
 from typing import Any
 
-from marketdata.letters import NOTES_CONFIG, NOTES_TOPIC, Note
+from marketdata.dead_letters import NOTES_CONFIG, NOTES_TOPIC, Note
 from marketdata.records import RECORDS, SCHEMA_VERSION
 from marketdata.schemas import REFERENCE, schemas
 from marketdata.topics import TOPICS, Topic, TopicRole

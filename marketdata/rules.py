@@ -1,7 +1,7 @@
 """What a record must satisfy to be taken in: rules that are data, each with the field and the reason code.
 
 Pure. The tables are `marketdata.tick_rules` and `marketdata.candle_rules`; dead letters and docs use the reason codes.
-A rule is one of a few forms, so that every reader can say it in its own language (Spark's: `batch.wire`).
+A rule is one of a few forms, so that every reader can say it in its own language (Spark's: `batch.sql.parse`).
 """
 
 import operator

@@ -18,31 +18,34 @@ from faust.types import TP
 from faust.web.drivers.aiohttp import Web as AiohttpWeb
 
 from config import Settings, load_settings
+from exchanges import coingecko
+from exchanges.binance import rest as binance
 from marketdata.errors import BitcoinDataError
 from marketdata.topics import TopicRole
-from streams import commands, health, topics
+from streams import commands
 from streams.agents.clean import NAME as CLEAN
 from streams.agents.clean import CleanAgent
 from streams.agents.features import NAME as FEATURES
 from streams.agents.features import FeaturesAgent
-from streams.agents.running import BatchRunner
-from streams.batching import BatchConsumer, BatchTable, BatchTransport, RawBatchSchema
-from streams.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector
-from streams.claims import claim_folder, require_free_port
-from streams.clocks import WorkerClock
-from streams.collector import Collector, NewestTick, forever
-from streams.consumer_thread import BatchConsumerThread
-from streams.feed import StreamFeed
-from streams.kafka import broker_urls, credentials
-from streams.logs import logging_config
+from streams.collection.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector
+from streams.collection.last_tick import newest_tick_ms
+from streams.collection.poller import Collector, NewestTick, forever
+from streams.collection.streamer import StreamFeed
+from streams.collection.tick_builder import DISABLED, NOT_POLLED, Bounds
+from streams.faust_batch.consumer_thread import BatchConsumerThread
+from streams.faust_batch.driver import BatchConsumer, BatchTable, BatchTransport, RawBatchSchema
+from streams.faust_batch.runner import BatchRunner
+from streams.kafka import topics
+from streams.kafka.faust_options import broker_urls, credentials
 from streams.metrics import Metrics
-from streams.newest import newest_tick_ms
-from streams.sources import binance, coingecko
-from streams.sources.exchanges import Exchanges, build_exchanges
-from streams.sources.plan import plan_warnings
-from streams.standstill import SHARE, Standstill
-from streams.stopping import BoundedWorker
-from streams.ticks import DISABLED, NOT_POLLED, Bounds
+from streams.sources.poll_budget import plan_warnings
+from streams.sources.registry import Exchanges, build_exchanges
+from streams.worker import health
+from streams.worker.clock import WorkerClock
+from streams.worker.log_config import logging_config
+from streams.worker.preflight import claim_folder, require_free_port
+from streams.worker.shutdown import BoundedWorker
+from streams.worker.stall_watchdog import SHARE, Standstill
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +124,7 @@ class StreamsApp(faust.App):
         super().on_rebalance_end()
         consumer: Any = self.consumer
         tables: Any = self.tables
-        consumer.settled = tables.recovery._generation_id  # noqa: SLF001  pinned in streams.batching
+        consumer.settled = tables.recovery._generation_id  # noqa: SLF001  pinned in streams.faust_batch.driver
 
     async def on_shutdown(self) -> None:
         await super().on_shutdown()  # by now no task is left that asks

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from forecasting.dataset import Floats, Ints
+from forecasting.data.hourly_grid import Floats, Ints
+from forecasting.data.samples import Samples
 from forecasting.models.interface import Progress, no_progress
 from forecasting.models.trailing import TrailingModel
-from forecasting.samples import Samples
 from marketdata.errors import ForecastError
 
 RIDGE = 1.0

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from forecasting.dataset import Floats, Ints
-from forecasting.samples import Samples
+from forecasting.data.hourly_grid import Floats, Ints
+from forecasting.data.samples import Samples
 
 LEVELS: tuple[float, ...] = (0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95)
 MEDIAN = 3

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from forecasting.backend import load_keras
-from forecasting.dataset import Floats, Ints
+from forecasting.data.hourly_grid import Floats, Ints
+from forecasting.data.samples import PLAIN_INPUTS, Samples
 from forecasting.models import network
 from forecasting.models.interface import LEVELS, Forecast, Progress, Saved, no_progress
+from forecasting.models.keras_backend import load_keras
 from forecasting.models.lstm_quantile import MIN_WINDOWS, VALIDATION_SHARE, split_tail
 from forecasting.models.network import Training
 from forecasting.models.scaling import Scaler
-from forecasting.samples import PLAIN_INPUTS, Samples
 from marketdata.errors import ForecastError
 
 BATCH_SIZE = 32

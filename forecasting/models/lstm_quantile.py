@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from forecasting.backend import load_keras
-from forecasting.dataset import Floats, Ints
+from forecasting.data.hourly_grid import Floats, Ints
+from forecasting.data.samples import FLAGS, NET_INPUTS, Samples
 from forecasting.models import network
 from forecasting.models.baselines import spread_to_sd
 from forecasting.models.har import HarScale
 from forecasting.models.interface import LEVELS, MEDIAN, Forecast, Progress, Saved, no_progress
+from forecasting.models.keras_backend import load_keras
 from forecasting.models.network import Training
 from forecasting.models.scaling import CLIP, Scaler
-from forecasting.samples import FLAGS, NET_INPUTS, Samples
 from marketdata.errors import ForecastError
 
 GAP_H = 60

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from forecasting.backend import load_keras
 from forecasting.models.interface import Progress
+from forecasting.models.keras_backend import load_keras
 from marketdata.errors import ForecastError
 
 Float32s = npt.NDArray[np.float32]

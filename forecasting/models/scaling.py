@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from forecasting.dataset import Bools, Floats
+from forecasting.data.hourly_grid import Bools, Floats
 
 CLIP = 8.0
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from forecasting.dataset import Floats, Ints
+from forecasting.data.hourly_grid import Floats, Ints
+from forecasting.data.samples import Samples
 from forecasting.models.interface import LEVELS, MEDIAN, Forecast, Progress, Saved, no_progress
-from forecasting.samples import Samples
 from marketdata.errors import ForecastError
 
 WINDOW_H = 1_440

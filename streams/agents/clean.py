@@ -11,13 +11,13 @@ from typing import Any
 
 from aiokafka.structs import ConsumerRecord
 
-from config.clock import Clock
+from clients.clock import Clock
 from config.settings import Settings
 from marketdata.topics import TopicRole
 from streams.agents.cleaning import JUMP, clean
-from streams.agents.letters import RefusalLog
+from streams.agents.dead_letters import RefusalLog
 from streams.agents.seen import Seen, remembered
-from streams.delivered import DeliveredOffsets
+from streams.faust_batch.delivered_offsets import DeliveredOffsets
 from streams.metrics import Metrics
 
 NAME = "clean"

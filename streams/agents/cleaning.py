@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from aiokafka.structs import ConsumerRecord
 from msgspec import structs
 
-from config.clock import Clock
+from clients.clock import Clock
 from marketdata import tick_rules
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
 from marketdata.records import Tick
-from streams.agents.letters import UNEXPECTED_REASON, dead_letter
+from streams.agents.dead_letters import UNEXPECTED_REASON, dead_letter
 from streams.agents.seen import REMEMBERED, Seen
-from streams.batching import Item
-from streams.delivered import header
+from streams.faust_batch.delivered_offsets import header
+from streams.faust_batch.driver import Item
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ from typing import Any
 
 from aiokafka.structs import ConsumerRecord
 
-from config.clock import Clock
+from clients.clock import Clock
 from config.settings import Settings
 from marketdata.errors import InvalidValueError
 from marketdata.features import HEAD, JOURNAL_SIZE, MarketFeatures
 from marketdata.topics import TopicRole
 from marketdata.windows import WINDOWS
-from streams.agents.letters import RefusalLog
+from streams.agents.dead_letters import RefusalLog
 from streams.agents.rolling import Rolled, roll
-from streams.delivered import DeliveredOffsets
+from streams.faust_batch.delivered_offsets import DeliveredOffsets
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from marketdata.features import MarketFeatures, decode_quote
 from marketdata.records import Tick
 from marketdata.tick_rules import ahead_of_clock
 from marketdata.times import SECOND_MS, from_rfc3339
-from streams.agents.letters import UNEXPECTED_REASON, dead_letter
-from streams.batching import Item
-from streams.delivered import header
+from streams.agents.dead_letters import UNEXPECTED_REASON, dead_letter
+from streams.faust_batch.delivered_offsets import header
+from streams.faust_batch.driver import Item
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from streams.delivered import NOTHING
+from streams.faust_batch.delivered_offsets import NOTHING
 
 REMEMBERED, MOST = 128, 1_024
 

@@ -7,13 +7,13 @@ from typing import Self, TypeVar
 from aiokafka.structs import ConsumerRecord
 from faust.cli import option
 
+from clients.kafka.reader import TopicReader
 from config.settings import Settings
 from marketdata.codec import decode
 from marketdata.errors import DecodeError, InvalidValueError
 from marketdata.records import RECORDS, Record
 from marketdata.times import from_rfc3339
 from marketdata.topics import TOPICS, TopicRole
-from streams.reading import TopicReader
 
 R = TypeVar("R", bound=Record)
 

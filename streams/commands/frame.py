@@ -21,7 +21,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from marketdata.errors import BitcoinDataError
-from streams.logs import logging_config
+from streams.worker.log_config import logging_config
 
 COUNT = click.IntRange(min=1)
 """Of options that say how many."""

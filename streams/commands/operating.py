@@ -8,13 +8,13 @@ import httpx
 import msgspec
 from faust.cli import argument
 
+from exchanges.interface import OK, QuoteSource, Reading
 from marketdata.errors import BitcoinDataError, ConfigurationError, StorageError
 from marketdata.times import floor_to, to_rfc3339
-from streams import topics as topic_admin
-from streams.batching import Item
 from streams.commands.frame import JSON_OPTION, StreamsCommand
-from streams.commands.sending import Sender
-from streams.sources.contracts import OK, QuoteSource, Reading
+from streams.faust_batch.driver import Item
+from streams.kafka import topics as topic_admin
+from streams.kafka.sender import Sender
 
 _TIMEOUT_S = 5.0  # real seconds that a check waits for one part
 

@@ -6,13 +6,13 @@ import msgspec
 from aiokafka.structs import ConsumerRecord
 from faust.cli import argument, option
 
+from clients.kafka.reader import TopicReader
 from marketdata.errors import InvalidValueError
 from marketdata.records import FeatureRow, Prediction, Record, WindowFeatures
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 from streams.commands.finding import decoded, find_market, find_role, newest, record_of
 from streams.commands.frame import COUNT, JSON_OPTION, StreamsCommand, shown
-from streams.reading import TopicReader
 
 _MARKET_TAIL = 2_000  # records of each partition, among which one market's newest are looked for
 _FEATURES_TAIL = 2_000

@@ -16,19 +16,19 @@ import click
 from aiokafka.structs import RecordMetadata, TopicPartition
 from faust.cli import argument, option
 
+from clients.kafka.reader import TopicReader
 from config.settings import Settings
 from marketdata.codec import encode
 from marketdata.errors import InvalidValueError
 from marketdata.records import event_time_ms
 from marketdata.times import to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
-from streams.batching import Item
 from streams.commands.finding import FROM_OPTION, TO_OPTION, Span, decoded, find_role, record_of
 from streams.commands.frame import JSON_OPTION, Progress, StreamsCommand
-from streams.commands.sending import Sender
-from streams.delivered import HEADER
-from streams.reading import TopicReader
-from streams.topics import TopicAdmin, TopicPolicy
+from streams.faust_batch.delivered_offsets import HEADER
+from streams.faust_batch.driver import Item
+from streams.kafka.sender import Sender
+from streams.kafka.topics import TopicAdmin, TopicPolicy
 
 RAW_DATA = "raw_data"
 EVENT, ARRIVAL = "event", "arrival"
@@ -145,7 +145,7 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
             self.stdout.write(f"a worker of its own on it: {words} faust -A streams worker -l info\n")
 
     async def _from_hdfs(self, target: str, span: Span) -> Copied:
-        from streams.commands.stored import RawData  # pyarrow: nothing for a worker to load
+        from streams.commands.raw_data import RawData  # pyarrow: nothing for a worker to load
 
         settings = self.app.settings
         stored = RawData(settings.hdfs)

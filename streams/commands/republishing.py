@@ -15,18 +15,18 @@ from dataclasses import dataclass
 import msgspec
 from aiokafka.structs import TopicPartition
 
+from clients.kafka.reader import TopicReader
 from config.settings import Settings
 from marketdata import candle_rules
 from marketdata.codec import decode
+from marketdata.dead_letters import PAYLOAD_LIMIT, Note
 from marketdata.errors import DecodeError
-from marketdata.letters import PAYLOAD_LIMIT, Note
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
 from streams.agents.cleaning import check
 from streams.commands.frame import Progress
-from streams.commands.sending import Sender
-from streams.reading import TopicReader
-from streams.topics import TopicAdmin, notes_policy
+from streams.kafka.sender import Sender
+from streams.kafka.topics import TopicAdmin, notes_policy
 
 HEADER = "dead-letter"
 """Of a republished record: the id of its letter."""

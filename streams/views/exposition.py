@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from marketdata.records import Score
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
-from streams.views.board import Board, closed_ms
-from streams.views.overdue import serving
+from streams.views.forecast_health import serving
+from streams.views.read_model import Board, closed_ms
 
 _BY = ["symbol", "role", "origin"]
 _FORECASTS: tuple[tuple[str, str, Callable[[Score], float]], ...] = (

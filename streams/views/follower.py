@@ -18,14 +18,14 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from config.kafka import client_options, close_client
+from clients.kafka.connection import client_options, close_client
 from config.settings import Settings
 from marketdata.codec import decode
 from marketdata.errors import DecodeError
 from marketdata.records import RECORDS, Record
 from marketdata.topics import TOPICS, TopicRole
-from streams.views.board import Board, event_time
-from streams.views.pace import Pace
+from streams.views.read_model import Board, event_time
+from streams.views.throttle import Pace
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from marketdata.records import Candle, DeadLetter, FeatureRow, Prediction, Score
 from marketdata.schemas import schemas
-from streams.views import answers
+from streams.views import schemas as answers
 from streams.views.access import COOKIE
 
 MOST_RECORDS = 500
@@ -154,7 +154,7 @@ WORKER = (
         guarded=False,
     ),
 )
-"""What `streams.health` serves."""
+"""What `streams.worker.health` serves."""
 
 
 def document(*, with_token: bool, endpoints: Sequence[Endpoint] = API + WORKER) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The views' HTTP side: handlers of `streams.views.openapi`'s routes on Faust's own web server, strict inputs, headers.
 
-Everything is read-only. It must never compute what the documents say (`streams.views.documents`).
+Everything is read-only. It must never compute what the documents say (`streams.views.responses`).
 """
 
 import asyncio
@@ -13,19 +13,20 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from config.clock import Clock
+from clients.clock import Clock
 from config.settings import Settings
 from marketdata.errors import InvalidValueError
 from marketdata.records import Record, Tick
 from marketdata.topics import TopicRole
-from streams.collector import forever
-from streams.views import documents, openapi
+from streams.collection.poller import forever
+from streams.views import openapi
+from streams.views import responses as documents
 from streams.views.access import guard
-from streams.views.board import Board
 from streams.views.events import Hub
 from streams.views.exposition import BoardCollector
 from streams.views.follower import Follower
 from streams.views.openapi import MOST_POINTS, MOST_RECORDS, Endpoint
+from streams.views.read_model import Board
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from devstack.exchange.history import MarketHistory
-from devstack.exchange.market import Market as ExchangeMarket
 from devstack.stack import ROOT
 from marketdata.markets import Market
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339, to_rfc3339
-from tests.acceptance.run import BAD_RECORDS, HOURS, Outcome, demo_run
+from simulator.history import MarketHistory
+from simulator.market import Market as ExchangeMarket
+from tests.acceptance.demo_run import BAD_RECORDS, HOURS, Outcome, demo_run
 
 START_MS = from_rfc3339("2024-08-05T00:00:00Z")
 pytestmark = [pytest.mark.acceptance, pytest.mark.integration, pytest.mark.timeout(900)]

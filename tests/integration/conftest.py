@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from config import Settings
-from tests.stack import (
+from tests.support.stack import (
     ExchangeUnderTest,
     StackUnderTest,
     alone,

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.spark import session
-from tests.stack import settings_with
+from tests.support.spark import session
+from tests.support.stack import settings_with
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""HDFS as the batch jobs use it: store, reader and writer lease."""

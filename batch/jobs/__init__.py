@@ -1,0 +1,1 @@
+"""The batch jobs: raw stream, hourly rows, backfill, verify."""

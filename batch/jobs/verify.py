@@ -1,0 +1,285 @@
+"""Checks what the tables promise, with pyarrow and the plain formulas alone: no Spark judges itself here.
+
+Every tick once and in its place, candles and hourly rows unique and sorted, enrichment and hourly rows equal to a
+recomputation, no closed hour without its row.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+
+from batch.hdfs.reader import Reader
+from batch.schemas import HOURLY, column_names
+from batch.tables.hour_writer import grace_ms
+from batch.tables.merge import Table, hourly_metrics, minute_candles, raw_data
+from config import Settings
+from marketdata.enrichment import Enriched, enrich
+from marketdata.hourly import BASIS_RANK, hour_row, trailing_volatilities
+from marketdata.records import Candle, HourlyRow, SourceState, Tick
+from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, from_rfc3339, to_rfc3339
+
+_TOLERANCE = 1e-9
+_SHOWN = 20
+_ENRICHED = tuple(name for name in Enriched.__struct_fields__ if name not in {"date", "hour"})
+_STATES = ("coingecko", "binance")
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found below `root`. `problems` names each row that breaks a promise; gaps are told, and are none."""
+
+    root: str
+    counts: dict[str, int] = field(default_factory=dict)
+    gaps: dict[str, list[str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    checked_hours: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is stored, so nothing could be checked: as after a look at the wrong root."""
+        return not any(self.counts.values())
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems and not self.empty
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "empty": self.empty,
+            "counts": self.counts,
+            "checked_hours": self.checked_hours,
+            "gaps": self.gaps,
+            "problems": self.problems,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The report for people."""
+        for table, count in self.counts.items():
+            yield f"{table}: {count} rows"
+        yield f"hourly rows recomputed: {self.checked_hours}"
+        for name, ranges in self.gaps.items():
+            more = f" and {len(ranges) - _SHOWN} more" if len(ranges) > _SHOWN else ""
+            yield f"gap {name}: {', '.join(ranges[:_SHOWN])}{more}"
+        for problem in self.problems[:_SHOWN]:
+            yield f"wrong: {problem}"
+        if self.ok:
+            yield "ok: every promise holds"
+        elif self.problems:
+            yield f"{len(self.problems)} rows break a promise"
+        else:
+            yield f"nothing is stored in {self.root}: nothing could be checked (`batch raw` and `batch backfill` store)"
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows with times as ms."""
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64())
+        columns[name] = column.to_pylist()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _text(ms: int | None) -> str | None:
+    return None if ms is None else to_rfc3339(ms)
+
+
+def tick_of(row: Mapping[str, Any]) -> Tick:
+    """A stored row as the tick that it was."""
+    sources = {}
+    for name in _STATES:
+        if row[f"{name}_status"] is not None:
+            sources[name] = SourceState(
+                status=row[f"{name}_status"],
+                observed_at=_text(row[f"{name}_observed_at"]),
+                received_at=_text(row[f"{name}_received_at"]),
+                staleness_ms=row[f"{name}_staleness_ms"],
+            )
+    fields = {name: row[name] for name in Tick.__struct_fields__ if name in row}
+    fields |= {
+        "timestamp": to_rfc3339(row["timestamp"]),
+        "trade_timestamp": _text(row["trade_timestamp"]),
+        "sources": sources,
+        "flags": tuple(row["flags"] or ()),
+    }
+    return Tick(**fields)
+
+
+def candle_of(row: Mapping[str, Any]) -> Candle:
+    """A stored minute as a record."""
+    return Candle(**{**row, "open_time": to_rfc3339(row["open_time"])})
+
+
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """The fields in which a stored row is not what it should be; numbers to nine digits."""
+    wrong = []
+    for name, want in expected.items():
+        got = found[name]
+        same = got == want
+        if isinstance(want, float) and isinstance(got, int | float):
+            same = math.isclose(got, want, rel_tol=_TOLERANCE, abs_tol=1e-18)
+        if not same:
+            wrong.append(f"{name} is {got!r}, expected {want!r}")
+    return wrong
+
+
+def gap_ranges(times: Iterable[int], step_ms: int) -> list[str]:
+    """The holes in a grid of times, as `from/to` (exclusive)."""
+    ordered = sorted(times)
+    return [f"{to_rfc3339(a + step_ms)[:16]}/{to_rfc3339(b)[:16]}" for a, b in pairwise(ordered) if b - a > step_ms]
+
+
+class Verifier:
+    """Reads every table once, oldest file first; of candles and ticks two days and an hour, and all times, are kept."""
+
+    def __init__(self, reader: Reader, settings: Settings) -> None:
+        self._reader = reader
+        self._grace_ms = grace_ms(settings)
+        self._raw, self._candles, self._hourly = raw_data(settings), minute_candles(settings), hourly_metrics(settings)
+        self._raw_files: dict[int, list[str]] = {}
+        self._candle_days: dict[str, dict[str, dict[int, Candle]]] = {}
+        self.report = Report(settings.hdfs.url + settings.hdfs.root)
+
+    def run(self) -> Report:
+        """Check everything."""
+        for name in self._reader.files(self._raw.folder):
+            parts = dict(part.split("=", 1) for part in name.split("/") if "=" in part)
+            hour = from_rfc3339(f"{parts['date']}T{int(parts['hour']):02d}:00:00Z")
+            self._raw_files.setdefault(hour, []).append(name)
+        minutes = self._check_candles()
+        hourly = self._check_hourly()
+        self._check_hours(minutes, hourly)
+        return self.report
+
+    def _check_file(self, table: Table, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of a file: unique, sorted, and in the file that their time belongs to."""
+        seen = set()
+        order = [tuple(row[column] for column in table.order) for row in rows]
+        if order != sorted(order):
+            self.report.problems.append(f"{name}: not sorted by {', '.join(table.order)}")
+        for row in rows:
+            key = tuple(row[column] for column in table.key)
+            if key in seen:
+                self.report.problems.append(f"{name}: {key} stands there twice")
+            seen.add(key)
+            place = table.file_of(table.name_of(row[table.time]))
+            if place != name:
+                self.report.problems.append(f"{name}: {key} belongs into {place}")
+
+    def _check_candles(self) -> dict[str, set[int]]:
+        times: dict[str, set[int]] = {}
+        count = 0
+        for name in self._reader.files(self._candles.folder):
+            rows = _rows(self._reader.table(name, ("symbol", "open_time")))
+            self._check_file(self._candles, name, rows)
+            count += len(rows)
+            for row in rows:
+                times.setdefault(row["symbol"], set()).add(row["open_time"])
+        self.report.counts["minute_candles"] = count
+        self._tell_gaps("minute_candles", times, MINUTE_MS)
+        return times
+
+    def _check_hourly(self) -> dict[tuple[str, int], dict[str, Any]]:
+        found: dict[tuple[str, int], dict[str, Any]] = {}
+        times: dict[str, set[int]] = {}
+        for name in self._reader.files(self._hourly.folder):
+            rows = _rows(self._reader.table(name))
+            self._check_file(self._hourly, name, rows)
+            for row in rows:
+                found[row["symbol"], row["hour_start"]] = row
+                times.setdefault(row["symbol"], set()).add(row["hour_start"])
+                if row["hour_start"] % HOUR_MS or not row["low_price"] <= row["avg_price"] <= row["high_price"]:
+                    self.report.problems.append(
+                        f"hourly_metrics {row['symbol']} {to_rfc3339(row['hour_start'])}: expected a whole hour and "
+                        f"low <= avg <= high, got {row['low_price']}, {row['avg_price']}, {row['high_price']}"
+                    )
+        self.report.counts["hourly_metrics"] = len(found)
+        self._tell_gaps("hourly_metrics", times, HOUR_MS)
+        return found
+
+    def _tell_gaps(self, table: str, times: Mapping[str, set[int]], step_ms: int) -> None:
+        for symbol, known in sorted(times.items()):
+            ranges = gap_ranges(known, step_ms)
+            if ranges:
+                self.report.gaps[f"{table} {symbol}"] = ranges
+
+    def _ticks(self, hour: int) -> dict[str, list[Tick]]:
+        ticks: dict[str, list[Tick]] = {}
+        for name in self._raw_files.get(hour, ()):
+            rows = _rows(self._reader.table(name))
+            self._check_file(self._raw, name, rows)
+            self.report.counts["raw_data"] = self.report.counts.get("raw_data", 0) + len(rows)
+            for row in rows:
+                tick = tick_of(row)
+                ticks.setdefault(tick.symbol, []).append(tick)
+                enriched = enrich(tick)
+                wrong = differences(row, {name: getattr(enriched, name) for name in _ENRICHED})
+                if wrong:
+                    self.report.problems.append(f"raw_data {tick.tick_id}: {'; '.join(wrong)}")
+        return ticks
+
+    def _day(self, slot: str) -> dict[str, dict[int, Candle]]:
+        if slot not in self._candle_days:
+            name = self._candles.file_of(slot)
+            known: dict[str, dict[int, Candle]] = {}
+            if name in set(self._reader.files(self._candles.folder)):
+                for row in _rows(self._reader.table(name)):
+                    known.setdefault(row["symbol"], {})[row["open_time"]] = candle_of(row)
+            self._candle_days[slot] = known
+        return self._candle_days[slot]
+
+    def _check_hours(
+        self, minutes: Mapping[str, set[int]], hourly: Mapping[tuple[str, int], Mapping[str, Any]]
+    ) -> None:
+        self.report.counts.setdefault("raw_data", 0)
+        with_candles: dict[int, set[str]] = {}
+        for symbol, times in minutes.items():
+            for at in times:
+                with_candles.setdefault(floor_to(at, HOUR_MS), set()).add(symbol)
+        newest = max((at + MINUTE_MS for times in minutes.values() for at in times), default=0)
+        remaining = {key for key, row in hourly.items() if row["basis"] != "candles_1h"}
+        day, volatilities = -1, {}
+        for hour in sorted({*self._raw_files, *with_candles}):
+            ticks = self._ticks(hour)
+            newest = max([newest, *(tick.timestamp_ms for known in ticks.values() for tick in known)])
+            if floor_to(hour, DAY_MS) != day:
+                day = floor_to(hour, DAY_MS)
+                slots = [self._candles.name_of(day - DAY_MS), self._candles.name_of(day)]
+                self._candle_days = {slot: self._candle_days[slot] for slot in slots if slot in self._candle_days}
+                joined: dict[str, dict[int, Candle]] = {}
+                for slot in slots:
+                    for symbol, known in self._day(slot).items():
+                        joined.setdefault(symbol, {}).update(known)
+                volatilities = {symbol: trailing_volatilities(known, MINUTE_MS) for symbol, known in joined.items()}
+            for symbol in sorted({*ticks, *with_candles.get(hour, ())}):
+                known = joined.get(symbol, {})
+                candles = [known[at] for at in range(hour, hour + HOUR_MS, MINUTE_MS) if at in known]
+                row = hour_row(symbol, hour, ticks.get(symbol, ()), candles, volatilities.get(symbol, {}))
+                if row is not None:
+                    remaining.discard((symbol, hour))
+                    self._check_row(row, hourly.get((symbol, hour)), closed=hour + HOUR_MS + self._grace_ms <= newest)
+        for symbol, hour in sorted(remaining):
+            self.report.problems.append(
+                f"hourly_metrics {symbol} {to_rfc3339(hour)}: basis {hourly[symbol, hour]['basis']}, "
+                "but neither ticks nor candles of that hour are stored"
+            )
+
+    def _check_row(self, expected: HourlyRow, found: Mapping[str, Any] | None, *, closed: bool) -> None:
+        where = f"hourly_metrics {expected.symbol} {expected.hour_start}"
+        self.report.checked_hours += 1
+        if found is None:
+            if closed:
+                self.report.problems.append(f"{where}: no row of a closed hour")
+            return
+        if not closed and BASIS_RANK[found["basis"]] <= BASIS_RANK[expected.basis]:
+            return  # written by a backfill before the hour's last data came in; the stream writes it anew
+        fields = {name: getattr(expected, name) for name in column_names(HOURLY) if name != "hour_start"}
+        wrong = differences(found, fields)
+        if wrong:
+            self.report.problems.append(f"{where}: {'; '.join(wrong)}")

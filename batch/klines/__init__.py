@@ -1,0 +1,1 @@
+"""Klines from local files: downloaded archives."""

@@ -1,0 +1,1 @@
+"""The Spark session, its Kafka options, and dead letters written from Spark."""

@@ -1,0 +1,1 @@
+"""Parsing and hourly aggregation as Spark SQL expressions."""

@@ -1,0 +1,201 @@
+"""Kafka records to rows: strict parsing by explicit schemas, and `marketdata.enrichment` in Spark's words.
+
+What is wrong with a record that cannot be read is told with its place; `batch.jobs.stream` decides what becomes of it.
+"""
+
+import re
+from collections.abc import Iterable
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as sql
+
+from batch.schemas import CANDLE_WIRE, RAW, SOURCES, TICK_WIRE, column_names
+from marketdata import candle_rules, tick_rules
+from marketdata.rules import Compares, Ends, Joins, Known, Matches, Repeats, Rule
+from marketdata.times import MINUTE_MS
+
+_CORRUPT = "_corrupt"
+TICK, CANDLE, UNKNOWN = "tick", "candle", "unknown"
+FUTURE = "ahead of the clock"
+_END_TO_END = r"^(?:{})\z"
+_DOUBLE = re.compile(r"(\w+) DOUBLE\b")
+# Times that `marketdata.times` can say; beyond them sums of times would not be any.
+_FIRST, _LAST = "TIMESTAMP '1970-01-01T00:00:00Z'", "TIMESTAMP '9999-12-31T23:00:00Z'"
+
+
+def _time(column: str) -> str:
+    """A wire time; below a millisecond it is cut off, as `marketdata.times` does."""
+    return f"date_trunc('MILLISECOND', try_cast({column} AS TIMESTAMP))"
+
+
+def _from_json(schema: str) -> str:
+    ddl = " ".join(f"{schema}, {_CORRUPT} STRING".split())
+    options = f"'mode', 'PERMISSIVE', 'columnNameOfCorruptRecord', '{_CORRUPT}', 'allowNonNumericNumbers', 'false'"
+    return f"from_json(text, '{ddl}', map({options}))"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _holds(rule: Rule, record: str) -> str:
+    """A rule of `marketdata.rules` on a struct; null where a comparison meets one, which passes.
+
+    What is said of texts is false where one is null: the wire's own reader knows none such.
+    """
+    field = f"{record}.{rule.field}"
+    match rule:
+        case Compares(comparison=comparison, bound=bound):
+            return f"{field} {comparison} {f'{record}.{bound}' if isinstance(bound, str) else f'{float(bound)!r}D'}"
+        case Matches(pattern=pattern):
+            return f"coalesce({field} RLIKE {_literal(_END_TO_END.format(pattern))}, false)"
+        case Joins(first=first, separator=separator, second=second):
+            return f"{field} <=> concat({record}.{first}, {_literal(separator)}, {record}.{second})"
+        case Ends(whole=whole, separator=separator):
+            return f"coalesce(endswith({record}.{whole}, concat({_literal(separator)}, {field})), false)"
+        case Repeats(original=original, where=where, value=value):
+            return f"{field} <=> CASE {record}.{where} WHEN {_literal(value)} THEN {record}.{original} END"
+        case Known(other=other):
+            return f"coalesce({field}, {record}.{other}) IS NOT NULL"
+    raise TypeError(f"{type(rule).__name__} is not said in Spark's words")
+
+
+def _broken_rule(rules: Iterable[Rule], record: str) -> str:
+    """The first of the rules that a struct breaks, as a CASE."""
+    whens = [
+        f"WHEN NOT ({_holds(rule, record)}) THEN {_literal(f'{rule.field} is not {rule.expected}')}" for rule in rules
+    ]
+    return f"CASE {' '.join(whens)} END"
+
+
+def _not_finite(schema: str, rules: Iterable[Rule], record: str) -> str:
+    """The first number of a schema that is not finite, among those that no rule bounds, as a CASE.
+
+    JSON has no such number, but 1e400 is read as one; the wire's own reader refuses it.
+    """
+    bounded = {rule.field for rule in rules}
+    names = [name for name in _DOUBLE.findall(schema) if name not in bounded]
+    whens = [f"WHEN abs({record}.{name}) >= double('Infinity') THEN '{name} is not finite'" for name in names]
+    return f"CASE {' '.join(whens)} END" if whens else "NULL"
+
+
+def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str, latest_ms: int | None = None) -> DataFrame:
+    """Kafka rows (topic, partition, offset, value) as parsed records.
+
+    Columns: topic, partition, offset, kind (`tick` or `candle`), tick (struct), candle (struct), at (event time), why
+    (what is wrong with it, null where nothing is).
+
+    Args:
+        records: such rows.
+        ticks_topic: whose records are ticks.
+        candles_topic: whose records are candles.
+        latest_ms: a tick after that, or a candle that ends after that, is ahead of the clock; None: none is.
+    """
+    ahead = "false"
+    if latest_ms is not None:
+        ahead = f"unix_millis(at) + CASE kind WHEN '{CANDLE}' THEN {MINUTE_MS} ELSE 0 END > {latest_ms}"
+    kind = f"CASE topic WHEN '{ticks_topic}' THEN '{TICK}' WHEN '{candles_topic}' THEN '{CANDLE}' ELSE '{UNKNOWN}' END"
+    return (
+        records.selectExpr("topic", "partition", "offset", "cast(value AS STRING) AS text", f"{kind} AS kind")
+        .selectExpr(
+            "topic",
+            "partition",
+            "offset",
+            "text",
+            "kind",
+            f"CASE WHEN kind = '{TICK}' THEN {_from_json(TICK_WIRE)} END AS tick",
+            f"CASE WHEN kind = '{CANDLE}' THEN {_from_json(CANDLE_WIRE)} END AS candle",
+        )
+        .selectExpr(
+            "topic",
+            "partition",
+            "offset",
+            "text",
+            "kind",
+            "tick",
+            "candle",
+            f"coalesce({_time('tick.timestamp')}, {_time('candle.open_time')}) AS at",
+        )
+        .withColumn("at", sql.expr(f"CASE WHEN at BETWEEN {_FIRST} AND {_LAST} THEN at END"))
+        .selectExpr(
+            "topic",
+            "partition",
+            "offset",
+            "kind",
+            "tick",
+            "candle",
+            "at",
+            f"""coalesce(CASE
+                WHEN tick.{_CORRUPT} IS NOT NULL OR candle.{_CORRUPT} IS NOT NULL THEN 'not JSON of the schema'
+                WHEN coalesce(tick.schema_version, candle.schema_version, -1) <> 1 THEN 'schema_version is not 1'
+                WHEN at IS NULL THEN 'no event time'
+                WHEN coalesce(tick.symbol, candle.symbol) IS NULL THEN 'no symbol'
+                WHEN kind = '{CANDLE}' AND candle.interval <> '1m' THEN 'not a one-minute candle'
+                WHEN kind = '{CANDLE}' AND (candle.open IS NULL OR candle.high IS NULL OR candle.low IS NULL
+                    OR candle.close IS NULL OR candle.volume IS NULL) THEN 'a price or the volume is missing'
+            END, CASE kind
+                WHEN '{TICK}' THEN coalesce({_broken_rule(tick_rules.RULES, "tick")},
+                    {_not_finite(TICK_WIRE, tick_rules.RULES, "tick")})
+                WHEN '{CANDLE}' THEN coalesce({_broken_rule(candle_rules.RULES, "candle")},
+                    {_not_finite(CANDLE_WIRE, candle_rules.RULES, "candle")})
+            END, CASE
+                WHEN kind = '{CANDLE}' AND unix_millis(at) % {MINUTE_MS} <> 0 THEN 'open_time is no whole minute'
+                WHEN {ahead} THEN '{FUTURE}'
+            END) AS why""",
+        )
+    )
+
+
+def _sources() -> dict[str, str]:
+    columns = {}
+    for source in SOURCES:
+        state = f"tick.sources['{source}']"
+        columns[f"{source}_status"] = f"{state}.status"
+        columns[f"{source}_observed_at"] = _time(f"{state}.observed_at")
+        columns[f"{source}_received_at"] = _time(f"{state}.received_at")
+        columns[f"{source}_staleness_ms"] = f"{state}.staleness_ms"
+    return columns
+
+
+_MID = "(tick.bid_price + tick.ask_price) / 2"  # clean quotes are above 0 and not crossed
+_SPREAD = "CASE WHEN mid_price IS NOT NULL THEN tick.ask_price - tick.bid_price END"
+_TICK_COLUMNS = {
+    "timestamp": "at",
+    "trade_timestamp": _time("tick.trade_timestamp"),
+    "mid_price": "mid_price",
+    "spread": "spread",
+    "spread_percentage": "spread / mid_price * 100",
+    "total_liquidity": "CASE WHEN mid_price IS NOT NULL THEN tick.bid_qty + tick.ask_qty END",
+    "price_volatility": "(tick.high_24h - tick.low_24h) / mid_price * 100",
+    **_sources(),
+}
+
+
+def enriched_ticks(parsed: DataFrame) -> DataFrame:
+    """The good ticks as rows of raw_data, with `_seq`, the order in which they were published to their partition."""
+    columns = [f"{_TICK_COLUMNS.get(name, f'tick.{name}')} AS {name}" for name in column_names(RAW)]
+    return (
+        parsed.where(f"kind = '{TICK}' AND why IS NULL")
+        .selectExpr("tick", "at", "offset", f"{_MID} AS mid_price")
+        .selectExpr("tick", "at", "offset", "mid_price", f"{_SPREAD} AS spread")
+        .selectExpr(*columns, "offset AS _seq")
+    )
+
+
+def candle_rows(parsed: DataFrame) -> DataFrame:
+    """The good candles as rows of minute_candles, with `_seq` as above."""
+    fields = (
+        "open",
+        "high",
+        "low",
+        "close",
+        "volume",
+        "quote_volume",
+        "n_trades",
+        "taker_buy_volume",
+        "taker_buy_quote_volume",
+        "source",
+    )
+    return parsed.where(f"kind = '{CANDLE}' AND why IS NULL").selectExpr(
+        "candle.symbol AS symbol", "at AS open_time", *(f"candle.{name} AS {name}" for name in fields), "offset AS _seq"
+    )

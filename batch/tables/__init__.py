@@ -1,0 +1,1 @@
+"""The three Parquet tables: file layout, merging, and hourly rows that are due."""

@@ -1,0 +1,1 @@
+"""Clients shared by every program: Kafka, WebHDFS and the clock."""

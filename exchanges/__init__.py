@@ -1,0 +1,1 @@
+"""Exchange APIs: wire formats, HTTP and WebSocket transport, and retry classification."""

@@ -1,0 +1,1 @@
+"""Binance spot: REST quotes and klines, and WebSocket streams."""

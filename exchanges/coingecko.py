@@ -1,0 +1,96 @@
+"""CoinGecko v3: price, volume, market cap and the day's range of all coins, one call a currency.
+
+Wire format: /coins/markets, an array of objects with JSON numbers, nearly all nullable; last_updated says when it was
+true. The service caches for about a minute; an unknown id is absent.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exchanges.fields import named, nullable_number, objects
+from exchanges.http import JsonClient
+from exchanges.interface import Budget, Cost, Quote, Reading
+from marketdata.errors import InvalidValueError, RetryableSourceError
+from marketdata.markets import Market
+from marketdata.times import from_rfc3339, to_rfc3339
+
+NAME = "coingecko"
+IDS_PER_CALL = 250
+KEY_HEADERS = {"demo": "x-cg-demo-api-key", "pro": "x-cg-pro-api-key"}
+
+_MARKETS = "/coins/markets"
+_FIELDS = {
+    "price": "current_price",
+    "volume_24h": "total_volume",
+    "market_cap": "market_cap",
+    "price_change_24h": "price_change_24h",
+    "price_change_percentage_24h": "price_change_percentage_24h",
+    "high_24h": "high_24h",
+    "low_24h": "low_24h",
+}
+
+
+class CoinGecko:
+    """Aggregated prices of all exchanges."""
+
+    name = NAME
+
+    def __init__(self, http: JsonClient, calls_per_minute: int, calls_per_month: int | None) -> None:
+        self._http = http
+        self.budget = Budget(calls_per_minute=calls_per_minute, calls_per_month=calls_per_month)
+
+    def poll_cost(self, markets: Sequence[Market]) -> Cost:
+        return Cost(calls=len(_calls(markets)))
+
+    async def poll(self, markets: Sequence[Market], timeout_s: float) -> Reading:
+        """price, volume_24h, market_cap, changes and range of the day, trade_timestamp (last_updated)."""
+        quotes: dict[str, Quote] = {}
+        refused: dict[str, InvalidValueError] = {}
+        calls = _calls(markets)
+        answers = await asyncio.gather(*(self._call(currency, group, timeout_s) for currency, group in calls))
+        for (_currency, group), rows in zip(calls, answers, strict=True):
+            for market in group:
+                row = rows.get(market.coingecko_id)
+                if row is None:
+                    continue
+                try:
+                    quotes[market.symbol] = _quote(row)
+                except InvalidValueError as error:
+                    refused[market.symbol] = error
+        return Reading(quotes, refused)
+
+    async def _call(self, currency: str, markets: Sequence[Market], timeout_s: float) -> dict[Any, Mapping[str, Any]]:
+        params = {
+            "vs_currency": currency,
+            "ids": ",".join(market.coingecko_id for market in markets),
+            "order": "market_cap_desc",
+            "per_page": str(IDS_PER_CALL),
+            "page": "1",
+            "sparkline": "false",
+        }
+        payload, _headers = await self._http.get(_MARKETS, params, timeout_s)
+        try:
+            return named(objects(payload, "markets"), "id")
+        except InvalidValueError as error:
+            raise RetryableSourceError(f"{NAME}: {error}", "bad_payload") from error
+
+
+def _calls(markets: Sequence[Market]) -> list[tuple[str, list[Market]]]:
+    by_currency: defaultdict[str, list[Market]] = defaultdict(list)
+    for market in markets:
+        by_currency[market.coingecko_currency].append(market)
+    return [
+        (currency, group[start : start + IDS_PER_CALL])
+        for currency, group in by_currency.items()
+        for start in range(0, len(group), IDS_PER_CALL)
+    ]
+
+
+def _quote(row: Mapping[str, Any]) -> Quote:
+    fields: dict[str, float | str | None] = {ours: nullable_number(row, theirs) for ours, theirs in _FIELDS.items()}
+    updated = row.get("last_updated")
+    observed_at_ms = None if updated is None else from_rfc3339(updated, "last_updated")
+    fields["trade_timestamp"] = None if observed_at_ms is None else to_rfc3339(observed_at_ms)
+    return Quote(fields, observed_at_ms)

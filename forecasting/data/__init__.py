@@ -1,0 +1,1 @@
+"""Hourly rows as arrays and the samples that models learn from."""

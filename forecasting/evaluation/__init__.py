@@ -1,0 +1,1 @@
+"""Walk-forward evaluation, conformal calibration, scoring and plots."""

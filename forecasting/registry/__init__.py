@@ -1,0 +1,1 @@
+"""Model versions on HDFS, promotion rules and stored walk-forward losses."""

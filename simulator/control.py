@@ -1,0 +1,163 @@
+"""The control endpoints, for tests and tools: clock, faults, limits, journal. Not part of any real exchange."""
+
+import msgspec
+from aiohttp import web
+
+from marketdata.errors import InvalidValueError
+from marketdata.times import to_rfc3339
+from simulator.faults import FAULTS
+from simulator.state import STATE, ExchangeState, json_bytes
+
+
+def answer(value: object, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.Response(body=json_bytes(value), status=status, content_type="application/json")
+
+
+async def _wanted(request: web.Request, *known: str) -> dict[str, object]:
+    body = await request.read()
+    try:
+        wanted = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise InvalidValueError("body", body[:100], "a JSON object") from error
+    if not isinstance(wanted, dict):
+        raise InvalidValueError("body", wanted, "a JSON object")
+    for name in wanted:
+        if known and name not in known:
+            raise InvalidValueError("body", name, f"only {', '.join(known)}")
+    return wanted
+
+
+def _number(wanted: dict[str, object], name: str) -> float | None:
+    value = wanted.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidValueError(name, value, "a number")
+    return value
+
+
+def _whole(wanted: dict[str, object], name: str) -> int | None:
+    value = _number(wanted, name)
+    return None if value is None else int(value)
+
+
+def clock_told(state: ExchangeState) -> dict[str, object]:
+    """The clock as it stands."""
+    clock = state.clock
+    now_ms = clock.now_ms()
+    return {
+        "now_ms": now_ms,
+        "now": to_rfc3339(now_ms),
+        "speed": clock.speed,
+        "start_ms": clock.start_ms,
+        "data_start_ms": clock.data_start_ms,
+        "end_ms": clock.end_ms,
+        "ended": clock.ended,
+    }
+
+
+async def get_clock(request: web.Request) -> web.Response:
+    """GET /control/clock."""
+    return answer(clock_told(request.app[STATE]))
+
+
+async def post_clock(request: web.Request) -> web.Response:
+    """POST /control/clock {"now_ms", "speed", "advance_ms"}, each optional."""
+    state = request.app[STATE]
+    wanted = await _wanted(request, "now_ms", "speed", "advance_ms")
+    state.clock.steer(
+        now_ms=_whole(wanted, "now_ms"), advance_ms=_whole(wanted, "advance_ms") or 0, speed=_number(wanted, "speed")
+    )
+    return answer(clock_told(state))
+
+
+async def get_faults(request: web.Request) -> web.Response:
+    """GET /control/faults: those switched on, and what there is."""
+    return answer({"faults": [fault.told() for fault in request.app[STATE].faults], "known": FAULTS})
+
+
+async def post_faults(request: web.Request) -> web.Response:
+    """POST /control/faults {"fault", "match", "count", …params}."""
+    state = request.app[STATE]
+    return answer(state.faults.add(await _wanted(request), state.clock.now_ms()).told(), 201)
+
+
+async def delete_faults(request: web.Request) -> web.Response:
+    """DELETE /control/faults[?fault=NAME]; without a name also refusals and bans are forgotten."""
+    state = request.app[STATE]
+    name = request.query.get("fault")
+    if name is None:
+        state.limiter.clear()
+    return answer({"cleared": state.faults.clear(name)})
+
+
+_SOCKET_RULES = ("ping_s", "pong_timeout_s", "life_ms", "messages_per_s", "most_streams")
+
+
+def _limits_told(state: ExchangeState) -> dict[str, object]:
+    rules = {name: getattr(state.sockets, name) for name in _SOCKET_RULES}
+    limiter = state.limiter
+    return {"weight": limiter.limit, "used": limiter.used, "ignored_before_ban": limiter.ignored_before_ban, **rules}
+
+
+async def get_limits(request: web.Request) -> web.Response:
+    """GET /control/limits."""
+    return answer(_limits_told(request.app[STATE]))
+
+
+async def post_limits(request: web.Request) -> web.Response:
+    """POST /control/limits: weight (a minute), ignored_before_ban, and the WebSocket rules."""
+    state = request.app[STATE]
+    wanted = await _wanted(request, "weight", "ignored_before_ban", *_SOCKET_RULES)
+    for name in wanted:
+        value = _number(wanted, name)
+        if value is None or value < 0:
+            raise InvalidValueError(name, wanted[name], "a number from 0 up")
+        if name == "weight":
+            state.limiter.limit = int(value)
+        elif name == "ignored_before_ban":
+            state.limiter.ignored_before_ban = int(value)
+        else:
+            setattr(state.sockets, name, type(getattr(state.sockets, name))(value))
+    return answer(_limits_told(state))
+
+
+async def get_journal(request: web.Request) -> web.Response:
+    """GET /control/journal?match=part of the path&last=N: the requests answered, oldest first."""
+    match = request.query.get("match", "")
+    rows = [row for row in request.app[STATE].journal if match in row.path]
+    last = request.query.get("last", "")
+    return answer({"count": len(rows), "requests": rows[-int(last) :] if last.isdigit() and int(last) else rows})
+
+
+async def delete_journal(request: web.Request) -> web.Response:
+    """DELETE /control/journal."""
+    state = request.app[STATE]
+    cleared = len(state.journal)
+    state.journal.clear()
+    return answer({"cleared": cleared})
+
+
+async def get_health(request: web.Request) -> web.Response:
+    """GET /control/health: it answers, and from what to when."""
+    state = request.app[STATE]
+    return answer(
+        {"healthy": True, "symbols": state.market.symbols, "sockets": len(state.open_sockets), **clock_told(state)}
+    )
+
+
+def routes(prefix: str) -> list[web.RouteDef]:
+    """The routes under a prefix such as /control."""
+    return [
+        web.get(f"{prefix}/health", get_health),
+        web.get(f"{prefix}/clock", get_clock),
+        web.post(f"{prefix}/clock", post_clock),
+        web.get(f"{prefix}/faults", get_faults),
+        web.post(f"{prefix}/faults", post_faults),
+        web.delete(f"{prefix}/faults", delete_faults),
+        web.get(f"{prefix}/limits", get_limits),
+        web.post(f"{prefix}/limits", post_limits),
+        web.get(f"{prefix}/journal", get_journal),
+        web.delete(f"{prefix}/journal", delete_journal),
+    ]

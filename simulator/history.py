@@ -1,0 +1,182 @@
+"""The stored candles of a folder, and the market they make: minutes and hours of every symbol.
+
+`MarketHistory` is also for use without a server, by tests that recompute what the exchange said. It knows the whole
+of the history; what may be told at a time is decided in `market`. Must never import the server.
+"""
+
+import logging
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from marketdata.errors import InvalidValueError
+from marketdata.times import HOUR_MS, MINUTE_MS, floor_to
+from simulator.bridge import MINUTES, bridge_hour
+from simulator.candles import Candles, Floats, Ints
+from simulator.derive import to_eur
+
+logger = logging.getLogger(__name__)
+
+MINUTE_FOLDER, HOUR_FOLDER = "klines_1m", "klines_1h"
+NEEDED_COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
+DOLLAR, EURO = "USDT", "EUR"
+MICROSECONDS_FROM = 10**14
+"""A time of this or more is in microseconds (Binance's archives from 2025 on), a smaller one in ms."""
+BRIDGED_HOURS_KEPT = 4096
+
+
+def _times_ms(column: pa.ChunkedArray) -> Ints:
+    if pa.types.is_timestamp(column.type):
+        column = pc.cast(column, pa.timestamp("ms"), safe=False)
+    times: Ints = pc.cast(column, pa.int64()).to_numpy()
+    return np.where(times >= MICROSECONDS_FROM, times // 1000, times)
+
+
+def read_candles(path: Path) -> Candles:
+    """The candles of one Parquet file: timestamp (open time), open, high, low, close, volume, maybe quote_volume.
+
+    Rows with a missing number, or whose low and high do not enclose open and close, are left out (and logged): to the
+    exchange they are missing candles. A quote volume that is not stored is volume x (open + high + low + close) / 4.
+
+    Raises:
+        InvalidValueError: it is no Parquet file, or lacks a column.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidValueError(path.name, str(error), "a readable Parquet file") from error
+    for name in NEEDED_COLUMNS:
+        if name not in table.column_names:
+            raise InvalidValueError(path.name, table.column_names, f"a column {name}")
+
+    def floats(name: str) -> Floats:
+        numbers: Floats = pc.cast(table[name], pa.float64()).to_numpy()
+        return numbers
+
+    open_, high, low, close, volume = (floats(name) for name in NEEDED_COLUMNS[1:])
+    quote = floats("quote_volume") if "quote_volume" in table.column_names else np.full(len(volume), np.nan)
+    quote = np.where(np.isnan(quote), np.round(volume * (open_ + high + low + close) / 4, 8), quote)
+    candles = Candles(_times_ms(table["timestamp"]), open_, high, low, close, volume, quote)
+    # Comparisons with NaN are false, so a missing number fails here too.
+    sound = (low > 0) & (low <= np.minimum(open_, close)) & (np.maximum(open_, close) <= high) & (volume >= 0)
+    if not sound.all():
+        logger.warning("%s: %d rows are no candles and are left out", path.name, int((~sound).sum()))
+        candles = candles[sound]
+    return candles
+
+
+def _read_folder(folder: Path, interval: str) -> dict[str, Candles]:
+    parts: dict[str, list[Candles]] = {}
+    for path in sorted(folder.glob(f"*-{interval}-*.parquet")):
+        parts.setdefault(path.name.split(f"-{interval}-")[0], []).append(read_candles(path))
+    return {symbol: _unique(Candles.joined(found)) for symbol, found in parts.items()}
+
+
+def _unique(candles: Candles) -> Candles:
+    """One candle an open time: of two, the one that was read later."""
+    last = np.append(np.diff(candles.time_ms) > 0, [True])[: len(candles)]
+    return candles if last.all() else candles[last]
+
+
+class _Stored:
+    """One symbol as it is stored: minutes where they are known, hours from minutes or else from the hour file."""
+
+    def __init__(self, minutes: Candles, hour_rows: Candles) -> None:
+        self.minutes = minutes
+        grouped, counts = minutes.grouped(HOUR_MS)
+        whole = counts == MINUTES
+        not_whole = hour_rows[~np.isin(hour_rows.time_ms, grouped.time_ms[whole])]
+        rest = grouped[~whole & ~np.isin(grouped.time_ms, hour_rows.time_ms)]
+        self.hours = Candles.joined([grouped[whole], not_whole, rest])
+        self.only_hours = hour_rows[~np.isin(hour_rows.time_ms, grouped.time_ms)]
+
+
+class MarketHistory:
+    """All that happens on the exchange, from the first candle to the last, deterministic for (folder, seed).
+
+    Attributes:
+        symbols: the names, such as BTCUSDT and (from it) BTCEUR, sorted.
+        start_ms: the open time of the first candle of all.
+        end_ms: the end of the last one.
+    """
+
+    def __init__(self, stored: dict[str, tuple[Candles, Candles]], seed: int) -> None:
+        """From minutes and hours of each symbol; `load` reads them from a folder."""
+        self.seed = seed
+        self._stored = {symbol: _Stored(*candles) for symbol, candles in stored.items() if any(map(len, candles))}
+        if not self._stored:
+            raise InvalidValueError("data", sorted(stored), "candles of at least one symbol")
+        self._source = {symbol: symbol for symbol in self._stored}
+        for symbol in self._stored:
+            if symbol.endswith(DOLLAR):
+                self._source.setdefault(symbol.removesuffix(DOLLAR) + EURO, symbol)
+        self.symbols = tuple(sorted(self._source))
+        self.start_ms = min(self.first_ms(symbol) for symbol in self._stored)
+        self.end_ms = max(self._end_of(one) for one in self._stored.values())
+        self._bridged: OrderedDict[tuple[str, int], Candles] = OrderedDict()
+        self._euro_hours: dict[str, Candles] = {}
+
+    @classmethod
+    def load(cls, folder: Path, seed: int) -> "MarketHistory":
+        """Read klines_1m/SYMBOL-1m-*.parquet and klines_1h/SYMBOL-1h-*.parquet of a folder; either may be absent.
+
+        Raises:
+            InvalidValueError: there are no candles, or a file is not what it must be.
+        """
+        minutes = _read_folder(folder / MINUTE_FOLDER, "1m")
+        hours = _read_folder(folder / HOUR_FOLDER, "1h")
+        if not minutes and not hours:
+            raise InvalidValueError("data", str(folder), f"a folder with {MINUTE_FOLDER}/ or {HOUR_FOLDER}/ in it")
+        empty = Candles.empty()
+        both = {symbol: (minutes.get(symbol, empty), hours.get(symbol, empty)) for symbol in {*minutes, *hours}}
+        return cls(both, seed)
+
+    @staticmethod
+    def _end_of(one: _Stored) -> int:
+        ends = [int(one.minutes.time_ms[-1]) + MINUTE_MS] if len(one.minutes) else []
+        if len(one.only_hours):
+            ends.append(int(one.only_hours.time_ms[-1]) + HOUR_MS)
+        return max(ends)
+
+    def _bridge(self, source: str, hour: Candles) -> Candles:
+        key = (source, int(hour.time_ms[0]))
+        found = self._bridged.get(key)
+        if found is None:
+            found = self._bridged[key] = bridge_hour(self.seed, source, hour)
+            if len(self._bridged) > BRIDGED_HOURS_KEPT:
+                self._bridged.popitem(last=False)
+        return found
+
+    def minutes(self, symbol: str, start_ms: int, end_ms: int) -> Candles:
+        """The minute candles that open in [start, end): stored ones, and bridged ones where only the hour is known."""
+        source = self._source[symbol]
+        one = self._stored[source]
+        known = one.minutes.between(start_ms, end_ms)
+        hours = one.only_hours.between(floor_to(start_ms, HOUR_MS), end_ms)
+        if len(hours):
+            bridged = Candles.joined([self._bridge(source, hours[number : number + 1]) for number in range(len(hours))])
+            known = Candles.joined([known, bridged.between(start_ms, end_ms)])
+        return known if source == symbol else to_eur(known)
+
+    def hours(self, symbol: str, start_ms: int, end_ms: int) -> Candles:
+        """The hour candles that open in [start, end).
+
+        An hour is the aggregate of its minutes where all 60 are stored; else the hour file's row; else the aggregate of
+        the minutes there are.
+        """
+        source = self._source[symbol]
+        hours = self._stored[source].hours
+        if source != symbol:
+            if symbol not in self._euro_hours:
+                self._euro_hours[symbol] = to_eur(hours)
+            hours = self._euro_hours[symbol]
+        return hours.between(start_ms, end_ms)
+
+    def first_ms(self, symbol: str) -> int:
+        """The open time of a symbol's first candle."""
+        one = self._stored[self._source[symbol]]
+        return min(int(candles.time_ms[0]) for candles in (one.minutes, one.hours) if len(candles))

@@ -1,0 +1,192 @@
+"""Publishes each market's closed one-minute candles, each once: those that the stream tells, and by request the rest.
+
+What is on the topic is read from its tail whenever this worker begins to lead, so a restart, a crash or another worker
+in between leaves neither a gap nor a second copy. Minutes that are missing, at the end or inside, are asked for again
+(`streams.collection.candle_gaps`). It must never import Faust.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+
+from clients.kafka.reader import TopicReader
+from config.sections import KafkaSettings
+from exchanges.interface import CandleSource
+from exchanges.retry_policy import Guard
+from marketdata import candle_rules
+from marketdata.codec import decode, encode
+from marketdata.errors import DecodeError
+from marketdata.markets import Market
+from marketdata.records import Candle
+from marketdata.times import HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
+from streams.collection.candle_gaps import Minutes
+from streams.collection.poller import Publisher, SleepingClock
+from streams.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+DELAY_MS = 3_000  # of exchange time after the minute: the exchange closes a candle a moment late
+STREAMED_DELAY_MS = 30_000  # where a stream tells candles: only what it has not told by then is asked for
+BUDGET_SHARE = 0.8  # of a minute that all markets' requests may take
+INSIDE_MS = 2 * HOUR_MS  # before a market's newest candle: minutes missing there are asked for after a start
+_TAILS = (200, 5_000, 50_000, None)  # records looked at from the end of a partition; None: all
+_MOST_TOLD = 20_000  # candles of the stream that wait; what does not fit is asked for
+
+
+class CandleCollector:
+    """`_minutes` holds what is on the topic of each market, None while that was not read."""
+
+    def __init__(
+        self,
+        *,
+        markets: Sequence[Market],
+        source: CandleSource,
+        guard: Guard,
+        clock: SleepingClock,
+        metrics: Metrics,
+        publish: Publisher,
+        kafka: KafkaSettings,
+        topic: str,
+        lookback_ms: int,
+        delay_ms: int = DELAY_MS,
+    ) -> None:
+        self._markets = markets
+        self._source = source
+        self._guard = guard
+        self._clock = clock
+        self._metrics = metrics
+        self._publish = publish
+        self._kafka = kafka
+        self._topic = topic
+        self._lookback_ms = lookback_ms
+        self._delay_ms = delay_ms
+        self._minutes: dict[str, Minutes] | None = None
+        self._told: deque[Candle] = deque(maxlen=_MOST_TOLD)
+        self._arrived = asyncio.Event()
+
+    def tell(self, candle: Candle) -> None:
+        """Hand over a closed candle that a stream told; it is published soon, unless it is on the topic already."""
+        self._told.append(candle)
+        self._arrived.set()
+
+    async def run(self, is_leader: Callable[[], bool]) -> None:
+        """Publish while this worker leads; for ever."""
+        self._minutes = None
+        while True:
+            if not is_leader():
+                self._minutes = None
+                self._told.clear()
+                await self._clock.sleep_until(floor_to(self._clock.now_ms(), MINUTE_MS) + MINUTE_MS)
+                continue
+            await self.fetch()
+            minute_ms = floor_to(self._clock.now_ms() - self._delay_ms, MINUTE_MS)
+            await self._publish_told_until(minute_ms + MINUTE_MS + self._delay_ms, is_leader)
+
+    async def fetch(self) -> int:
+        """Publish every market's closed candles that are missing, as far as the exchange has them; how many."""
+        minutes = await self._load()
+        budget_s = self._clock.real_seconds(MINUTE_MS / 1000) * BUDGET_SHARE
+        counts = await asyncio.gather(
+            *(self._market(market, minutes[market.symbol], budget_s) for market in self._markets)
+        )
+        return sum(counts)
+
+    async def publish_told(self) -> int:
+        """Publish what the stream told and is not on the topic; how many."""
+        minutes = await self._load()
+        told = list(self._told)
+        self._told.clear()
+        fresh = [candle for candle in told if minutes[candle.symbol].take(candle.open_time_ms)]
+        await self._send(fresh)
+        return len(fresh)
+
+    async def _load(self) -> dict[str, Minutes]:
+        if self._minutes is None:
+            symbols = [market.symbol for market in self._markets]
+            known = await published_minutes(self._kafka, self._topic, symbols, self._clock.now_ms() + HOUR_MS)
+            if known:
+                oldest = min(minutes.next_ms for minutes in known.values())
+                log.info("candles of %d markets go on from %s", len(known), to_rfc3339(oldest))
+            first_ms = floor_to(self._clock.now_ms() - self._lookback_ms, HOUR_MS)
+            self._minutes = {symbol: known.get(symbol) or Minutes(first_ms) for symbol in symbols}
+        return self._minutes
+
+    async def _publish_told_until(self, event_ms: int, is_leader: Callable[[], bool]) -> None:
+        over = asyncio.create_task(self._clock.sleep_until(event_ms))
+        try:
+            while not over.done():
+                while self._told and is_leader():
+                    await self.publish_told()
+                self._arrived.clear()
+                arrived = asyncio.create_task(self._arrived.wait())
+                try:
+                    await asyncio.wait({over, arrived}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    arrived.cancel()
+            over.result()
+        finally:
+            over.cancel()
+
+    async def _market(self, market: Market, minutes: Minutes, budget_s: float) -> int:
+        count = given_up = 0
+        while starts := minutes.due(now_ms := self._clock.now_ms()):
+            start_ms = starts[0]
+
+            async def ask(timeout_s: float, start_ms: int = start_ms, now_ms: int = now_ms) -> list[Candle]:
+                return await self._source.candles(market, start_ms, now_ms, timeout_s)
+
+            outcome = await self._guard.call(ask, budget_s)
+            if outcome.value is None:
+                self._metrics.source_errors.labels(self._source.name, outcome.status).inc()
+                break
+            page = outcome.value
+            fresh = [candle for candle in page if candle.open_time_ms >= start_ms and minutes.take(candle.open_time_ms)]
+            await self._send(fresh)
+            count += len(fresh)
+            if len(page) < self._source.candles_per_call:
+                given_up += minutes.answered(start_ms, now_ms, now_ms)
+                break
+            given_up += minutes.answered(start_ms, max(page[-1].open_time_ms, start_ms) + MINUTE_MS, now_ms)
+        if given_up:
+            self._metrics.candles_given_up.inc(given_up)
+            log.info("%s: %d minutes have no candle, as far as %s tells", market.symbol, given_up, self._source.name)
+        return count
+
+    async def _send(self, candles: Sequence[Candle]) -> None:
+        if candles:
+            await self._publish(self._topic, [(one.symbol.encode(), encode(one), ()) for one in candles])
+            self._metrics.candles.inc(len(candles))
+
+
+async def published_minutes(
+    kafka: KafkaSettings, topic: str, symbols: Sequence[str], latest_ms: int
+) -> dict[str, Minutes]:
+    """What is on the topic of each symbol that has a candle there; gaps of its last `INSIDE_MS` are open.
+
+    Candles that their readers refuse do not count, nor do those that end after `latest_ms`: a single one out of a far
+    future would end the market's candles. It is well after the clock, which may have begun a little behind.
+
+    Raises:
+        ConfigurationError: the broker does not answer.
+    """
+    async with TopicReader(kafka, topic) as reader:
+        starts = await reader.starts()
+        found: defaultdict[str, set[int]] = defaultdict(set)
+        spans: dict[int, tuple[int, int]] = {}
+        async for tail, froms, ends in reader.backwards(_TAILS):
+            async for record in reader.between(froms, ends):
+                try:
+                    candle = decode(Candle, record.value)
+                    candle_rules.check(candle, latest_ms)
+                except DecodeError:
+                    continue  # somebody else's record; readers of the topic refuse it
+                open_ms = candle.open_time_ms
+                found[candle.symbol].add(open_ms)
+                low, high = spans.get(record.partition, (open_ms, open_ms))
+                spans[record.partition] = (min(low, open_ms), max(high, open_ms))
+            whole = {tp.partition for tp in froms if froms[tp] == starts[tp]}
+            covered = all(high - low >= INSIDE_MS for part, (low, high) in spans.items() if part not in whole)
+            if found.keys() >= set(symbols) and (covered or tail == _TAILS[-2]):
+                break
+        return {symbol: Minutes.known(found[symbol], INSIDE_MS) for symbol in symbols if symbol in found}

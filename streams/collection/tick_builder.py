@@ -1,0 +1,150 @@
+"""One tick out of what the sources said of one market at one instant of the grid. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from exchanges.interface import MISSING, OK, UNKNOWN_SYMBOL, Reading
+from marketdata.enrichment import mid_price
+from marketdata.markets import Market
+from marketdata.records import SourceState, Tick
+from marketdata.times import to_rfc3339
+from streams.collection.conflation import Interval
+
+DISABLED = "disabled"
+BAD_PAYLOAD = "bad_payload"
+NOT_POLLED = "not_polled"
+"""Of a source that a stream's tick has nothing of."""
+DIVERGENT = "divergent"
+STALE = "stale_{}"
+"""The flag of a source's name."""
+_BPS = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """A source's outcome of one poll; `reading` is None unless `status` is ok. `received_at_ms` is event time."""
+
+    status: str
+    reading: Reading | None = None
+    received_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Beyond which a tick is flagged: `stale_ms` of a source's data by its name, and the divergence of prices."""
+
+    stale_ms: Mapping[str, float] = field(default_factory=dict)
+    divergence_bps: float = float("inf")
+
+
+def build_tick(market: Market, timestamp_ms: int, polled: Mapping[str, Polled], bounds: Bounds) -> Tick:
+    """The tick of a market; a source that failed leaves its fields null and its status."""
+    fields: dict[str, float | str | None] = {}
+    states: dict[str, SourceState] = {}
+    for name, outcome in polled.items():
+        states[name], found = _one(market.symbol, outcome)
+        fields.update(found)
+    given: dict[str, Any] = {**fields}  # the sources' fields are Tick's own names
+    divergence = divergence_bps(given.get("price"), mid_price(given.get("bid_price"), given.get("ask_price")))
+    return _tick(market, timestamp_ms, states, divergence, bounds, given)
+
+
+def stream_tick(market: Market, interval: Interval, source: str, bounds: Bounds, others: Mapping[str, str]) -> Tick:
+    """The tick of an interval that has a quote.
+
+    Args:
+        market: whose it is.
+        interval: what the stream told.
+        source: whose stream it is.
+        bounds: beyond which it is flagged.
+        others: status of the sources that it has nothing of.
+
+    Raises:
+        TypeError: the interval has no quote.
+    """
+    quote = interval.quote
+    if quote is None:
+        raise TypeError(f"{interval.symbol}: an interval without a quote is no tick yet")
+    own = SourceState(
+        status=OK,
+        observed_at=to_rfc3339(interval.quoted_at_ms),
+        received_at=to_rfc3339(interval.end_ms),
+        staleness_ms=interval.end_ms - interval.quoted_at_ms,
+    )
+    states = {name: SourceState(status=status) for name, status in others.items()} | {source: own}
+    given: dict[str, Any] = {
+        "bid_price": quote.bid_price,
+        "bid_qty": quote.bid_qty,
+        "ask_price": quote.ask_price,
+        "ask_qty": quote.ask_qty,
+        "n_updates": interval.n_updates,
+        "n_trades": interval.n_trades,
+        "traded_volume": interval.volume,
+        "vwap": interval.value / interval.volume if interval.volume else None,
+    }
+    return _tick(market, interval.end_ms, states, None, bounds, given)
+
+
+def divergence_bps(price: float | None, mid: float | None) -> float | None:
+    """(price - mid) / mid in basis points; None where one is missing."""
+    return None if price is None or mid is None else (price - mid) / mid * _BPS
+
+
+def _tick(
+    market: Market,
+    timestamp_ms: int,
+    states: dict[str, SourceState],
+    divergence: float | None,
+    bounds: Bounds,
+    given: dict[str, Any],
+) -> Tick:
+    timestamp = to_rfc3339(timestamp_ms)
+    return Tick(
+        symbol=market.symbol,
+        tick_id=Tick.make_id(market.symbol, timestamp),
+        timestamp=timestamp,
+        quote=market.quote,
+        price_usd=given.get("price") if market.quote == "USD" else None,
+        divergence_bps=divergence,
+        sources=states,
+        flags=_flags(states, divergence, bounds),
+        **given,
+    )
+
+
+def _flags(states: Mapping[str, SourceState], divergence: float | None, bounds: Bounds) -> tuple[str, ...]:
+    flags = [
+        STALE.format(name)
+        for name, state in states.items()
+        if state.staleness_ms is not None and state.staleness_ms > bounds.stale_ms.get(name, float("inf"))
+    ]
+    if divergence is not None and abs(divergence) > bounds.divergence_bps:
+        flags.append(DIVERGENT)
+    return tuple(flags)
+
+
+def _one(symbol: str, outcome: Polled) -> tuple[SourceState, Mapping[str, float | str | None]]:
+    received = None if outcome.received_at_ms is None else to_rfc3339(outcome.received_at_ms)
+    if outcome.status != OK or outcome.reading is None:
+        return SourceState(status=outcome.status, received_at=received), {}
+    quote = outcome.reading.quotes.get(symbol)
+    if quote is None:
+        return SourceState(status=_absent(symbol, outcome.reading), received_at=received), {}
+    staleness_ms = None
+    if quote.observed_at_ms is not None and outcome.received_at_ms is not None:
+        staleness_ms = outcome.received_at_ms - quote.observed_at_ms
+    state = SourceState(
+        status=OK,
+        observed_at=None if quote.observed_at_ms is None else to_rfc3339(quote.observed_at_ms),
+        received_at=received,
+        staleness_ms=staleness_ms,
+    )
+    return state, quote.fields
+
+
+def _absent(symbol: str, reading: Reading) -> str:
+    """Why an answer has no quote of a market."""
+    if symbol in reading.refused:
+        return BAD_PAYLOAD
+    return UNKNOWN_SYMBOL if symbol in reading.unknown else MISSING

@@ -1,0 +1,1 @@
+"""Batch processing for Faust: one event per partition and poll."""

@@ -1,0 +1,1 @@
+"""Kafka as the worker uses it: topics, delivery of records, and Faust's options."""

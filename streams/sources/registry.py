@@ -1,0 +1,78 @@
+"""Which sources the settings switch on, each with its client and its guard; the one place that names them all."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from config.settings import Settings
+from exchanges import coingecko
+from exchanges.binance import rest as binance
+from exchanges.binance.rest import Binance
+from exchanges.binance.stream import BinanceStream
+from exchanges.coingecko import CoinGecko
+from exchanges.http import JsonClient
+from exchanges.interface import CandleSource, QuoteSource, StreamSource
+from exchanges.retry_policy import Guard
+from streams.metrics import Metrics
+
+_CONNECTIONS = 16
+
+
+@dataclass(slots=True)
+class Exchanges:
+    """The sources of one worker. `disabled` names those that the settings switch off."""
+
+    sources: list[QuoteSource]
+    candles: CandleSource | None
+    guards: Mapping[str, Guard]
+    disabled: list[str]
+    clients: list[httpx.AsyncClient]
+    stream: StreamSource | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for client in self.clients:
+            await client.aclose()
+
+
+def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable[[float], float]) -> Exchanges:
+    """Every source that is switched on; `real_seconds` is the clock's, for what an exchange tells in its own time."""
+    exchanges = Exchanges([], None, {}, [], [])
+    guards: dict[str, Guard] = {}
+    exchanges.guards = guards
+
+    def http(name: str, base_url: str, timeout_s: float, headers: Mapping[str, str]) -> JsonClient:
+        client = httpx.AsyncClient(
+            timeout=timeout_s, trust_env=False, limits=httpx.Limits(max_connections=_CONNECTIONS)
+        )
+        exchanges.clients.append(client)
+        guards[name] = Guard(
+            name,
+            on_retry=lambda kind: metrics.source_retries.labels(name, kind).inc(),
+            real_seconds=real_seconds,
+        )
+        return JsonClient(name, base_url, client, headers=headers, on_request=metrics.source_requests.labels(name).inc)
+
+    if settings.coingecko.enabled:
+        own = settings.coingecko
+        key = {} if own.api_key is None else {coingecko.KEY_HEADERS[own.plan]: own.api_key.get_secret_value()}
+        client = http(coingecko.NAME, own.base_url, own.timeout_s, key)
+        exchanges.sources.append(CoinGecko(client, own.calls_per_minute, own.calls_per_month))
+    else:
+        exchanges.disabled.append(coingecko.NAME)
+    if settings.binance.enabled:
+        spot = settings.binance
+        source = Binance(
+            http(binance.NAME, spot.base_url, spot.timeout_s, {}),
+            spot.weight_per_minute,
+            on_weight=metrics.source_weight.labels(binance.NAME).set,
+            on_unknown=lambda symbol: metrics.source_unknown.labels(binance.NAME, symbol).inc(),
+        )
+        exchanges.sources.append(source)
+        exchanges.candles = source
+        if settings.streams.feed != "poll":
+            exchanges.stream = BinanceStream(spot.stream_url, settings.parsed_markets)
+    else:
+        exchanges.disabled.append(binance.NAME)
+    return exchanges

@@ -1,0 +1,265 @@
+"""The writer's lease and atomic replacement on the real HDFS."""
+
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hdfs import InsecureClient
+from hdfs.util import HdfsError
+from pyarrow import ArrowException
+from pyspark.sql import DataFrame, SparkSession
+from requests.exceptions import RequestException
+
+from batch.hdfs.reader import Reader
+from batch.hdfs.store import open_store
+from batch.schemas import HOURLY
+from batch.sql import parse as wire
+from batch.tables import merge as tables
+from batch.tables.hour_writer import HourWriter
+from config import Settings
+from marketdata.errors import StorageError
+from marketdata.hourly import observed_price
+from marketdata.parquet import read_parquet
+from marketdata.records import Tick
+from marketdata.times import MINUTE_MS, from_rfc3339
+from tests.support.spark import TOPICS, kafka_rows, random_tick, session
+from tests.support.stack import ROOT, StackUnderTest, environment_of, eventually, running
+
+HOUR = from_rfc3339("2024-08-05T12:00:00Z")
+HOLD = """
+import sys, time
+from batch.spark.session import spark_session
+from batch.hdfs.store import open_store
+from config import load_settings
+settings = load_settings()
+with spark_session(settings, "hold") as spark:
+    store = open_store(spark, settings)
+    lease = store.locks.acquire("table", 60)
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def spark(stack: StackUnderTest) -> Iterator[SparkSession]:
+    with session(stack.settings) as spark:
+        yield spark
+
+
+def hour_sql(value: int) -> str:
+    """Six markets and a month of hours, every number of which is `value`."""
+    numbers = dict.fromkeys(tables.column_names(HOURLY)[2:], f"{value}D")
+    numbers |= {"n_ticks": f"{value}L", "n_candles": "0L", "origin": "'live'", "basis": "'ticks'"}
+    columns = ", ".join(f"{sql} AS {name}" for name, sql in numbers.items())
+    return (
+        "SELECT concat('COIN', cast(id % 6 AS STRING)) AS symbol, "
+        f"TIMESTAMP '2024-08-01T00:00:00Z' + make_dt_interval(0, cast(id div 6 AS INT)) AS hour_start, {columns} "
+        "FROM range(4320)"
+    )
+
+
+def test_readers_are_right_at_every_moment_while_a_writer_replaces(spark: SparkSession, settings: Settings) -> None:
+    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+    file = table.file_of("2024-08")
+    done = threading.Event()
+    wrong: list[str] = []
+    seen: set[int] = set()
+    reads = 0
+
+    def look() -> None:
+        nonlocal reads
+        client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+        while not done.is_set():
+            names = [name for name in client.list(settings.hdfs.hourly_metrics) if not name.startswith("_")]
+            try:
+                for name in names:
+                    with client.read(f"{settings.hdfs.hourly_metrics}/{name}") as stream:
+                        rows = read_parquet(stream.read(), ["n_ticks"])
+                    values = set(rows["n_ticks"].to_pylist())
+                    if len(values) != 1 or rows.num_rows != 4320:
+                        wrong.append(f"{rows.num_rows} rows of {values}")
+                    seen.update(values)
+            except (HdfsError, RequestException, ArrowException, OSError) as error:
+                wrong.append(repr(error))
+            reads += len(names)
+
+    with store.locks.held(table.name, 10) as lease:
+        tables.merge(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
+        reader = threading.Thread(target=look)
+        reader.start()
+        try:
+            for value in range(2, 22):
+                tables.merge(spark, store, table, spark.sql(hour_sql(value)), ["2024-08"], lease)
+        finally:
+            done.set()
+            reader.join()
+    assert wrong == []
+    assert reads >= 20
+    assert len(seen) > 5
+    assert store.files(settings.hdfs.hourly_metrics) == [file]
+
+
+def test_a_lower_basis_never_replaces_a_higher(spark: SparkSession, settings: Settings) -> None:
+    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+    lower = hour_sql(9).replace("'ticks'", "'candles_1h'")
+    with store.locks.held(table.name, 10) as lease:
+        tables.merge(spark, store, table, spark.sql(lower), ["2024-08"], lease)
+        tables.merge(spark, store, table, spark.sql(hour_sql(3)), ["2024-08"], lease)
+        tables.merge(spark, store, table, spark.sql(lower), ["2024-08"], lease)
+    rows = tables.read_all(spark, store, table).selectExpr("min(n_ticks)", "max(n_ticks)", "count(*)").collect()
+    assert [tuple(row) for row in rows] == [(3, 3, 4320)]
+
+
+def test_one_writer_has_the_lease_and_gives_it_back(spark: SparkSession, settings: Settings) -> None:
+    locks = open_store(spark, settings).locks
+    with locks.held("table", 5):
+        owner = locks.owner_of("table")
+        assert owner is not None
+        assert not owner.is_gone
+        with pytest.raises(StorageError, match="lease of table: held by process"):
+            locks.acquire("table", 0.3)
+    with locks.held("table", 0.3) as lease:
+        lease.check()
+    assert locks.owner_of("table") is None
+
+
+def test_a_lease_that_was_lost_stops_its_owner(spark: SparkSession, settings: Settings) -> None:
+    store = open_store(spark, settings)
+    lost = store.locks.acquire("table", 5)
+    store.fs.delete(store.path(f"{settings.hdfs.root}/_locks/table.lock"))
+    with store.locks.held("table", 5) as lease:
+        with pytest.raises(StorageError, match="lost to another writer"):
+            lost.check()
+        lost.release()  # leaves the new owner's lock alone
+        lease.check()
+
+
+def test_a_lease_that_was_taken_over_is_known_as_lost(spark: SparkSession, settings: Settings) -> None:
+    store = open_store(spark, settings)
+    lost = store.locks.acquire("table", 5)
+    # What HDFS does for a successor once an owner was silent for a minute; the file stays the same file.
+    store.fs.recoverLease(store.path(f"{settings.hdfs.root}/_locks/table.lock"))
+    with store.locks.held("table", 20) as lease:
+        with pytest.raises(StorageError, match="lost to another writer"):
+            lost.check()
+        lost.release()
+        lease.check()
+
+
+def test_an_hour_is_computed_from_what_is_stored_when_its_turn_comes(spark: SparkSession, settings: Settings) -> None:
+    """A writer that waited must not put its older view of an hour over that of the writer it waited for."""
+    store, raw = open_store(spark, settings), tables.raw_data(settings)
+    rng = random.Random(1)
+    ticks = [random_tick(rng, "BTC-USD", HOUR + minute * MINUTE_MS) for minute in range(40)]
+    used = [tick for tick in ticks if observed_price(tick) is not None]
+
+    def keep(some: list[Tick]) -> None:
+        rows = wire.enriched_ticks(wire.parse(kafka_rows(spark, some), **TOPICS))
+        with store.locks.held(raw.name, 5) as lease:
+            tables.merge(spark, store, raw, rows, [raw.name_of(HOUR)], lease)
+
+    waiting = threading.Event()
+
+    def stopped() -> bool:
+        waiting.set()
+        return False
+
+    keep(ticks[:20])
+    writer = threading.Thread(
+        target=lambda: HourWriter(spark, store, settings).write([HOUR], wait_s=60, live=True, stopped=stopped)
+    )
+    with store.locks.held("hourly_metrics", 5):
+        writer.start()
+        assert waiting.wait(60)
+        keep(ticks)
+    writer.join()
+    (row,) = tables.read_all(spark, store, tables.hourly_metrics(settings)).collect()
+    assert row.n_ticks == len(used)
+
+
+def test_hours_are_computed_though_another_writer_replaces_their_files(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, raw = open_store(spark, settings), tables.raw_data(settings)
+    rng = random.Random(2)
+    ticks = [random_tick(rng, "BTC-USD", HOUR + minute * MINUTE_MS) for minute in range(40)]
+
+    def keep(some: list[Tick]) -> None:
+        rows = wire.enriched_ticks(wire.parse(kafka_rows(spark, some), **TOPICS))
+        with store.locks.held(raw.name, 5) as lease:
+            tables.merge(spark, store, raw, rows, [raw.name_of(HOUR)], lease)
+
+    keep(ticks[:20])
+    compute = HourWriter._compute
+    late = [ticks]
+
+    def compute_and_replace(writer: HourWriter, *args: int, **options: bool) -> DataFrame:
+        rows = compute(writer, *args, **options)
+        if late:
+            keep(late.pop())  # between the look at the files and their reading
+        return rows
+
+    monkeypatch.setattr(HourWriter, "_compute", compute_and_replace)
+    assert HourWriter(spark, store, settings).write([HOUR], wait_s=5, live=True) == 1
+    (row,) = tables.read_all(spark, store, tables.hourly_metrics(settings)).collect()
+    assert row.n_ticks == sum(observed_price(tick) is not None for tick in ticks)
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(spark: SparkSession, settings: Settings) -> None:
+    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+    store.stage(table.name, spark.sql(hour_sql(1)).coalesce(1), slotted=False)
+    with store.locks.held(table.name, 10) as lease:
+        tables.merge(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
+    assert store.files(store.staging) == []
+
+
+def test_the_plain_reader_asks_hdfs_itself_whatever_proxy_the_environment_names(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+    with store.locks.held(table.name, 10) as lease:
+        tables.merge(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    reader = Reader(settings.hdfs)
+    (file,) = reader.files(table.folder)
+    assert reader.table(file, ["symbol"]).num_rows == 4320
+
+
+def test_a_killed_owner_is_succeeded_at_once(spark: SparkSession, settings: Settings, tmp_path: Path) -> None:
+    log = tmp_path / "owner.log"
+    locks = open_store(spark, settings).locks
+    with running([sys.executable, "-c", HOLD], log, environment_of(settings)) as program:
+
+        def held() -> bool:
+            program.check_running()
+            return "held" in program.output()
+
+        eventually(held, 90, "the lease held by another program")
+        with pytest.raises(StorageError, match="held by process"):
+            locks.acquire("table", 0.5)
+        program.process.kill()
+        with locks.held("table", 30) as lease:  # sooner than HDFS's soft limit of 60 s
+            lease.check()
+
+
+def test_an_hdfs_that_is_not_there_is_one_clear_line(settings: Settings) -> None:
+    env = {**environment_of(settings), "BDI_HDFS__URL": "hdfs://127.0.0.1:9", "BDI_HDFS__WAIT_S": "1"}
+    failed = subprocess.run(
+        [sys.executable, "-m", "batch", "hourly"],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert "hdfs.url: hdfs://127.0.0.1:9: takes no writes after 1 s" in failed.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in failed.stderr

@@ -1,0 +1,51 @@
+"""Topics read from their end back, on a real Kafka."""
+
+from clients.kafka.reader import TopicReader
+from config import Settings
+from marketdata.codec import encode
+from marketdata.times import HOUR_MS, MINUTE_MS
+from marketdata.topics import TopicRole
+from streams.collection.candles import published_minutes
+from streams.collection.last_tick import newest_tick_ms
+from streams.kafka import topics
+from tests.support.streams_worker import send
+from tests.support.view_records import SYMBOL, candle, tick
+
+START_MS = 1_722_816_000_000
+BEHIND = 300  # records that are no ticks: more than are looked at first
+
+
+async def test_a_longer_tail_reads_only_what_the_shorter_one_had_not(settings: Settings) -> None:
+    own = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 2})})
+    await topics.ensure(own)
+    name, key = own.topic(TopicRole.TICKS).name, SYMBOL.encode()
+    await send(own, TopicRole.TICKS, [(key, encode(tick(START_MS + n))) for n in range(3)])
+    await send(own, TopicRole.TICKS, [(key, b"garbage")] * BEHIND)
+
+    async def read(*tails: int | None) -> list[list[int]]:
+        """Offsets of each step, by the length of its tail."""
+        steps = []
+        async with TopicReader(own.kafka, name) as reader:
+            async for _tail, froms, ends in reader.backwards(tails):
+                steps.append([record.offset async for record in reader.between(froms, ends)])
+        return steps
+
+    held = list(range(BEHIND + 3))
+    assert await read(2, 5, None) == [held[-2:], held[-5:-2], held[:-5]]
+    assert await read(2, 5) == [held[-2:], held[-5:-2]]
+    assert await read(len(held), None) == [held]  # there is no more
+
+    assert await newest_tick_ms(own.kafka, name, START_MS + 2, streamed=False) == START_MS + 1
+    assert await newest_tick_ms(own.kafka, name, START_MS, streamed=False) is None
+    assert await newest_tick_ms(own.kafka, name, START_MS + 2, streamed=True) is None
+
+
+async def test_a_candle_out_of_the_future_does_not_end_its_markets_candles(settings: Settings) -> None:
+    await topics.ensure(settings)
+    starts = [START_MS, START_MS + MINUTE_MS, START_MS + 1_000 * HOUR_MS]
+    await send(settings, TopicRole.CANDLES, [(SYMBOL.encode(), encode(candle(at_ms))) for at_ms in starts])
+    name = settings.topic(TopicRole.CANDLES).name
+    found = await published_minutes(settings.kafka, name, [SYMBOL], START_MS + HOUR_MS)
+    assert {symbol: (minutes.next_ms, minutes.gaps) for symbol, minutes in found.items()} == {
+        SYMBOL: (START_MS + 2 * MINUTE_MS, [])
+    }

@@ -1,0 +1,111 @@
+"""Files on the real HDFS: atomic writes, reads that are never torn, month files that are read once."""
+
+import threading
+
+import pyarrow as pa
+import pytest
+
+from clients.webhdfs import Storage
+from config import Settings
+from forecasting.data.hourly_grid import HourlyStore, to_hours
+from marketdata.errors import StorageError
+from tests.support.forecasting_hours import store, walk
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    made = Storage(settings.hdfs)
+    made.wait()
+    return made
+
+
+def test_a_reader_beside_a_writer_sees_whole_versions_only(storage: Storage, settings: Settings) -> None:
+    path = f"{settings.hdfs.root}/a.bin"
+    versions = [bytes([n]) * (50_000 + 10_000 * n) for n in range(20)]
+    storage.write(path, versions[0])
+    written = threading.Event()
+
+    def replace() -> None:
+        for version in versions:
+            storage.write(path, version)
+        written.set()
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    seen = [storage.read(path)]
+    while not written.is_set():
+        seen.append(storage.read(path))
+    writer.join()
+    assert set(seen) <= set(versions)
+    assert storage.read(path) == versions[-1]
+    assert len(seen) > 1
+
+
+def test_an_append_only_file_is_not_replaced(storage: Storage, settings: Settings) -> None:
+    path = f"{settings.hdfs.root}/000001.json"
+    storage.write(path, b"first", overwrite=False)
+    with pytest.raises(StorageError, match="000001"):
+        storage.write(path, b"second", overwrite=False)
+    assert storage.read(path) == b"first"
+
+
+def test_of_two_who_write_the_same_new_file_one_wins_with_its_own_bytes(storage: Storage, settings: Settings) -> None:
+    others = Storage(settings.hdfs)
+    for number in range(15):
+        path = f"{settings.hdfs.root}/{number:06d}.json"
+        won: list[bytes] = []
+        start = threading.Barrier(2)
+
+        def write(who: Storage, data: bytes, path: str = path, won: list[bytes] = won) -> None:
+            start.wait()  # noqa: B023  joined within the round
+            try:
+                who.write(path, data, overwrite=False)
+            except StorageError:
+                return
+            won.append(data)
+
+        threads = [
+            threading.Thread(target=write, args=(who, data)) for who, data in ((storage, b"one"), (others, b"two"))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [storage.read(path)] == won
+
+
+def test_a_file_that_is_absent_is_named(storage: Storage, settings: Settings) -> None:
+    with pytest.raises(StorageError, match="absent"):
+        storage.read(f"{settings.hdfs.root}/absent")
+    assert storage.files(f"{settings.hdfs.root}/nowhere") == []
+
+
+def test_only_changed_months_are_read_again(
+    storage: Storage, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = walk(2_000)
+    other = walk(2_000, symbol="ETH-USD", seed=1)
+    store(settings.hdfs, rows.slice(0, 1_900), other)
+    hourly = HourlyStore(storage, settings.hdfs.hourly_metrics, "BTC-USD")
+    assert hourly.refresh()
+    assert hourly.table().num_rows == 1_900
+    assert not hourly.refresh()
+    read: list[str] = []
+    inner = storage.read
+
+    def reading(path: str) -> bytes:
+        read.append(path)
+        return inner(path)
+
+    monkeypatch.setattr(storage, "read", reading)
+    month = rows.filter(pa.compute.greater_equal(rows["hour_start"], pa.scalar(_march(), rows["hour_start"].type)))
+    store(settings.hdfs, month)
+    assert hourly.refresh()
+    assert [path.rsplit("/", 1)[1] for path in read] == ["hourly-2023-03.parquet"]
+    hours = to_hours(hourly.table(), "BTC-USD")
+    assert len(hours) == 2_000
+    assert hours.present.all()
+
+
+def _march() -> int:
+    return 1_677_628_800_000_000  # 2023-03-01 in µs

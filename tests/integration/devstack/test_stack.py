@@ -1,0 +1,119 @@
+"""The stack as tests and programs meet it."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import psutil
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from hdfs import InsecureClient
+
+from clients.kafka.connection import client_options, close_client
+from config import Settings
+from devstack.stack import ROOT
+from devstack.state import SCRATCH, load_state
+from tests.support.stack import StackUnderTest, environment_of, read_table, settings_with
+
+
+async def test_kafka_carries_a_record(settings: Settings) -> None:
+    topic = f"{settings.topics.prefix}hello"
+    admin = AIOKafkaAdminClient(**client_options(settings.kafka))
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, 1, 1)])
+    finally:
+        await close_client(admin)
+    async with AIOKafkaProducer(**client_options(settings.kafka)) as producer:
+        await producer.send_and_wait(topic, b"tick", key=b"BTC-USD")
+    async with AIOKafkaConsumer(
+        topic, **client_options(settings.kafka), auto_offset_reset="earliest", group_id=topic
+    ) as consumer:
+        record = await consumer.getone()
+    assert (record.key, record.value) == (b"BTC-USD", b"tick")
+
+
+def test_hdfs_keeps_a_file(settings: Settings) -> None:
+    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    path = f"{settings.hdfs.root}/hello"
+    client.write(path, b"rows")
+    with client.read(path) as reader:
+        assert reader.read() == b"rows"
+
+
+def test_a_table_is_read_as_a_plain_reader_sees_it(settings: Settings) -> None:
+    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    for path, rows in (("date=2024-08-05/a", [1, 2]), ("date=2024-08-06/b", [3]), ("_staging/c", [4])):
+        data = io.BytesIO()
+        pd.DataFrame({"row": rows}).to_parquet(data)
+        client.write(f"{settings.hdfs.root}/table/{path}.parquet", data.getvalue())
+    assert sorted(read_table(settings, f"{settings.hdfs.root}/table")["row"]) == [1, 2, 3]
+    assert read_table(settings, f"{settings.hdfs.root}/none").empty
+
+
+def test_status_asks_each_part(stack: StackUnderTest) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "devstack", "status", "--json"],
+        env=stack.env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    parts = json.loads(answer.stdout)
+    assert {name: part["healthy"] for name, part in parts.items()} == {
+        "kafka": True,
+        "hdfs": True,
+        "webhdfs": True,
+        "exchange": False,
+        "web": False,
+    }
+    assert parts["kafka"]["address"] == stack.settings.kafka.brokers
+    assert parts["kafka"]["pid"] > 0
+    assert parts["web"]["detail"] == "not running"
+
+
+@pytest.mark.parametrize(("part", "exit_code"), [("kafka", 0), ("hdfs", 0), ("exchange", 1)])
+def test_one_part_is_asked_alone_as_a_health_check(stack: StackUnderTest, part: str, exit_code: int) -> None:
+    """Of this stack the exchange does not run, which must not make Kafka unhealthy."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "devstack", "status", "--json", "--part", part],
+        env=stack.env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == exit_code, answer.stderr
+    assert list(json.loads(answer.stdout)) == [part]
+
+
+def test_the_jvms_leave_nothing_outside_the_state_folder(stack: StackUnderTest) -> None:
+    """Jetty's folders, unpacked libraries: they go to the stack's scratch folder, which goes with the stack."""
+    scratch = stack.state_dir.resolve() / SCRATCH
+    assert any(path.name.startswith("jetty-") for path in scratch.iterdir())
+    state = load_state(stack.state_dir)
+    assert state is not None
+    for name in ("kafka", "namenode", "datanode"):
+        process = state.parts[name].process
+        assert process is not None
+        command = psutil.Process(process.pid).cmdline()
+        assert f"-Djava.io.tmpdir={scratch}" in command
+        assert "-XX:-UsePerfData" in command
+
+
+def test_a_second_start_in_the_same_folder_is_refused(stack: StackUnderTest) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "devstack", "up"], env=stack.env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 1
+    assert "already runs" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_children_read_the_settings_that_they_are_handed(settings: Settings) -> None:
+    environ = {key: value for key, value in environment_of(settings).items() if key.startswith("BDI_")}
+    assert settings_with(environ) == settings

@@ -1,0 +1,99 @@
+"""The views on a Kafka that dies: they tell of it, and follow again once it is back."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from config import Settings
+from devstack.state import load_state
+from marketdata.codec import encode
+from marketdata.topics import TopicRole
+from streams.kafka import topics
+from streams.views import responses as documents
+from streams.views.follower import Follower
+from streams.views.read_model import Board
+from tests.support import view_records as records
+from tests.support.stack import environment_of, eventually_async, free_ports, running, settings_with
+from tests.support.streams_worker import send
+
+START = 1_722_816_000_000
+KEY = records.SYMBOL.encode()
+KILLS = 2  # how a client is left depends on what it did just then
+
+
+@asynccontextmanager
+async def kafka_alone(settings: Settings, log: Path) -> AsyncIterator[int]:
+    """A broker of the settings' own, and its process; what it stores stays for the next."""
+    folder = settings.devstack.state_dir
+    command = [sys.executable, "-m", "devstack", "up", "--foreground", "--without", "hdfs", "--without", "exchange"]
+    with running(command, log, environment_of(settings)) as program:
+
+        async def healthy() -> int | None:
+            program.check_running()
+            state = load_state(folder)
+            part = None if state is None else state.parts.get("kafka")
+            if state is None or part is None or part.process is None or state.supervisor.pid != program.process.pid:
+                return None
+            return part.process.pid if part.state == "healthy" else None
+
+        pid = await eventually_async(healthy, settings.devstack.startup_s, "a healthy Kafka")
+        assert pid is not None
+        yield pid
+
+
+async def test_the_views_tell_that_kafka_died_and_follow_it_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "streams.views.follower")
+    kafka, web = free_ports(2)
+    settings = settings_with(
+        {
+            "BDI_KAFKA__BROKERS": f"127.0.0.1:{kafka}",
+            "BDI_STREAMS__WEB_PORT": str(web),
+            "BDI_DEVSTACK__STATE_DIR": str(tmp_path / "state"),
+        }
+    )
+    board = Board(settings.markets)
+    again: list[int] = []
+    follower = Follower(settings, board, lambda _role, _record: None, lambda: START, lambda: again.append(1))
+
+    async def shows(second: int) -> None:
+        at_ms = START + second * 1_000
+        await send(settings, TopicRole.FEATURES, [(KEY, encode(records.feature_row(at_ms)))])
+
+        async def shown() -> bool:
+            row = board.markets[records.SYMBOL].features
+            return row is not None and row.timestamp_ms == at_ms
+
+        await eventually_async(shown, 30, "the newest row on the board")
+        assert follower.kafka.connected
+
+    async def tells() -> bool:
+        told = documents.health(board, follower.kafka, settings, START)
+        return bool(told["state"] == told["kafka"]["state"] == "outage" and told["kafka"]["problem"])
+
+    following: asyncio.Task[None] | None = None
+    try:
+        for kill in range(KILLS + 1):
+            async with kafka_alone(settings, tmp_path / f"kafka-{kill}.log") as pid:
+                if following is None:
+                    await topics.ensure(settings)
+                    following = asyncio.create_task(follower.run())
+                await shows(kill)
+                assert len(again) == kill
+                if kill < KILLS:
+                    psutil.Process(pid).kill()
+                    await eventually_async(tells, 30, "the outage of Kafka in the health")
+    finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+    told = [record.getMessage() for record in caplog.records]
+    assert sum(text.startswith("views cannot read Kafka: ") for text in told) == KILLS
+    assert told.count("views read Kafka again") == KILLS

@@ -1,0 +1,105 @@
+"""Spark refuses the ticks and candles that the tables of rules refuse, and names the same rule."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from msgspec.structs import replace
+from pyspark.sql import SparkSession
+
+from batch.spark.dead_letters import refusal
+from batch.sql import parse as wire
+from marketdata import candle_rules, tick_rules
+from marketdata.codec import encode
+from marketdata.records import Candle, Tick
+from marketdata.rules import Rule, compared
+from marketdata.times import from_rfc3339
+from tests.support.odd_records import TIMESTAMP, odd_candle, odd_tick
+from tests.support.spark import TOPICS, kafka_rows
+
+LONG = 500_000
+TICK = Tick(
+    symbol="BTC-USD",
+    tick_id=Tick.make_id("BTC-USD", TIMESTAMP),
+    timestamp=TIMESTAMP,
+    quote="USD",
+    price=1.0,
+    price_usd=1.0,
+    price_change_24h=-2.0,
+    price_change_percentage_24h=-3.0,
+    divergence_bps=-4.0,
+)
+GOOD = encode(TICK)
+
+
+def first_broken(record: Tick | Candle, rules: Sequence[Rule]) -> Rule | None:
+    return next((rule for rule in rules if not rule.holds(record)), None)
+
+
+def refusals(spark: SparkSession, values: Sequence[bytes]) -> list[str | None]:
+    """What Spark finds wrong with each value of ticks-clean."""
+    rows = [("ticks-clean", 0, offset, bytearray(value)) for offset, value in enumerate(values)]
+    records = spark.createDataFrame(rows, "topic STRING, partition INT, offset BIGINT, value BINARY")
+    return [row.why for row in wire.parse(records, **TOPICS).orderBy("offset").select("why").collect()]
+
+
+def test_spark_names_the_rule_that_the_tables_name(spark: SparkSession) -> None:
+    rng = random.Random(1)
+    records = [odd_tick(rng.choice) for _ in range(4_000)] + [odd_candle(rng.choice) for _ in range(1_000)]
+    broken = [
+        first_broken(record, candle_rules.RULES if isinstance(record, Candle) else tick_rules.RULES)
+        for record in records
+    ]
+    found = wire.parse(kafka_rows(spark, records), **TOPICS).orderBy("offset").select("why").collect()
+    for record, rule, row in zip(records, broken, found, strict=True):
+        assert row.why == (None if rule is None else f"{rule.field} is not {rule.expected}"), record
+    assert {*tick_rules.RULES, *candle_rules.RULES} <= set(broken)
+    assert broken.count(None) > len(records) / 10
+
+
+def test_texts_of_half_a_megabyte_are_looked_at_in_one_go(spark: SparkSession) -> None:
+    long = [
+        (replace(TICK, tick_id="|" * LONG), "tick_id"),
+        (replace(TICK, quote="-" * LONG), "quote"),
+        (replace(TICK, symbol="A" * LONG), "symbol"),
+        (replace(TICK, symbol="A-" * (LONG // 2)), "symbol"),
+    ]
+    found = refusals(spark, [encode(tick) for tick, _field in long])
+    assert [why and why.partition(" ")[0] for why in found] == [field for _tick, field in long]
+
+
+@pytest.mark.parametrize("field", ["price_change_24h", "price_change_percentage_24h", "divergence_bps"])
+def test_a_number_that_no_rule_bounds_is_finite(spark: SparkSession, field: str) -> None:
+    number = f'"{field}":{getattr(TICK, field)}'.encode()
+    assert GOOD.count(number) == 1
+    values = [GOOD.replace(number, f'"{field}":{text}'.encode()) for text in ("1.7e308", "null", "1e400", "-1e999")]
+    found = refusals(spark, values)
+    assert found == [None, None, *[f"{field} is not finite"] * 2]
+    for value, why in zip(values[2:], found[2:], strict=True):
+        error = refusal(wire.TICK, value, str(why), from_rfc3339(TIMESTAMP))
+        assert (error.reason, error.field, error.expected) == ("type", field, "a finite number")
+
+
+def test_a_text_that_is_null_breaks_its_rule(spark: SparkSession) -> None:
+    values = [
+        GOOD.replace(b'"quote":"USD"', b'"quote":null'),
+        GOOD.replace(TICK.tick_id.encode(), b"").replace(b'""', b"null"),
+    ]
+    assert GOOD not in values
+    assert refusals(spark, values) == ["quote is not the symbol's currency", "tick_id is not symbol|timestamp"]
+
+
+def test_a_count_beyond_the_integers_of_tables_is_named_by_its_rule(spark: SparkSession) -> None:
+    value = encode(replace(TICK, n_trades=10**20))
+    (why,) = refusals(spark, [value])
+    assert why is not None
+    error = refusal(wire.TICK, value, why, from_rfc3339(TIMESTAMP))
+    assert (error.reason, error.field) == ("absurd", "n_trades")
+
+
+def test_a_bound_keeps_all_its_digits(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tick_rules, "RULES", (compared("price", "absurd", "<=", 1.000000000001),))
+    prices = (1.000000000001, 1.000000000002)
+    first, second = refusals(spark, [encode(replace(TICK, price=price)) for price in prices])
+    assert first is None
+    assert second is not None

@@ -1,0 +1,114 @@
+"""docs/asyncapi.yaml: as the code says, and records of any values fit what it promises."""
+
+import json
+import typing
+from types import UnionType
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
+
+from marketdata.__main__ import asyncapi_yaml
+from marketdata.asyncapi import NOTES
+from marketdata.codec import encode
+from marketdata.dead_letters import Note
+from marketdata.records import RECORDS, Record, SourceState
+from marketdata.times import to_rfc3339
+from marketdata.topics import TOPICS
+from streams.kafka.topics import declared
+from tests.support.paths import DOCS
+from tests.support.stack import settings_with
+
+COMMITTED = (DOCS / "asyncapi.yaml").read_text(encoding="utf-8")
+DOCUMENT = yaml.safe_load(COMMITTED)
+TIMES = st.integers(0, 4_102_444_800_000).map(to_rfc3339)
+PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    int: st.integers(-(2**63), 2**63 - 1),
+    str: st.text(max_size=20),
+    bool: st.booleans(),
+    type(None): st.none(),
+}
+
+
+def values(hint: Any) -> st.SearchStrategy[Any]:
+    """Any value of a field's type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint in PLAIN:
+        return PLAIN[hint]
+    if origin in (UnionType, typing.Union):
+        return st.one_of(*(values(one) for one in arguments))
+    if origin is typing.Literal:
+        return st.sampled_from(arguments)
+    if origin is dict:
+        return st.dictionaries(st.text(max_size=5), values(arguments[1]), max_size=3)
+    if origin is tuple:
+        return st.lists(values(arguments[0]), max_size=3).map(tuple)
+    return structs(hint)
+
+
+def structs(cls: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
+    """Any record, with times where times stand."""
+    times = {"observed_at", "received_at"} if cls is SourceState else set(getattr(cls, "TIMES", ()))
+    fields = {
+        name: (TIMES | st.none() if "None" in str(hint) else TIMES) if name in times else values(hint)
+        for name, hint in typing.get_type_hints(cls).items()
+        if name in cls.__struct_fields__ and name != "schema_version"
+    }
+    return st.builds(cls, **fields)
+
+
+def validator(record: str) -> Draft202012Validator:
+    schema = {"$ref": f"#/components/schemas/{record}", "components": DOCUMENT["components"]}
+    return Draft202012Validator(schema, format_checker=FormatChecker())
+
+
+def test_the_committed_document_is_what_the_code_says() -> None:
+    assert asyncapi_yaml() == COMMITTED, "run: python -m marketdata --asyncapi > docs/asyncapi.yaml"
+
+
+def test_every_topic_stands_there_as_it_is_created() -> None:
+    assert set(DOCUMENT["channels"]) == {*(role.value for role in TOPICS), NOTES}
+    for role, topic in TOPICS.items():
+        kafka = DOCUMENT["channels"][role.value]["bindings"]["kafka"]
+        told = {key: ",".join(v) if isinstance(v, list) else str(v) for key, v in kafka["topicConfiguration"].items()}
+        assert (kafka["topic"], kafka["partitions"], told) == (topic.name, topic.partitions, topic.config)
+        assert DOCUMENT["channels"][role.value]["messages"].keys() == {topic.record}
+
+
+@given(note=st.builds(Note))
+def test_the_notes_of_letters_sent_back_stand_there_too(note: Note) -> None:
+    (policy,) = (one for one in declared(settings_with({})) if one.name.startswith("dead-letters-"))
+    kafka = DOCUMENT["channels"][NOTES]["bindings"]["kafka"]
+    assert (kafka["topic"], kafka["partitions"]) == (policy.name, policy.partitions)
+    assert kafka["topicConfiguration"] == {name: [value] for name, value in policy.config.items()}
+    validator("Note").validate(json.loads(msgspec.json.encode(note)))
+
+
+@pytest.mark.parametrize("name", sorted({topic.record for topic in TOPICS.values()}))
+@given(data=st.data())
+def test_every_record_that_is_encoded_fits_its_schema(name: str, data: st.DataObject) -> None:
+    record: Record = data.draw(structs(RECORDS[name]))
+    validator(name).validate(json.loads(encode(record)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"price": "1"}, {"schema_version": 2}, {"timestamp": "yesterday"}, {"sources": {"binance": {}}}, {"x": 1}],
+)
+@given(tick=structs(RECORDS["Tick"]))
+def test_what_is_no_tick_does_not_fit(tick: Record, change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        validator("Tick").validate(json.loads(encode(tick)) | change)
+
+
+@given(tick=structs(RECORDS["Tick"]), field=st.sampled_from(RECORDS["Tick"].__struct_fields__))
+def test_a_message_with_a_field_left_out_does_not_fit(tick: Record, field: str) -> None:
+    message = json.loads(encode(tick))
+    del message[field]
+    with pytest.raises(ValidationError):
+        validator("Tick").validate(message)

@@ -1,0 +1,203 @@
+"""A market that Binance does not have (any more): searched for, left out, told, and no other market without quotes."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+
+from exchanges.binance import rest as module
+from exchanges.binance.rest import Binance
+from exchanges.http import JsonClient
+from exchanges.interface import Quote, Reading
+from exchanges.retry_policy import Guard
+from marketdata.errors import FatalSourceError, RetryableSourceError
+from marketdata.markets import Market
+from marketdata.topics import TopicRole
+from simulator.history import MarketHistory
+from streams.collection.tick_builder import Bounds, Polled, build_tick
+from streams.metrics import Metrics
+from streams.views.read_model import Board
+from tests.support.exchange_server import DAY, MINUTE_MS, NOON, Exchange, running_exchange, walk
+
+COINS = ("BTC", "ETH", "XRP", "SOL", "ADA", "DOT", "LTC")
+MARKETS = [Market(coin, "USD") for coin in COINS]
+SYMBOLS = [market.symbol for market in MARKETS]
+SECOND_HALF = "%5B%22SOLUSDT"
+"""Of a request's address: the array of symbols that begins in the middle of all."""
+
+
+@pytest.fixture
+async def exchange() -> AsyncIterator[Exchange]:
+    minutes = walk(DAY, 13 * 60, MINUTE_MS, 100.0)
+    none = walk(DAY, 0, MINUTE_MS, 100.0)
+    history = MarketHistory({market.binance: (minutes, none) for market in MARKETS}, 7)
+    async with running_exchange(history=history) as running:
+        yield running
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False) as opened:
+        yield opened
+
+
+def binance(
+    exchange: Exchange,
+    client: httpx.AsyncClient,
+    told: list[str] | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Binance:
+    http = JsonClient("binance", f"{exchange.address}/binance", client)
+    return Binance(http, 6000, on_unknown=([] if told is None else told).append, monotonic=monotonic)
+
+
+def asks(exchange: Exchange) -> int:
+    """Requests for quotes that were answered."""
+    return sum("bookTicker" in answered.path for answered in exchange.state.journal)
+
+
+async def test_one_delisted_market_takes_no_other_with_it(
+    exchange: Exchange, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+    source, guard = binance(exchange, client, told), Guard("binance")
+    await exchange.fault("unlisted", symbols=["XRPUSDT"])
+    outcome = await guard.call(lambda timeout_s: source.poll(MARKETS, timeout_s), 5.0)
+    assert (outcome.status, guard.stopped) == ("ok", None)
+    reading = outcome.value
+    assert reading is not None
+    assert sorted(reading.quotes) == sorted(set(SYMBOLS) - {"XRP-USD"})
+    assert (reading.unknown, told) == ({"XRP-USD"}, ["XRP-USD"])
+    assert "binance has no XRPUSDT: XRP-USD is left out of what it is asked" in caplog.text
+    before = asks(exchange)
+    again = await source.poll(MARKETS, 5.0)
+    assert asks(exchange) == before + 1
+    assert (sorted(again.quotes), again.unknown) == (sorted(reading.quotes), {"XRP-USD"})
+    polled = {"binance": Polled("ok", again, NOON)}
+    ticks = {market.symbol: build_tick(market, NOON, polled, Bounds()) for market in MARKETS}
+    assert {symbol: tick.sources["binance"].status for symbol, tick in ticks.items()} == {
+        symbol: "unknown_symbol" if symbol == "XRP-USD" else "ok" for symbol in SYMBOLS
+    }
+    assert ticks["XRP-USD"].bid_price is None
+    assert ticks["BTC-USD"].bid_price is not None
+
+
+@pytest.mark.parametrize("gone", [COINS[:1], COINS[-1:], COINS[::2], COINS])
+async def test_every_unknown_market_is_found(
+    exchange: Exchange, client: httpx.AsyncClient, gone: tuple[str, ...]
+) -> None:
+    await exchange.fault("unlisted", symbols=[f"{coin}USDT" for coin in gone])
+    source = binance(exchange, client)
+    for _poll in range(2):
+        reading = await source.poll(MARKETS, 5.0)
+        assert reading.unknown == {f"{coin}-USD" for coin in gone}
+        assert set(reading.quotes) == set(SYMBOLS) - reading.unknown
+
+
+async def test_the_search_is_spread_over_polls_where_it_would_ask_too_much(
+    exchange: Exchange, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_ASKS", 5)
+    await exchange.fault("unlisted", symbols=[f"{coin}USDT" for coin in COINS[::2]])
+    source = binance(exchange, client)
+    found = []
+    for _poll in range(4):
+        before = asks(exchange)
+        reading = await source.poll(MARKETS, 5.0)
+        found.append(len(reading.unknown))
+        assert asks(exchange) - before <= 5
+        assert sorted([*reading.quotes, *reading.unknown, *reading.unasked]) == sorted(SYMBOLS)  # each in one part
+        assert bool(reading.unasked) == (found[-1] < len(COINS[::2]))
+    assert found == sorted(found)
+    assert found[-1] == len(COINS[::2])
+
+
+async def test_an_error_amid_the_search_keeps_the_quotes_and_the_next_poll_goes_on(
+    exchange: Exchange, client: httpx.AsyncClient
+) -> None:
+    await exchange.fault("503", match=SECOND_HALF, count=1)
+    await exchange.fault("unlisted", symbols=["DOTUSDT"])
+    source = binance(exchange, client)
+    reading = await source.poll(MARKETS, 5.0)
+    assert (set(reading.quotes), reading.unknown) == ({"BTC-USD", "ETH-USD", "XRP-USD"}, frozenset())
+    assert reading.unasked == set(SYMBOLS) - set(reading.quotes)
+    before = asks(exchange)
+    reading = await source.poll(MARKETS, 5.0)
+    assert (set(reading.quotes), reading.unknown) == (set(SYMBOLS) - {"DOT-USD"}, {"DOT-USD"})
+    assert asks(exchange) - before == 6  # both halves, and the second one's; not the whole again
+    before = asks(exchange)
+    assert set((await source.poll(MARKETS, 5.0)).quotes) == set(reading.quotes)
+    assert asks(exchange) - before == 1
+
+
+async def test_an_exchange_that_asks_for_a_pause_amid_the_search_gets_it(
+    exchange: Exchange, client: httpx.AsyncClient
+) -> None:
+    await exchange.fault("429", match=SECOND_HALF, count=1)
+    await exchange.fault("unlisted", symbols=["DOTUSDT"])
+    with pytest.raises(RetryableSourceError) as caught:
+        await binance(exchange, client).poll(MARKETS, 5.0)
+    assert caught.value.retry_after_s is not None
+
+
+async def test_an_unknown_markets_candles_are_none_and_stop_nothing(
+    exchange: Exchange, client: httpx.AsyncClient
+) -> None:
+    await exchange.fault("unlisted", symbols=["BTCUSDT"])
+    told: list[str] = []
+    source, guard = binance(exchange, client, told), Guard("binance")
+    for _minute in range(2):
+        outcome = await guard.call(lambda timeout_s: source.candles(MARKETS[0], DAY, NOON, timeout_s), 5.0)
+        assert (outcome.status, outcome.value) == ("ok", [])
+    assert told == ["BTC-USD"]
+    assert sum("klines" in answered.path for answered in exchange.state.journal) == 1
+    assert await source.candles(MARKETS[1], DAY, NOON, 5.0)
+
+
+async def test_a_market_that_comes_back_is_found_again(
+    exchange: Exchange, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    now = [0.0]
+    await exchange.fault("unlisted", symbols=["BTCUSDT"])
+    told: list[str] = []
+    source = binance(exchange, client, told, lambda: now[0])
+    assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
+    now[0] += module.ASK_AGAIN_S
+    before = asks(exchange)
+    assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
+    assert asks(exchange) > before + 1  # searched for once more
+    assert told == ["BTC-USD"]  # told once, however often it is asked for
+    exchange.state.faults.clear()
+    now[0] += module.ASK_AGAIN_S - 1.0
+    assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
+    now[0] += 1.0
+    reading = await source.poll(MARKETS, 5.0)
+    assert (set(reading.quotes), reading.unknown) == (set(SYMBOLS), frozenset())
+    assert "binance has BTCUSDT again" in caplog.text
+
+
+async def test_another_refusal_of_a_request_still_stops_the_source(
+    exchange: Exchange, client: httpx.AsyncClient
+) -> None:
+    source = binance(exchange, client)
+    with pytest.raises(FatalSourceError) as caught:
+        await source.poll([Market("BTC!", "USD")], 5.0)
+    assert (caught.value.kind, caught.value.code) == ("bad_request", -1100)
+
+
+def test_the_counter_names_source_and_market() -> None:
+    metrics = Metrics()
+    metrics.source_unknown.labels("binance", "XRP-USD").inc()
+    labels = {"source": "binance", "symbol": "XRP-USD"}
+    assert metrics.registry.get_sample_value("bitcoin_source_unknown_symbols_total", labels) == 1
+
+
+def test_a_source_without_one_of_the_markets_is_no_outage() -> None:
+    board = Board(SYMBOLS)
+    reading = Reading({"BTC-USD": Quote({"bid_price": 1.0, "ask_price": 2.0}, None)}, unknown=frozenset({"XRP-USD"}))
+    for market in (MARKETS[0], MARKETS[2]):
+        tick = build_tick(market, NOON, {"binance": Polled("ok", reading, NOON)}, Bounds())
+        board.take(TopicRole.TICKS, tick, NOON)
+    assert (board.sources["binance"].status, board.sources["binance"].failing_since_ms) == ("ok", None)

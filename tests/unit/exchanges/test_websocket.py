@@ -1,0 +1,185 @@
+"""A stream's connections against a scripted server: pings, answers, budgets, handovers; and Binance's messages."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import WSMsgType, web
+
+from exchanges import websocket as sockets
+from exchanges.binance.stream import BinanceStream
+from exchanges.interface import Answer, Farewell, QuoteUpdate, TradeUpdate
+from marketdata.errors import InvalidValueError
+from marketdata.markets import Market
+from streams.metrics import Metrics
+from tests.support.exchange_server import NOON
+from tests.support.recorded_feed import Fed, feeding
+
+BTC = Market("BTC", "USD")
+
+
+async def test_connects_stay_below_what_the_exchange_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_CONNECT_WINDOW_S", 0.5)
+    budget = sockets.ConnectBudget(most=5)
+    times = []
+    for _ in range(6):
+        await budget.take()
+        times.append(asyncio.get_running_loop().time())
+    assert all(times[at + 4] - times[at] >= 0.5 for at in range(2))
+
+
+class Script:
+    """A WebSocket server that does as the test says; `heard` holds what clients sent."""
+
+    def __init__(self) -> None:
+        self.sockets: list[web.WebSocketResponse] = []
+        self.heard: list[tuple[float, Any]] = []
+        self.pongs = 0
+        self.answers = True
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(autoping=False)
+        await socket.prepare(request)
+        self.sockets.append(socket)
+        pinging = asyncio.create_task(self._ping(socket))
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.PONG:
+                    self.pongs += message.data == b"are you there"
+                elif message.type is WSMsgType.TEXT:
+                    command = json.loads(message.data)
+                    self.heard.append((asyncio.get_running_loop().time(), command))
+                    if self.answers:
+                        await socket.send_json({"result": None, "id": command["id"]})
+        finally:
+            pinging.cancel()
+        return socket
+
+    async def _ping(self, socket: web.WebSocketResponse) -> None:
+        while not socket.closed:
+            await socket.ping(b"are you there")
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def script() -> AsyncIterator[Script]:
+    scripted = Script()
+    app = web.Application()
+    app.router.add_get("/stream", scripted.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    scripted.url = f"ws://127.0.0.1:{runner.addresses[0][1]}"
+    yield scripted
+    await runner.cleanup()
+
+
+class RealClock:
+    """A clock for a server without one."""
+
+    def now_ms(self) -> int:
+        return NOON + int(asyncio.get_running_loop().time() * 1_000)
+
+    def real_seconds(self, event_s: float) -> float:
+        return event_s
+
+    async def sleep_until(self, event_ms: int) -> None:
+        await asyncio.sleep(max(event_ms - self.now_ms(), 1) / 1_000)
+
+
+async def test_pings_are_answered_and_pings_alone_are_silence(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "STABLE_S", 0.1)
+    async with feeding(Fed(script.url, RealClock(), [BTC], silence_s=0.4)) as fed:
+        await fed.until(lambda: fed.connects("lost") >= 1, "another connection")
+    assert script.pongs > 2
+    assert fed.failures("lost") >= 1
+
+
+async def test_unanswered_subscriptions_are_no_connection(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "CONNECT_S", 0.2)
+    script.answers = False
+    async with feeding(Fed(script.url, RealClock(), [BTC])) as fed:
+        await fed.until(lambda: fed.failures("timeout") >= 1, "the refusal")
+        script.answers = True
+        await fed.until(lambda: fed.connects("start") == 1, "a connection")
+
+
+async def test_many_markets_are_shared_out_over_connections_and_messages_are_spaced(script: Script) -> None:
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    markets = [Market(f"{one}{two}", "USD") for one in letters for two in letters[:16]]
+    async with feeding(Fed(script.url, RealClock(), markets)) as fed:
+        await fed.until(lambda: fed.connects("start") == 2, "both connections")
+    streams = [stream for _at, command in script.heard for stream in command["params"]]
+    assert len(streams) == len(set(streams)) == 3 * len(markets)
+    times = sorted(at for at, command in script.heard if len(command["params"]) == 200)
+    assert all(times[at + 8] - times[at] >= 0.9 for at in range(len(times) - 8))  # two connections of four a second
+
+
+async def test_in_a_handover_each_event_is_passed_on_once_whichever_connection_is_ahead() -> None:
+    told: list[int] = []
+
+    def on_event(event: Any) -> None:
+        told.append(event.number)
+
+    nobody: Any = None
+    connection = sockets.Connection(
+        BinanceStream("ws://nobody", [BTC]),
+        ["btcusdt@trade"],
+        nobody,
+        clock=nobody,
+        budget=nobody,
+        counting=Metrics().stream("binance"),
+        on_event=on_event,
+        on_lost=lambda: None,
+        silence_s=1.0,
+        life_ms=1,
+    )
+    old, new = sockets.Link(nobody, 0.0), sockets.Link(nobody, 0.0)
+
+    def says(link: sockets.Link, number: int) -> None:
+        data = {"t": number, "p": "1.0", "q": "1.0"}
+        connection._take(link, json.dumps({"stream": "btcusdt@trade", "data": data}))
+
+    connection._links.append(old)
+    for number in (1, 2):
+        says(old, number)
+    connection._links.append(new)
+    for link, number in ((new, 5), (new, 6), (old, 3), (old, 4), (old, 5), (old, 6), (old, 7), (new, 7), (new, 8)):
+        says(link, number)
+    assert told == [1, 2, 5, 6, 3, 4, 7, 8]
+
+
+def test_messages_of_binance() -> None:
+    source = BinanceStream("wss://host/", [BTC])
+    assert source.url == "wss://host/stream"
+    assert source.parse(
+        '{"stream":"btcusdt@bookTicker","data":{"u":7,"s":"BTCUSDT","b":"1.5","B":"2","a":"1.6","A":"3"}}'
+    ) == QuoteUpdate("btcusdt@bookTicker", 7, "BTC-USD", 1.5, 2.0, 1.6, 3.0)
+    assert source.parse(
+        '{"stream":"btcusdt@trade","data":{"e":"trade","E":1,"s":"BTCUSDT","t":9,"p":"1.5","q":"2","T":1,"m":true}}'
+    ) == TradeUpdate("btcusdt@trade", 9, "BTC-USD", 1.5, 2.0)
+    assert source.parse('{"result":null,"id":3}') == Answer(3)
+    assert source.parse('{"error":{"code":2,"msg":"no"},"id":3}') == Answer(3, '{"code":2,"msg":"no"}')
+    assert source.parse('{"code":2,"msg":"no","id":3}') == Answer(3, "2: no")
+    for text in ('{"e":"serverShutdown","E":1}', '{"stream":"","data":{"e":"serverShutdown","E":1}}'):
+        assert source.parse(text) == Farewell()
+    assert source.parse('{"stream":"other@depth","data":{"e":"depthUpdate"}}') is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"stream":"btcusdt@trade","da',
+        '{"stream":"btcusdt@trade","data":{"t":"9","p":"1.5","q":"2"}}',
+        '{"stream":"btcusdt@trade","data":{"t":9,"p":"NaN","q":"2"}}',
+        '{"stream":"btcusdt@bookTicker","data":{"u":7}}',
+        "[1]",
+        '{"code":1,"msg":"unasked"}',
+    ],
+)
+def test_what_binance_does_not_document_is_refused(text: str) -> None:
+    with pytest.raises(InvalidValueError):
+        BinanceStream("wss://host", [BTC]).parse(text)

@@ -1,0 +1,34 @@
+"""What a candle must satisfy: each rule is told by field and reason, and a candle that is right passes."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from marketdata import candle_rules
+from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
+from marketdata.errors import DecodeError
+from marketdata.times import MINUTE_MS
+from tests.support.broken_candles import BROKEN, CANDLE
+
+
+@pytest.mark.parametrize(("change", "field", "reason"), BROKEN)
+def test_a_broken_rule_is_named(change: dict[str, Any], field: str, reason: str) -> None:
+    with pytest.raises(DecodeError) as told:
+        candle_rules.check(replace(CANDLE, **change))
+    assert (told.value.field, told.value.reason) == (field, reason)
+
+
+def test_a_candle_must_be_closed_by_the_clock() -> None:
+    end_ms = CANDLE.open_time_ms + MINUTE_MS
+    candle_rules.check(CANDLE, end_ms)
+    with pytest.raises(DecodeError) as told:
+        candle_rules.check(CANDLE, end_ms - 1)
+    assert (told.value.field, told.value.reason) == ("open_time", "future")
+
+
+def test_what_is_right_passes() -> None:
+    candle_rules.check(CANDLE)
+    candle_rules.check(replace(CANDLE, quote_volume=0.0, n_trades=0))
+    candle_rules.check(replace(CANDLE, open=LEAST_PRICE, low=LEAST_PRICE, high=MOST_PRICE, volume=MOST_AMOUNT))
+    candle_rules.check(replace(CANDLE, interval="1h", open_time="2024-08-05T01:00:00.000Z"))

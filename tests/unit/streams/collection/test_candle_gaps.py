@@ -1,0 +1,135 @@
+"""Which minutes have a candle: gaps, when they are asked for again, and when they are given up."""
+
+from collections.abc import Sequence
+
+from config.sections import KafkaSettings
+from exchanges.interface import Budget, Cost
+from exchanges.retry_policy import Guard
+from marketdata.markets import Market
+from marketdata.records import Candle
+from marketdata.times import MINUTE_MS
+from streams.collection.candle_gaps import ASKS, Minutes
+from streams.collection.candles import CandleCollector
+from streams.faust_batch.driver import Item
+from streams.metrics import Metrics
+
+M = MINUTE_MS
+T = 1_722_816_000_000
+
+
+def spans(minutes: Minutes) -> list[tuple[int, int]]:
+    return sorted((gap.start_ms // M, gap.end_ms // M) for gap in minutes.gaps)
+
+
+def test_candles_in_order_leave_no_gap() -> None:
+    minutes = Minutes(0)
+    assert [minutes.take(at * M) for at in range(3)] == [True] * 3
+    assert [minutes.take(at * M) for at in range(3)] == [False] * 3
+    assert minutes.next_ms == 3 * M
+    assert minutes.gaps == []
+
+
+def test_a_candle_ahead_opens_a_gap_which_candles_close_in_any_order() -> None:
+    minutes = Minutes(0)
+    assert minutes.take(5 * M)
+    assert spans(minutes) == [(0, 5)]
+    assert minutes.take(2 * M)
+    assert spans(minutes) == [(0, 2), (3, 5)]
+    assert not minutes.take(2 * M)
+    assert all(minutes.take(at * M) for at in (0, 4, 3, 1))
+    assert minutes.gaps == []
+
+
+def test_what_is_due_is_gaps_and_what_closed_since() -> None:
+    minutes = Minutes(0)
+    assert minutes.due(M - 1) == []
+    assert minutes.due(M) == [0]
+    minutes.take(3 * M)
+    assert minutes.due(4 * M) == [0]
+    assert minutes.due(5 * M) == [0, 4 * M]
+
+
+def test_what_the_exchange_does_not_have_waits_longer_each_time_and_is_given_up() -> None:
+    minutes = Minutes(0)
+    minutes.take(2 * M)
+    now, waits = 3 * M, []
+    for _ in range(ASKS - 1):
+        assert minutes.answered(0, now, now) == 0
+        [gap] = minutes.gaps
+        waits.append((gap.ask_at_ms - now) // M)
+        now = gap.ask_at_ms
+        assert 0 in minutes.due(now)
+        assert 0 not in minutes.due(now - 1)
+    assert waits == [1, 2, 4, 8, 16, 32, 64]
+    assert minutes.answered(0, now, now) == 2
+    assert minutes.gaps == []
+    assert not minutes.take(0)  # given up is given up, until the next start
+
+
+def test_an_answer_covers_only_its_part_of_a_gap() -> None:
+    minutes = Minutes(0)
+    minutes.take(9 * M)
+    minutes.answered(2 * M, 5 * M, 10 * M)
+    assert [(g.start_ms // M, g.end_ms // M, g.asked) for g in minutes.gaps] == [(0, 2, 0), (2, 5, 1), (5, 9, 0)]
+    assert minutes.due(10 * M) == [0, 5 * M]
+
+
+def test_from_the_topic_gaps_before_the_newest_are_open_as_far_as_wished() -> None:
+    opens = [at * M for at in (0, 1, 5, 6, 9, 8)]
+    assert spans(Minutes.known(opens, 100 * M)) == [(2, 5), (7, 8)]
+    assert spans(Minutes.known(opens, 4 * M)) == [(7, 8)]
+    assert Minutes.known(opens, 4 * M).next_ms == 10 * M
+    assert Minutes.known([3 * M], 4 * M).due(4 * M) == []
+
+
+class NothingTraded:
+    """A source that has no candle."""
+
+    name = "binance"
+    budget = Budget()
+    candles_cost = Cost(calls=1)
+    candles_per_call = 1000
+
+    async def candles(self, _market: Market, _start_ms: int, _now_ms: int, _timeout_s: float) -> list[Candle]:
+        return []
+
+
+class StandingClock:
+    """Time that is set."""
+
+    ms = T
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def real_seconds(self, event_s: float) -> float:
+        return event_s
+
+    async def sleep_until(self, event_ms: int) -> None:
+        self.ms = event_ms
+
+
+async def test_minutes_that_are_given_up_are_counted() -> None:
+    async def publish(topic: str, items: Sequence[Item]) -> None:
+        raise AssertionError(f"{topic}: {items}: there is nothing to publish")
+
+    clock, metrics = StandingClock(), Metrics()
+    collector = CandleCollector(
+        markets=[Market("BTC", "USD")],
+        source=NothingTraded(),
+        guard=Guard("binance"),
+        clock=clock,
+        metrics=metrics,
+        publish=publish,
+        kafka=KafkaSettings(),
+        topic="candles",
+        lookback_ms=0,
+    )
+    minutes = Minutes(T)
+    minutes.take(T + 3 * MINUTE_MS)
+    collector._minutes = {"BTC-USD": minutes}  # as it is read from the topic, which this test has not
+    for _ask in range(ASKS):
+        assert metrics.registry.get_sample_value("bitcoin_candles_given_up_total") == 0
+        clock.ms = max([gap.ask_at_ms for gap in minutes.gaps] + [T + 4 * MINUTE_MS])
+        await collector.fetch()
+    assert metrics.registry.get_sample_value("bitcoin_candles_given_up_total") == 3

@@ -1,0 +1,437 @@
+"""The collector on a scripted clock: the grid, what is skipped, and what a failing source leaves."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from exchanges.interface import Budget, Cost, Quote, Reading
+from exchanges.retry_policy import Guard
+from marketdata.codec import decode
+from marketdata.errors import ConfigurationError, FatalSourceError, InvalidValueError, RetryableSourceError
+from marketdata.markets import Market
+from marketdata.records import Tick
+from marketdata.times import to_rfc3339
+from streams.collection.poller import Collector
+from streams.faust_batch.driver import Item
+from streams.metrics import Metrics
+from tests.support.stack import eventually_async
+
+START_MS = 1_722_816_000_000
+MARKETS = [Market("BTC", "USD"), Market("BTC", "EUR")]
+
+
+class ScriptedClock:
+    """Time that passes only where the script says so."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.ms = now_ms
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def real_seconds(self, event_s: float) -> float:
+        return event_s / 60
+
+    async def sleep_until(self, event_ms: int) -> None:
+        self.ms = max(self.ms, event_ms)
+        await asyncio.sleep(0)
+
+
+class Source:
+    budget = Budget()
+
+    def __init__(self, name: str, answer: Callable[[], Reading]) -> None:
+        self.name = name
+        self.answer = answer
+
+    def poll_cost(self, _markets: Sequence[Market]) -> Cost:
+        return Cost(calls=1)
+
+    async def poll(self, _markets: Sequence[Market], timeout_s: float) -> Reading:
+        assert timeout_s > 0
+        return self.answer()
+
+
+def prices() -> Reading:
+    return Reading({"BTC-USD": Quote({"price": 100.0, "market_cap": None}, START_MS - 1_500)})
+
+
+def quotes() -> Reading:
+    fields = {"bid_price": 99.0, "bid_qty": 1.0, "ask_price": 101.0, "ask_qty": 2.0}
+    return Reading(
+        {"BTC-USD": Quote(fields, None)}, {"BTC-EUR": InvalidValueError("bidPrice", "x", "a decimal number")}
+    )
+
+
+def refuses() -> Reading:
+    raise FatalSourceError("not from here", "geo_blocked")
+
+
+class Published:
+    """What went out; `leave_after` ends the collector, which otherwise goes on for ever."""
+
+    def __init__(self, leave_after: int = 1, then: Callable[[], None] = lambda: None) -> None:
+        self.batches: list[list[Tick]] = []
+        self._leave_after = leave_after
+        self._then = then
+
+    async def __call__(self, topic: str, items: Sequence[Item]) -> None:
+        assert topic == "cryptoTopic"
+        ticks = [decode(Tick, value) for _key, value, _headers in items]
+        assert [key for key, _value, _headers in items] == [tick.symbol.encode() for tick in ticks]
+        self.batches.append(ticks)
+        self._then()
+        if len(self.batches) == self._leave_after:
+            raise EndOfScriptError
+
+
+class EndOfScriptError(BaseException):
+    """The script is over; no failure of the publisher, which would be an `Exception`."""
+
+
+def collector(
+    clock: Any, published: Any, metrics: Metrics, *sources: Source, disabled: Sequence[str] = (), **more: Any
+) -> Collector:
+    given: list[Any] = list(sources)
+    return Collector(
+        markets=MARKETS,
+        sources=given,
+        disabled=disabled,
+        guards={source.name: Guard(source.name) for source in sources},
+        clock=clock,
+        metrics=metrics,
+        publish=published,
+        topic="cryptoTopic",
+        interval_ms=60_000,
+        **more,
+    )
+
+
+def counted(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def skipped(metrics: Metrics) -> dict[str, float]:
+    """Instants without a poll, by reason; those with none are left out."""
+    return {
+        sample.labels["reason"]: sample.value
+        for family in metrics.skipped_polls.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.value
+    }
+
+
+async def one_poll(*sources: Source, disabled: Sequence[str] = ()) -> tuple[list[Tick], Metrics]:
+    metrics, published = Metrics(), Published(leave_after=2)
+    await collector(ScriptedClock(START_MS), published, metrics, *sources, disabled=disabled).collect(START_MS, 1.0)
+    return published.batches[0], metrics
+
+
+async def test_both_sources_make_one_tick_a_market() -> None:
+    (usd, eur), _metrics = await one_poll(Source("coingecko", prices), Source("binance", quotes))
+    assert usd.tick_id == "BTC-USD|2024-08-05T00:00:00.000Z"
+    assert (usd.price, usd.price_usd, usd.market_cap, usd.bid_price, usd.ask_qty) == (100.0, 100.0, None, 99.0, 2.0)
+    assert usd.sources["coingecko"].staleness_ms == 1_500
+    assert usd.sources["binance"].staleness_ms is None
+    assert (eur.price, eur.bid_price) == (None, None)
+    assert {name: state.status for name, state in eur.sources.items()} == {
+        "coingecko": "missing",
+        "binance": "bad_payload",
+    }
+
+
+async def test_an_error_of_one_source_that_was_not_foreseen_takes_no_other_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def surprises() -> Reading:
+        raise OverflowError("int too large to convert to float")
+
+    (usd, _eur), metrics = await one_poll(Source("coingecko", surprises), Source("binance", quotes))
+    assert (usd.price, usd.bid_price) == (None, 99.0)
+    assert {name: state.status for name, state in usd.sources.items()} == {"coingecko": "unexpected", "binance": "ok"}
+    assert counted(metrics, "bitcoin_source_errors_total", source="coingecko", kind="unexpected") == 1
+    assert "Traceback" in caplog.text
+    assert "in surprises" in caplog.text
+
+
+async def test_a_source_that_fails_leaves_nulls_and_its_status() -> None:
+    (usd, _eur), metrics = await one_poll(Source("coingecko", refuses), Source("binance", quotes))
+    assert (usd.price, usd.bid_price) == (None, 99.0)
+    assert usd.sources["coingecko"].status == "geo_blocked"
+    assert usd.sources["binance"].status == "ok"
+    assert counted(metrics, "bitcoin_source_errors_total", source="coingecko", kind="geo_blocked") == 1
+
+
+async def test_when_all_fail_the_ticks_still_go_out() -> None:
+    ticks, _metrics = await one_poll(Source("coingecko", refuses), disabled=["binance"])
+    assert [(tick.price, tick.bid_price) for tick in ticks] == [(None, None)] * 2
+    assert {name: state.status for name, state in ticks[0].sources.items()} == {
+        "coingecko": "geo_blocked",
+        "binance": "disabled",
+    }
+
+
+def nothing() -> Reading:
+    return Reading({})
+
+
+async def polls(published: Published, metrics: Metrics, *answers: tuple[Callable[[], Reading], ...]) -> list[list[str]]:
+    """Symbols published by each poll, of which the sources answer as told."""
+    sources = [Source(name, nothing) for name in ("coingecko", "binance")]
+    polling = collector(ScriptedClock(START_MS), published, metrics, *sources)
+    for n, answer in enumerate(answers):
+        for source, one in zip(sources, answer, strict=True):
+            source.answer = one
+        await polling.collect(START_MS + n * 60_000, 1.0)
+    return [[tick.symbol for tick in ticks] for ticks in published.batches]
+
+
+async def test_a_market_that_no_source_has_is_published_once_until_one_has_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails() -> Reading:
+        raise RetryableSourceError("slow", "timeout")
+
+    def euros() -> Reading:
+        return Reading({**prices().quotes, "BTC-EUR": Quote({"price": 90.0}, None)})
+
+    def no_price() -> Reading:
+        return Reading({**prices().quotes, "BTC-EUR": Quote({"price": None}, None)})
+
+    metrics = Metrics()
+    usd, both = ["BTC-USD"], ["BTC-USD", "BTC-EUR"]
+    assert await polls(
+        Published(leave_after=99),
+        metrics,
+        (fails, quotes),  # who knows whether CoinGecko has it
+        (fails, quotes),
+        (prices, quotes),
+        (prices, quotes),
+        (no_price, nothing),
+        (fails, quotes),  # nothing new of that market; the others tell of the outage
+        (euros, quotes),
+        (prices, quotes),
+        (prices, quotes),
+    ) == [both, both, both, usd, usd, usd, both, both, usd]
+    assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR") == 6
+    assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-USD") == 0
+    assert counted(metrics, "bitcoin_collected_ticks_total") == 14
+    assert caplog.text.count("no source has data of BTC-EUR: published once") == 2
+
+
+async def test_a_market_that_a_source_was_not_asked_about_yet_is_not_absent() -> None:
+    def searches() -> Reading:
+        return Reading(quotes().quotes, unasked=frozenset({"BTC-EUR"}))
+
+    def found() -> Reading:
+        return Reading(quotes().quotes, unknown=frozenset({"BTC-EUR"}))
+
+    metrics = Metrics()
+    usd, both = ["BTC-USD"], ["BTC-USD", "BTC-EUR"]
+    told = await polls(Published(leave_after=99), metrics, *((prices, one) for one in (searches, searches, found)))
+    assert (told, counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR")) == ([both] * 3, 1)
+    metrics = Metrics()
+    told = await polls(Published(leave_after=99), metrics, *((prices, one) for one in (found, searches, found)))
+    assert told == [both, usd, usd]  # once absent, until there is data: the search of an hour later tells none
+    assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR") == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "times"),
+    [
+        ({"bid_price": 101.0, "ask_price": 99.0}, 3),
+        ({"bid_price": 99.0, "ask_price": None}, 3),
+        ({"bid_price": 0.0, "ask_price": 101.0}, 3),
+        ({"bid_price": 0.0, "ask_price": 0.0}, 1),  # so a halted market is told
+        ({"bid_price": None, "ask_price": None}, 1),
+    ],
+)
+async def test_a_quote_that_will_be_refused_is_published_each_time(fields: dict[str, float | None], times: int) -> None:
+    def odd() -> Reading:
+        return Reading({**quotes().quotes, "BTC-EUR": Quote(fields, None)})
+
+    told = await polls(Published(leave_after=99), Metrics(), *((prices, odd) for _poll in range(3)))
+    assert sum("BTC-EUR" in symbols for symbols in told) == times
+
+
+async def test_a_source_that_stopped_for_good_keeps_no_absent_market_alive() -> None:
+    told = await polls(Published(leave_after=99), Metrics(), (refuses, quotes), (refuses, quotes))
+    assert told == [["BTC-USD", "BTC-EUR"], ["BTC-USD"]]
+
+
+async def test_the_tick_of_an_absent_market_that_was_not_delivered_is_published_again() -> None:
+    def lost() -> None:
+        if len(published.batches) == 1:
+            raise ConfigurationError("kafka.brokers: no broker answers")
+
+    published = Published(leave_after=99, then=lost)
+    polling = collector(ScriptedClock(START_MS), published, Metrics(), Source("coingecko", prices))
+    with pytest.raises(ConfigurationError):
+        await polling.collect(START_MS, 1.0)
+    await polling.collect(START_MS + 60_000, 1.0)
+    await polling.collect(START_MS + 120_000, 1.0)
+    assert [len(ticks) for ticks in published.batches] == [2, 2, 1]
+
+
+async def test_polls_keep_to_the_grid() -> None:
+    clock, metrics = ScriptedClock(START_MS + 12_345), Metrics()
+    published = Published(leave_after=3)
+    with pytest.raises(EndOfScriptError):
+        await collector(clock, published, metrics, Source("coingecko", prices)).run(lambda: True)
+    assert [batch[0].timestamp for batch in published.batches] == [
+        to_rfc3339(START_MS + minute * 60_000) for minute in (1, 2, 3)
+    ]
+    assert skipped(metrics) == {}
+
+
+async def test_instants_that_a_slow_poll_ran_over_are_skipped_counted_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, metrics = ScriptedClock(START_MS), Metrics()
+
+    def slow() -> Reading:
+        clock.ms += 150_000
+        return prices()
+
+    published = Published(leave_after=2)
+    with pytest.raises(EndOfScriptError):
+        await collector(clock, published, metrics, Source("coingecko", slow)).run(lambda: True)
+    assert [batch[0].timestamp for batch in published.batches] == [
+        to_rfc3339(START_MS + 60_000),
+        to_rfc3339(START_MS + 180_000),
+    ]
+    assert skipped(metrics) == {"late": 1}
+    assert "skipped 1 polls from 2024-08-05T00:02:00.000Z on" in caplog.text
+
+
+async def test_only_the_leader_polls() -> None:
+    clock, metrics = ScriptedClock(START_MS), Metrics()
+    published = Published()
+    with pytest.raises(EndOfScriptError):
+        await collector(clock, published, metrics, Source("coingecko", prices)).run(
+            lambda: clock.ms >= START_MS + 240_000
+        )
+    assert published.batches[0][0].timestamp == to_rfc3339(START_MS + 240_000)
+    assert skipped(metrics) == {}
+
+
+class HurryingClock(ScriptedClock):
+    """A minute in ten real milliseconds."""
+
+    def now_ms(self) -> int:
+        return self.ms + int((asyncio.get_running_loop().time() - self.began) * 6_000_000)
+
+    def __init__(self, now_ms: int) -> None:
+        super().__init__(now_ms)
+        self.began = asyncio.get_running_loop().time()
+
+    def real_seconds(self, event_s: float) -> float:
+        return event_s / 6_000
+
+    async def sleep_until(self, event_ms: int) -> None:
+        while self.now_ms() < event_ms:  # noqa: ASYNC110  time itself is what is waited for
+            await asyncio.sleep(0.001)
+
+
+async def test_instants_are_counted_while_the_broker_is_still_away(caplog: pytest.LogCaptureFixture) -> None:
+    metrics, taken = Metrics(), asyncio.Event()
+
+    async def away(_topic: str, _items: Sequence[Item]) -> None:
+        await taken.wait()
+
+    one = collector(HurryingClock(START_MS), away, metrics, Source("coingecko", prices))
+    running = asyncio.create_task(one.run(lambda: True))
+
+    async def counted_already() -> bool:
+        return skipped(metrics).get("undelivered", 0) >= 3
+
+    await eventually_async(counted_already, 10, "instants counted while the first poll is not delivered", every_s=0.01)
+    assert counted(metrics, "bitcoin_polls_total") == 0
+    taken.set()
+
+    async def again() -> bool:
+        return counted(metrics, "bitcoin_polls_total") >= 2
+
+    await eventually_async(again, 10, "polls after it", every_s=0.01)
+    running.cancel()
+    lines = [record.getMessage() for record in caplog.records if "did not take" in record.getMessage()]
+    assert lines[0].endswith("on: the broker did not take the one before")
+    assert lines[1].endswith("which has ended now")  # two lines for an outage, however long
+    assert len(lines) == 2
+
+
+async def test_a_poll_that_could_not_be_published_is_counted() -> None:
+    metrics = Metrics()
+
+    async def refuses_it(_topic: str, _items: Sequence[Item]) -> None:
+        raise OSError("the broker is gone")
+
+    with pytest.raises(OSError, match="the broker is gone"):
+        await collector(ScriptedClock(START_MS), refuses_it, metrics, Source("coingecko", prices)).run(lambda: True)
+    assert skipped(metrics) == {"failed": 1}
+
+
+async def until_told(one: Collector, caplog: pytest.LogCaptureFixture) -> None:
+    """Run until the instants before it are told."""
+    running = asyncio.create_task(one.run(lambda: True))
+
+    async def told() -> bool:
+        return "no worker led" in caplog.text
+
+    await eventually_async(told, 10, "the instants before this leader", every_s=0.01)
+    running.cancel()
+
+
+async def test_a_leader_tells_the_instants_since_the_newest_poll_on_the_topic(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    metrics, asked = Metrics(), list[int]()
+
+    async def newest(before_ms: int) -> int | None:
+        asked.append(before_ms)
+        return START_MS - 180_000
+
+    published = Published(leave_after=1_000_000)
+    one = collector(HurryingClock(START_MS + 1), published, metrics, Source("coingecko", prices), newest=newest)
+    await until_told(one, caplog)
+    assert asked[0] <= published.batches[0][0].timestamp_ms  # a busy machine may be late for the first instant
+    missed = (asked[0] - START_MS) // 60_000 + 2
+    assert skipped(metrics)["no_leader"] == missed
+    assert f"skipped {missed} polls from {to_rfc3339(START_MS - 120_000)} on: no worker led" in caplog.text
+
+
+async def test_instants_in_which_this_worker_did_not_lead_are_told_when_nobody_else_did() -> None:
+    """The newest poll on the topic is its own of before."""
+    clock, metrics = ScriptedClock(START_MS), Metrics()
+
+    async def newest(before_ms: int) -> int | None:
+        return max(
+            (batch[0].timestamp_ms for batch in published.batches if batch[0].timestamp_ms < before_ms), default=None
+        )
+
+    published = Published(leave_after=4)
+    away = range(START_MS + 120_001, START_MS + 300_000)
+    with pytest.raises(EndOfScriptError):
+        await collector(clock, published, metrics, Source("coingecko", prices), newest=newest).run(
+            lambda: clock.ms not in away
+        )
+    assert [batch[0].timestamp for batch in published.batches] == [
+        to_rfc3339(START_MS + minute * 60_000) for minute in (1, 2, 5, 6)
+    ]
+    assert skipped(metrics) == {"no_leader": 2}
+
+
+async def test_what_cannot_be_known_of_before_hinders_no_poll(caplog: pytest.LogCaptureFixture) -> None:
+    metrics, published = Metrics(), Published(leave_after=3)
+
+    async def newest(_before_ms: int) -> int | None:
+        raise ConfigurationError("kafka.brokers: no broker answers")
+
+    with pytest.raises(EndOfScriptError):
+        await collector(ScriptedClock(START_MS), published, metrics, Source("coingecko", prices), newest=newest).run(
+            lambda: True
+        )
+    assert "is not known: kafka.brokers: no broker answers" in caplog.text
+    assert skipped(metrics) == {}

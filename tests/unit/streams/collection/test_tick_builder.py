@@ -1,0 +1,108 @@
+"""What a tick tells beside its sources' fields: divergence, flags, and the trades that the features take."""
+
+import pytest
+
+from exchanges.interface import OK, Quote, QuoteUpdate, Reading
+from marketdata.codec import encode
+from marketdata.features import MarketFeatures, decode_quote
+from marketdata.markets import Market
+from marketdata.records import Tick
+from streams.collection.conflation import Interval
+from streams.collection.tick_builder import Bounds, Polled, build_tick, stream_tick
+from streams.metrics import Metrics
+
+BTC = Market("BTC", "USD")
+START = 1_722_816_000_000
+BOUNDS = Bounds({"coingecko": 300_000.0, "binance": 60_000.0}, 100.0)
+BOOK = {"bid_price": 99.0, "bid_qty": 1.0, "ask_price": 101.0, "ask_qty": 2.0}
+
+
+def polled(
+    price: float | None = 100.0, ages_ms: tuple[int, int] = (30_000, 1_000), book: dict[str, float] | None = None
+) -> Tick:
+    coingecko = Reading({"BTC-USD": Quote({"price": price}, START - ages_ms[0])})
+    binance = Reading({"BTC-USD": Quote(dict(BOOK if book is None else book), START - ages_ms[1])})
+    outcomes = {"coingecko": Polled(OK, coingecko, START), "binance": Polled(OK, binance, START)}
+    return build_tick(BTC, START, outcomes, BOUNDS)
+
+
+def streamed(**changed: float) -> Tick:
+    quote = QuoteUpdate("btcusdt@bookTicker", 7, "BTC-USD", 99.0, 1.0, 101.0, 2.0)
+    interval = Interval("BTC-USD", START, quote, START - 400, n_updates=5)
+    for name, value in changed.items():
+        setattr(interval, name, value)
+    return stream_tick(BTC, interval, "binance", BOUNDS, {"coingecko": "not_polled"})
+
+
+@pytest.mark.parametrize(
+    ("price", "divergence", "flags"),
+    [
+        (100.0, 0.0, ()),
+        (100.5, 50.0, ()),
+        (99.5, -50.0, ()),
+        (102.0, 200.0, ("divergent",)),
+        (98.0, -200.0, ("divergent",)),
+        (None, None, ()),
+    ],
+)
+def test_the_price_is_held_against_the_mid(price: float | None, divergence: float | None, flags: tuple[str]) -> None:
+    tick = polled(price)
+    assert tick.divergence_bps == pytest.approx(divergence)
+    assert tick.flags == flags
+
+
+def test_without_a_valid_quote_there_is_no_divergence() -> None:
+    assert polled(200.0, book=BOOK | {"bid_price": 102.0}).divergence_bps is None
+    assert polled(200.0, book={}).divergence_bps is None
+
+
+def test_old_data_is_flagged_by_its_source() -> None:
+    assert polled(ages_ms=(300_000, 60_000)).flags == ()
+    assert polled(ages_ms=(300_001, 60_000)).flags == ("stale_coingecko",)
+    assert polled(ages_ms=(0, 60_001)).flags == ("stale_binance",)
+    assert polled(103.0, ages_ms=(400_000, 70_000)).flags == ("stale_coingecko", "stale_binance", "divergent")
+    assert streamed(quoted_at_ms=START - 60_001).flags == ("stale_binance",)
+
+
+def test_a_streams_tick_tells_its_interval() -> None:
+    tick = streamed(n_trades=2, volume=4.0, value=402.0)
+    assert (tick.tick_id, tick.timestamp_ms) == ("BTC-USD|2024-08-05T00:00:00.000Z", START)
+    assert (tick.n_updates, tick.n_trades, tick.traded_volume, tick.vwap) == (5, 2, 4.0, 100.5)
+    assert (tick.bid_price, tick.ask_qty, tick.price, tick.divergence_bps) == (99.0, 2.0, None, None)
+    assert tick.sources["binance"].staleness_ms == 400
+    assert tick.sources["coingecko"].status == "not_polled"
+    assert (streamed().traded_volume, streamed().vwap) == (0.0, None)
+
+
+def test_an_interval_without_a_quote_is_no_tick() -> None:
+    with pytest.raises(TypeError, match="without a quote"):
+        stream_tick(BTC, Interval("BTC-USD", START, None, 0), "binance", BOUNDS, {})
+
+
+def test_flags_are_counted_and_the_divergence_is_shown() -> None:
+    metrics = Metrics()
+    for tick in (polled(), polled(103.0), polled(None), polled(ages_ms=(400_000, 0))):
+        metrics.judged(tick)
+    text = metrics.exposition().decode()
+    assert 'bitcoin_flagged_ticks_total{flag="divergent"} 1.0' in text
+    assert 'bitcoin_flagged_ticks_total{flag="stale_coingecko"} 1.0' in text
+    assert 'bitcoin_divergence_bps{symbol="BTC-USD"} 0.0' in text
+
+
+def test_features_take_the_traded_volume_of_the_ticks_on_the_wire() -> None:
+    features = MarketFeatures("BTC-USD")
+    for tick in (streamed(n_trades=2, volume=4.0, value=402.0), streamed(end_ms=START + 1_000), polled()):
+        quote = decode_quote(encode(tick))
+        features.add(
+            tick.timestamp_ms + (2_000 if tick.price else 0),
+            quote.bid_price,
+            quote.bid_qty,
+            quote.ask_price,
+            quote.ask_qty,
+            quote.traded_volume,
+            quote.traded_value,
+        )
+    window = features.result().windows["1m"]
+    assert (window.n_ticks, window.volume, window.vwap) == (3, 4.0, 100.5)
+    assert decode_quote(encode(polled())).traded_value is None
+    assert decode_quote(encode(streamed())).traded_value == 0.0

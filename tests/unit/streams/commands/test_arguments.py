@@ -1,0 +1,171 @@
+"""What commands make of a person's words, and where a letter's original may go."""
+
+import base64
+import json
+import shlex
+from typing import Any
+
+import pytest
+
+from config import Settings
+from marketdata.errors import InvalidValueError
+from marketdata.records import Candle, DeadLetter, FeatureRow, Tick, event_time_ms
+from marketdata.times import from_rfc3339
+from marketdata.topics import TopicRole
+from streams.commands.finding import Span, find_market, find_role
+from streams.commands.frame import shown
+from streams.commands.replaying import worker_words
+from streams.commands.republishing import letter_id, not_restorable
+from tests.support.stack import settings_with
+
+AT = "2024-08-05T00:00:00Z"
+AT_MS = from_rfc3339(AT)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return settings_with({"BDI_STREAMS__WEB_PORT": "7000"})
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "held"),
+    [
+        (None, None, {AT_MS - 1, AT_MS, AT_MS + 1}),
+        (AT, None, {AT_MS, AT_MS + 1}),
+        (None, AT, {AT_MS - 1}),
+        (AT, "2024-08-05T02:00:00.001+02:00", {AT_MS}),
+    ],
+)
+def test_a_span_holds_its_start_and_not_its_end(since: str | None, until: str | None, held: set[int]) -> None:
+    span = Span.parse(since, until)
+    assert {ms for ms in (AT_MS - 1, AT_MS, AT_MS + 1) if span.holds(ms)} == held
+    assert span.meets(AT_MS - 1, AT_MS + 2)
+    assert span.is_open == (since is None and until is None)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "told"),
+    [
+        ("yesterday", None, "--from: 'yesterday': expected RFC 3339"),
+        ("2024-08-05T00:00:00", None, "--from: '2024-08-05T00:00:00': expected RFC 3339 with an offset"),
+        (None, "2024-13-05T00:00:00Z", "--to: '2024-13-05T00:00:00Z': expected a real date and time"),
+        (AT, AT, f"--to: '{AT}': expected a time after --from ({AT})"),
+    ],
+)
+def test_a_span_that_is_none_names_the_option(since: str | None, until: str | None, told: str) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        Span.parse(since, until)
+    assert told in str(caught.value)
+
+
+def test_topics_and_markets_are_found_by_what_people_call_them(settings: Settings) -> None:
+    named = settings.model_copy(update={"topics": settings.topics.model_copy(update={"prefix": "a-"})})
+    for text in ("ticks_clean", "ticks-clean", "a-ticks-clean"):
+        assert find_role(named, text) is TopicRole.TICKS_CLEAN
+    assert find_market(settings, "btc-usd") == "BTC-USD"
+    with pytest.raises(InvalidValueError, match=r"topic: 'x': expected one of cryptoTopic, .*, raw_data"):
+        find_role(settings, "x", "raw_data")
+    with pytest.raises(InvalidValueError, match="market: 'DOGE-USD': expected one of BTC-USD"):
+        find_market(settings, "DOGE-USD")
+
+
+def variables(words: str | None) -> dict[str, str]:
+    assert words is not None
+    return dict(word.split("=", 1) for word in shlex.split(words))
+
+
+def test_a_worker_is_told_how_to_read_a_replay(settings: Settings) -> None:
+    by_prefix = variables(worker_words(settings, TopicRole.TICKS, "again-cryptoTopic"))
+    assert by_prefix["BDI_TOPICS__PREFIX"] == "again-"
+    assert (by_prefix["BDI_STREAMS__APP_ID"], by_prefix["BDI_STREAMS__WEB_PORT"]) == ("again", "7001")
+    other = settings_with(by_prefix)
+    assert other.topic(TopicRole.TICKS).name == "again-cryptoTopic"
+    assert not other.binance.enabled
+    assert not other.coingecko.enabled
+
+    by_names = settings_with(variables(worker_words(settings, TopicRole.TICKS_CLEAN, "some")))
+    assert by_names.topic(TopicRole.TICKS_CLEAN).name == "some"
+    mine = {settings.topic(role).name for role in TopicRole}
+    assert mine.isdisjoint(by_names.topic(role).name for role in TopicRole)
+    assert worker_words(settings, TopicRole.CANDLES, "again-candles") is None
+
+
+def test_the_replay_of_clean_ticks_to_be_cleaned_again_is_known_by_its_name(settings: Settings) -> None:
+    words = variables(worker_words(settings, TopicRole.TICKS_CLEAN, "b.cryptoTopic"))
+    assert (words["BDI_TOPICS__PREFIX"], words["BDI_STREAMS__APP_ID"]) == ("b.", "b")
+
+
+def letter(**changed: Any) -> DeadLetter:
+    fields: dict[str, Any] = {
+        "symbol": "BTC-USD",
+        "refused_at": AT,
+        "reason": "json",
+        "field": "payload",
+        "value": "x",
+        "expected": "JSON",
+        "topic": "cryptoTopic",
+        "partition": 1,
+        "offset": 5,
+        "key": "BTC-USD",
+        "payload": base64.b64encode(b"x").decode(),
+    }
+    return DeadLetter(**{**fields, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, None),
+        ({"key": None}, None),
+        ({"topic": "ticks-clean"}, None),
+        ({"topic": "candles"}, None),
+        ({"topic": "features"}, "topic: 'features': expected one of candles, cryptoTopic, ticks-clean"),
+        ({"partition": 3}, None),
+        ({"partition": 4}, "partition: 4: expected one of the 4 that cryptoTopic has now"),
+        ({"partition": -1}, "partition: -1: expected one of the 4"),
+        ({"key": "BTC\ufffd"}, "key: 'BTC\ufffd': expected UTF-8"),
+        ({"payload": "?"}, "payload: expected base64"),
+        ({"payload": ""}, "payload: 0 bytes: expected 1 to 349999"),
+        ({"payload": base64.b64encode(b"x" * 350_000).decode()}, "payload: 350000 bytes"),
+    ],
+)
+def test_a_letter_goes_back_only_whole(settings: Settings, changed: dict[str, Any], told: str | None) -> None:
+    found = not_restorable(settings, letter(**changed), 4)
+    assert found is None if told is None else told in str(found)
+
+
+def test_a_letter_is_known_by_its_place_and_its_bytes() -> None:
+    first = letter_id(letter())
+    assert first.startswith("cryptoTopic-1@5#")
+    assert letter_id(letter(refused_at="2024-08-06T00:00:00Z", reason="type")) == first
+    assert letter_id(letter(offset=6)) != first
+    assert letter_id(letter(payload=base64.b64encode(b"y").decode())) != first
+
+
+def test_every_record_has_a_time_to_be_chosen_by() -> None:
+    candle = Candle(symbol="BTC-USD", open_time=AT, open=1.0, high=1.0, low=1.0, close=1.0, volume=0.0)
+    tick = Tick(symbol="BTC-USD", tick_id="x", timestamp=AT, quote="USD")
+    row = FeatureRow(
+        symbol="BTC-USD", timestamp=AT, revision=0, mid=None, spread_bps=None, ewma_volatility=None, windows={}
+    )
+    assert {event_time_ms(one) for one in (candle, tick, row, letter())} == {AT_MS}
+
+
+def test_the_names_of_all_topics_are_json(settings: Settings) -> None:
+    names = json.loads(variables(worker_words(settings, TopicRole.TICKS, "some"))["BDI_TOPICS__NAMES"])
+    assert names.keys() == {role.value for role in TopicRole}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (60123.456, "60,123.46"),
+        (2.345678, "2.34568"),
+        (0.000123456789, "0.000123457"),
+        (-1.5, "-1.5"),
+        (3, "3"),
+    ],
+)
+def test_numbers_are_rounded_for_people(value: float | None, text: str) -> None:
+    assert shown(value) == text

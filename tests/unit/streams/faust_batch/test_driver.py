@@ -1,0 +1,47 @@
+"""The batch event stands on names of Faust's that it overrides: they must be there, in the version that was read."""
+
+import importlib
+from importlib.metadata import version
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from streams.faust_batch.consumer_thread import BatchConsumerThread
+from streams.faust_batch.driver import FAUST_VERSION, PINNED, BatchConsumer, BatchProducer, BatchTable, RawBatchSchema
+
+OURS = {
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread": BatchConsumerThread,
+    "faust.transport.drivers.aiokafka.Consumer": BatchConsumer,
+    "faust.transport.drivers.aiokafka.Producer": BatchProducer,
+    "faust.tables.Table": BatchTable,
+    "faust.serializers.schemas.Schema": RawBatchSchema,
+}
+PASSED_ON = {"__init__", "__module__", "__doc__", "__annotations__"}
+
+
+def theirs(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+def test_faust_is_the_version_that_was_read() -> None:
+    assert version("faust-streaming") == FAUST_VERSION
+
+
+@pytest.mark.parametrize("path", sorted(PINNED))
+def test_every_pinned_name_is_there(path: str) -> None:
+    missing = [name for name in PINNED[path] if not hasattr(theirs(path), name)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", sorted(OURS))
+def test_every_overridden_name_is_pinned(path: str) -> None:
+    ours, base = OURS[path], theirs(path)
+    overridden = {name for name, value in vars(ours).items() if callable(value) and hasattr(base, name)}
+    assert overridden - PASSED_ON <= set(PINNED[path])
+
+
+async def test_aiokafka_keeps_what_is_set_on_its_consumer_where_it_was() -> None:
+    consumer = AIOKafkaConsumer(fetch_min_bytes=2, fetch_max_wait_ms=3)
+    assert (consumer._fetch_min_bytes, consumer._fetch_max_wait_ms) == (2, 3)

@@ -1,0 +1,159 @@
+"""The routes on a real aiohttp server on loopback: strict inputs, live events, and an end that does not hang."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from marketdata.records import Tick
+from marketdata.times import to_rfc3339
+from marketdata.topics import TopicRole
+from streams.views.events import Hub, Listener
+from streams.views.pages import Views
+from tests.support.stack import settings_with
+
+START = 1_722_816_000_000
+
+
+class _Clock:
+    def now_ms(self) -> int:
+        return START + 1_000
+
+    def real_seconds(self, event_s: float) -> float:
+        return event_s
+
+
+@pytest.fixture
+def views() -> Views:
+    # Nobody listens at this address: the views must answer without Kafka, too.
+    return Views(settings_with({"BDI_KAFKA__BROKERS": "127.0.0.1:1", "BDI_MARKETS": "BTC-USD,ETH-USD"}), _Clock())
+
+
+@pytest.fixture
+async def client(views: Views) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    server = web.Application()
+    views.add_to(server)
+    async with TestClient(TestServer(server)) as client:
+        yield client
+
+
+def tick(at: int) -> Tick:
+    return Tick(
+        symbol="BTC-USD", tick_id=f"BTC-USD|{at}", timestamp=to_rfc3339(at), quote="USD", bid_price=1.0, ask_price=3.0
+    )
+
+
+Client = TestClient[web.Request, web.Application]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "field", "expected"),
+    [
+        ("/api/markets/DOGE-USD/features", 404, "symbol", "one of BTC-USD, ETH-USD"),
+        ("/api/markets/btc-usd/history", 404, "symbol", "one of BTC-USD, ETH-USD"),
+        ("/api/predictions?symbol=XRP-USD", 404, "symbol", "one of BTC-USD, ETH-USD"),
+        ("/api/events?symbol=XRP-USD", 404, "symbol", "one of BTC-USD, ETH-USD"),
+        ("/api/scores?limit=0", 400, "limit", "a whole number from 1 to 500"),
+        ("/api/scores?limit=1e3", 400, "limit", "a whole number from 1 to 500"),
+        ("/api/markets/BTC-USD/history?points=99999999999999999999", 400, "points", "a whole number from 1 to 1440"),
+        ("/api/markets?limit=3", 400, "query", "no parameter"),
+        ("/api/plot.png", 404, "plot", "the plot of a report; none was made yet"),
+        ("/api/nope", 404, "path", "a document of docs/api.md"),
+        ("/api/markets/BTC-USD/nope", 404, "path", "a document of docs/api.md"),
+        ("/static/none.js", 404, "path", "a file of the dashboard"),
+        ("/static/..%2f..%2fpages.py", 404, "path", "a file of the dashboard"),
+    ],
+)
+async def test_wrong_questions_get_a_clear_answer(
+    client: Client, path: str, status: int, field: str, expected: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(str(tmp_path))  # no plot lies there
+    answer = await client.get(path)
+    assert answer.status == status
+    error = (await answer.json())["error"]
+    assert (error["field"], error["expected"]) == (field, expected)
+
+
+async def test_documents_are_there_before_the_first_record(client: Client) -> None:
+    for path in ("/api/markets", "/api/markets/BTC-USD/features", "/api/predictions", "/api/scores", "/api/health"):
+        answer = await client.get(path)
+        assert (answer.status, answer.content_type) == (200, "application/json")
+    health = await (await client.get("/api/health")).json()
+    assert health["now"] == to_rfc3339(START + 1_000)
+    assert {part["state"] for part in health["parts"]} == {"waiting"}
+
+
+async def test_the_page_and_its_files_are_served_with_a_strict_policy(client: Client) -> None:
+    page = await client.get("/")
+    assert page.content_type == "text/html"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    module = await client.get("/static/vendor/lightweight-charts.mjs")
+    assert (module.status, module.content_type) == (200, "text/javascript")
+
+
+async def test_nothing_can_be_written(client: Client) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        assert (await client.request(method, "/api/markets")).status == 405
+
+
+async def read_event(lines: AsyncIterator[bytes], name: str) -> dict[str, object]:
+    async for line in lines:
+        if line.strip() == f"event: {name}".encode():
+            data = await anext(lines)
+            document: dict[str, object] = json.loads(data.removeprefix(b"data: "))
+            return document
+    raise AssertionError(f"the stream ended before {name}")
+
+
+async def test_a_record_reaches_those_who_follow_its_market_alone(client: Client, views: Views) -> None:
+    async with asyncio.timeout(20):
+        answer = await client.get("/api/events?symbol=BTC-USD")
+        other = await client.get("/api/events?symbol=ETH-USD")
+        lines, others = aiter(answer.content), aiter(other.content)
+        assert (await read_event(lines, "health"))["state"] is not None
+        await read_event(others, "health")
+        record = tick(START)
+        assert views.board.take(TopicRole.TICKS_CLEAN, record, START)
+        views._on_record(TopicRole.TICKS_CLEAN, record)
+        assert (await read_event(lines, "tick"))["point"] == [START, 2.0]
+        assert (await read_event(others, "markets"))["rows"] == [["BTC-USD", 2.0, None, []]]
+
+
+async def test_the_server_ends_at_once_though_someone_listens(views: Views) -> None:
+    server = web.Application()
+    views.add_to(server)
+    runner = web.AppRunner(server)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    async with asyncio.timeout(20), ClientSession() as session:
+        answer = await session.get(f"http://127.0.0.1:{port}/api/events")
+        await read_event(aiter(answer.content), "health")
+        async with asyncio.timeout(5):
+            await runner.cleanup()
+        await runner.cleanup()  # Faust asks twice
+        await answer.content.read()
+        assert answer.content.at_eof()
+
+
+async def test_a_listener_that_does_not_keep_up_is_told_to_begin_anew() -> None:
+    listener = Listener("BTC-USD")
+    for _ in range(1_001):
+        listener.offer(("tick", b"1"))
+    frames = listener.frames()
+    assert (await anext(frames)).startswith(b"retry: ")
+    assert await anext(frames) == b"event: resync\ndata: {}\n\n"
+
+
+async def test_a_closed_hub_ends_new_listeners_too() -> None:
+    hub = Hub()
+    hub.close()
+    with hub.listen("BTC-USD") as listener:
+        frames = listener.frames()
+        await anext(frames)
+        assert [frame async for frame in frames] == []
+    assert hub.is_idle
