@@ -16,7 +16,7 @@ async def main(brokers: str = "127.0.0.1:19092", topic: str = "predictions") -> 
                 p = json.loads(message.value)
                 print(LINES[p["schema_version"]].format_map(p), flush=True)
             except (KeyError, TypeError, ValueError) as error:
-                print(f"passed over {message.partition}@{message.offset}, no prediction: {error!r}", file=sys.stderr)
+                print(f"skipped {message.partition}@{message.offset}, not a prediction: {error!r}", file=sys.stderr)
 
 
 sys.excepthook = lambda _type, error, _traceback: print(f"ended: {error!r}", file=sys.stderr)

@@ -22,7 +22,7 @@ def words_in_code(text: str) -> set[str]:
 @pytest.mark.parametrize("topic", TOPICS.values(), ids=lambda topic: topic.name)
 def test_every_topic_is_documented(topic: Topic) -> None:
     days = topic.retention_ms // 86_400_000
-    kept = "for ever" if topic.retention_ms < 0 else f"{days} days"
+    kept = "forever" if topic.retention_ms < 0 else f"{days} days"
     assert f"| `{topic.name}` | {topic.role} | {topic.record} | {kept} |" in (DOCS / "topics.md").read_text()
 
 
@@ -49,7 +49,7 @@ def test_every_setting_is_documented_as_the_code_says() -> None:
 @pytest.mark.parametrize(
     ("heading", "rule"),
     [("When a tick is clean", rule) for rule in tick_rules.RULES]
-    + [("When a candle is taken in", rule) for rule in candle_rules.RULES],
+    + [("When a candle is accepted", rule) for rule in candle_rules.RULES],
 )
 def test_every_rule_is_documented(heading: str, rule: Rule) -> None:
     text = (DOCS / "topics.md").read_text().split(f"### {heading}\n")[1].split("\n## ")[0]

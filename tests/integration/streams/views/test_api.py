@@ -249,7 +249,7 @@ def test_the_grafana_dashboard_asks_for_metrics_that_there_are(api: Api) -> None
             assert name not in labels or by <= labels[name] | {"le"}, query
 
 
-def test_the_example_prints_predictions_and_passes_over_what_is_none(api: Api, tmp_path: Path) -> None:
+def test_the_example_prints_predictions_and_skips_what_is_none(api: Api, tmp_path: Path) -> None:
     kafka = api.settings.kafka
     topic = api.settings.topic(TopicRole.PREDICTIONS).name
     later = encode(prediction(api.now_ms)).replace(b'"schema_version":1', b'"schema_version":2')
@@ -260,11 +260,11 @@ def test_the_example_prints_predictions_and_passes_over_what_is_none(api: Api, t
     words = [sys.executable, str(example)]
     with running([*words, kafka.brokers, topic], tmp_path / "example.log", {}) as program:
         wanted = re.compile(rf"^{SYMBOL} \S+: 99 to 103 \(champion\)$", re.MULTILINE)
-        passed = re.compile(r"^passed over \d+@\d+, no prediction: (\w+)", re.MULTILINE)
+        passed = re.compile(r"^skipped \d+@\d+, not a prediction: (\w+)", re.MULTILINE)
         eventually(
             lambda: len(wanted.findall(program.output())) >= 3 and len(passed.findall(program.output())) == 3,
             30,
-            "three predictions printed and three records passed over",
+            "three predictions printed and three records skipped",
         )
         assert "KeyError(2)" in program.output()  # the later schema version
         program.process.send_signal(signal.SIGINT)
