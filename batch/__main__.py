@@ -8,7 +8,7 @@ import stamina
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
-from batch.jobs.stop_signals import Stop
+from clients.stop_signals import StopFlag
 from config import Settings, load_settings
 from marketdata.errors import BitcoinDataError, ConfigurationError, SourceError
 from marketdata.times import from_rfc3339
@@ -48,7 +48,7 @@ def _time_ms(text: str | None, option: str) -> int | None:
     return None if text is None else from_rfc3339(text, option)
 
 
-def _run(options: argparse.Namespace, settings: Settings, stop: Stop) -> int:
+def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int:
     from batch.jobs import run as jobs
 
     start_ms = _time_ms(getattr(options, "start", None), "--from")
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace, settings: Settings, stop: Stop) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run one job and give its exit code."""
     options = _parser().parse_args(arguments)
-    stop = Stop()
+    stop = StopFlag()
     try:
         settings = load_settings()
         logging.basicConfig(

@@ -23,8 +23,9 @@ from benchmarks.report import Bench, Row, write
 from benchmarks.worker import Drained, fresh, topic_bytes, working
 from clients.kafka.connection import client_options, close_client
 from clients.kafka.reader import TopicReader
+from clients.process import bound
 from config import Settings
-from devstack.process import bound, tail
+from devstack.process import tail
 from devstack.stack import ROOT
 from marketdata.topics import TopicRole
 from streams.kafka import topics

@@ -6,7 +6,6 @@ started again the same way, unless it ends too often.
 """
 
 import asyncio
-import signal
 import sys
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 
+from clients.stop_signals import stop_event
 from config import Settings
 from devstack.events import EventTeller, follow_health, follow_replay
 from devstack.health import http_problem
@@ -146,9 +146,7 @@ class Demo:
 
     async def run(self, parts: list[Part]) -> int:
         """Start everything, stay until a signal or a part that cannot be kept running, stop everything."""
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stop = stop_event(on_hangup=True)
         work = asyncio.create_task(self._work(parts))
         asked = asyncio.create_task(stop.wait())
         restarts = Restarts(self._stack, self._show.line, self._settings.devstack.startup_s)

@@ -1,26 +1,26 @@
-"""Child processes that cannot outlive their parent, each with a log of its own that is kept small."""
+"""Child programs of the stack: each ends with its parent and writes a log whose size is bounded."""
 
 import asyncio
 import logging
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from clients.process import bound
+
 _log = logging.getLogger(__name__)
-_LAUNCHER = Path(__file__).with_name("child.py")
 _TAIL_BYTES = 16_384
 LOG_BYTES = 10 << 20
-"""A log longer than this is moved to its `.1` and begun anew: a program has twice this, and what one look missed."""
-LOG_LOOK_S = 5.0
+"""Size at which a log is rotated to `.1`: one program's logs hold about twice this, plus what `LOG_CHECK_S` adds."""
+LOG_CHECK_S = 5.0
 
 
 def tail(log: Path, lines: int = 15) -> list[str]:
-    """The last lines of a log, as text; nothing where there is no log."""
+    """The last lines of a log; empty if the log does not exist."""
     if not log.is_file():
         return []
     with log.open("rb") as file:
@@ -29,11 +29,11 @@ def tail(log: Path, lines: int = 15) -> list[str]:
 
 
 def fresh(log: Path) -> BinaryIO:
-    """A new log to write to; that of the run before is kept beside as `.1`."""
+    """An empty log, open for writing; the log of the previous run is kept as `.1`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
         log.replace(_before(log))
-    return log.open("ab")  # so that what is written after `keep_small` lands at the new end
+    return log.open("ab")  # append mode: writes after a rotation go to the new end of the file
 
 
 def _before(log: Path) -> Path:
@@ -41,34 +41,29 @@ def _before(log: Path) -> Path:
 
 
 async def keep_small(log: Path) -> None:
-    """Copy a log that has grown too long to its `.1` and empty it (logrotate's copytruncate), until cancelled.
+    """Rotate a log that exceeds `LOG_BYTES` by copying and truncating it (logrotate's copytruncate), until cancelled.
 
-    The program that writes it keeps the file open, and any program may: nothing but its end could be made to reopen it.
-    What is written within the copy's last milliseconds can be missing from both files.
+    The writing program keeps the file open and cannot be made to reopen it. Lines written during the last milliseconds
+    of the copy can be missing from both files.
     """
     while True:
-        await asyncio.sleep(LOG_LOOK_S)
+        await asyncio.sleep(LOG_CHECK_S)
         try:
-            _move_when_long(log)  # within milliseconds; a thread would go on when this is cancelled
+            _rotate_if_large(log)  # takes milliseconds; a thread would outlive a cancellation
         except FileNotFoundError:
-            continue  # it was removed: nothing to move, and nothing to tell again and again
+            continue  # the log was removed
         except OSError as error:
-            _log.warning("%s cannot be kept small: %s", log, error)
+            _log.warning("%s: cannot be rotated: %s", log, error)
 
 
-def _move_when_long(log: Path) -> None:
+def _rotate_if_large(log: Path) -> None:
     if log.stat().st_size > LOG_BYTES:
         shutil.copyfile(log, _before(log))
         os.truncate(log, 0)
 
 
-def bound(command: Sequence[str]) -> list[str]:
-    """The command that becomes `command`, and dies with the process that starts it."""
-    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command]
-
-
 class Child:
-    """A running program. Start it from the main thread: the death signal is tied to the thread that starts it."""
+    """A running program. Start it from the main thread (see `clients.process.bound`)."""
 
     def __init__(self, name: str, log: Path, process: asyncio.subprocess.Process) -> None:
         self.name = name
@@ -77,7 +72,7 @@ class Child:
 
     @classmethod
     async def start(cls, name: str, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> "Child":
-        """Run `command` in a process group of its own; the log of the run before is kept beside as `.1`."""
+        """Run `command` in a new process group; the log of the previous run is kept as `.1`."""
         with fresh(log) as output:
             process = await asyncio.create_subprocess_exec(
                 *bound(command),
@@ -96,11 +91,11 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; minus the signal's number where a signal ended it."""
+        """None while the program runs; the negative signal number if a signal ended it."""
         return self._process.returncode
 
     async def wait(self) -> int:
-        """Its exit code, when it has ended; its log is kept small meanwhile."""
+        """Wait for the end and return the exit code; the log is rotated meanwhile."""
         kept = asyncio.create_task(keep_small(self.log))
         try:
             return await self._process.wait()
@@ -108,7 +103,7 @@ class Child:
             kept.cancel()
 
     async def stop(self, grace_s: float) -> None:
-        """Ask it to end, and kill its whole group when it has not within `grace_s`, or left others behind."""
+        """Send SIGTERM, wait up to `grace_s` seconds, then kill whatever is left of its process group."""
         if self.exit_code is None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from clients.stop_signals import stop_event
 from config import Settings
 from config.paths import child_environment, jars_dir
 from devstack.checks import check_disk, check_memory, check_ports
@@ -82,10 +83,7 @@ async def supervise(
     folder = settings.devstack.state_dir.resolve()
     java = require_java()
     with only_supervisor(folder) as state:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, stop.set)
+        stop = stop_event(on_hangup=True)
         environ = {"JAVA_HOME": str(java.home), "BDI_PROFILE": settings.profile}
         stack = Stack(state, folder, tell, environ)
         starting = asyncio.create_task(stack.start(build_parts(settings, java, without), settings.devstack.startup_s))

@@ -17,7 +17,6 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train, check and publish a version; promote it where the rule says so")
     train.add_argument("--symbol", action="append", help="a market (may be repeated; default: forecasting.symbols)")
     train.add_argument("--model", choices=("lstm-quantile", "lstm-plain"), help="default: forecasting.model")
-    train.add_argument("--parent", type=int, help="end when the process of this id ends")
     predict = commands.add_parser("predict", help="forecast the hour after the newest closed one, as JSON lines")
     predict.add_argument("--symbol", action="append", help="a market (may be repeated; default: forecasting.symbols)")
     serve = commands.add_parser("serve", help="predict each next hour, score, retrain; until stopped")

@@ -3,16 +3,15 @@
 import argparse
 import asyncio
 import logging
-import signal
 import sys
 
 from clients.clock import Clock, build_clock
+from clients.stop_signals import stop_event
 from clients.webhdfs import Storage
 from config.settings import Settings
 from forecasting.evaluation import plots
 from forecasting.registry.versions import Registry
 from forecasting.serving.threads import in_thread
-from forecasting.training.child import bind_to_parent
 from marketdata.codec import encode
 from marketdata.errors import ConfigurationError, ForecastError
 
@@ -37,8 +36,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     symbols = tuple(args.symbol or settings.forecasting.symbols)
     _check(symbols, settings)
     if args.command == "train":
-        if args.parent is not None:
-            bind_to_parent(args.parent)
         return _train(settings, symbols, args.model or settings.forecasting.model)
     if args.command == "predict":
         return _predict(settings, symbols)
@@ -124,10 +121,7 @@ def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
 async def _serve(settings: Settings) -> int:
     from forecasting.serving.service import PredictorService
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+    stop = stop_event()
 
     async def serve() -> None:
         clock = await in_thread(lambda: _clock(settings))

@@ -13,13 +13,13 @@ import httpx
 from batch.hdfs.reader import Reader
 from batch.hdfs.store import hdfs_failures_told, open_store
 from batch.jobs import backfill as history
-from batch.jobs.stop_signals import Stop
 from batch.jobs.stream import run as run_raw
 from batch.jobs.verify import Verifier
 from batch.spark.kafka import wait_for_topics
 from batch.spark.session import cut_off, spark_session
 from batch.tables.hour_writer import HourWriter, grace_ms
 from clients.clock import Clock, SystemClock, build_clock, clock_speed
+from clients.stop_signals import StopFlag
 from config import Settings
 from exchanges.binance.kline_client import KlineClient
 from marketdata.errors import BitcoinDataError, RetryableSourceError
@@ -30,7 +30,7 @@ _SMALL_PLAN = 24  # requests: their answers are waited for before a session is w
 _log = logging.getLogger(__name__)
 
 
-def raw(settings: Settings, stop: Stop, *, once: bool, hourly: bool) -> int:
+def raw(settings: Settings, stop: StopFlag, *, once: bool, hourly: bool) -> int:
     """Stream until stopped, or once through what is there."""
     with spark_session(settings, "raw") as spark, hdfs_failures_told(settings.hdfs.url):
         stop.running(lambda: None)  # the stream ends by the flag
@@ -75,7 +75,7 @@ def _event_time(settings: Settings, machine: Clock) -> Callable[[], int]:
 
 def backfill(
     settings: Settings,
-    stop: Stop,
+    stop: StopFlag,
     *,
     hours: int | None,
     minutes: int | None,
@@ -113,7 +113,7 @@ def backfill(
 def _store_history(
     settings: Settings,
     reader: Reader,
-    stop: Stop,
+    stop: StopFlag,
     fetched: Callable[[], history.History],
     wanted: dict[str, set[int]] | None,
     end_ms: int,
@@ -130,7 +130,7 @@ def _store_history(
     return 0
 
 
-def hourly(settings: Settings, stop: Stop, *, from_ms: int | None, to_ms: int | None) -> int:
+def hourly(settings: Settings, stop: StopFlag, *, from_ms: int | None, to_ms: int | None) -> int:
     """Recompute the rows of the closed hours in [from_ms, to_ms) that have ticks or candles."""
     with spark_session(settings, "hourly") as spark, hdfs_failures_told(settings.hdfs.url):
         stop.running(lambda: cut_off(spark))

@@ -1,30 +1,14 @@
-"""A training run as a child program that dies with its parent."""
+"""A training run as a child program that ends with its parent."""
 
 import asyncio
-import ctypes
-import os
-import signal
 import sys
 
+from clients.process import bound
 from config.paths import child_environment
-from marketdata.errors import ForecastError
-
-PR_SET_PDEATHSIG = 1
-
-
-def bind_to_parent(parent: int) -> None:
-    """Have the kernel end this process when `parent` ends (prctl(2)); called by the child at its start.
-
-    Raises:
-        ForecastError: the parent has ended already.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise ForecastError(f"parent {parent}: has ended: expected it to run")
 
 
 class TrainingChild:
-    """`python -m forecasting train --symbol SYMBOL --model MODEL` beside a running predictor."""
+    """`python -m forecasting train --symbol SYMBOL --model MODEL`, run by the predictor while it serves."""
 
     def __init__(self, model: str, process: asyncio.subprocess.Process) -> None:
         self.model = model
@@ -32,21 +16,19 @@ class TrainingChild:
 
     @classmethod
     async def start(cls, symbol: str, model: str) -> "TrainingChild":
-        words = ("train", "--symbol", symbol, "--model", model, "--parent", str(os.getpid()))
+        command = (sys.executable, "-m", "forecasting", "train", "--symbol", symbol, "--model", model)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "forecasting", *words),
-            stdin=asyncio.subprocess.DEVNULL,
-            env=child_environment(),
+            *bound(command), stdin=asyncio.subprocess.DEVNULL, env=child_environment()
         )
         return cls(model, process)
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """None while the training runs."""
         return self._process.returncode
 
     async def stop(self) -> None:
-        """End it, if it still runs, and wait until it has ended."""
+        """Kill the training if it still runs, and wait for its end."""
         if self._process.returncode is None:
-            self._process.kill()  # it publishes by a last `_SUCCESS`, so nothing half-done is ever used
+            self._process.kill()  # safe: a version counts as published only when its `_SUCCESS` file exists
         await self._process.wait()

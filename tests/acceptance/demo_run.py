@@ -19,8 +19,8 @@ from aiokafka import AIOKafkaProducer
 
 from clients.kafka.connection import client_options
 from clients.kafka.reader import TopicReader
+from clients.process import bound
 from config import Settings
-from devstack.process import bound
 from devstack.stack import ROOT
 from marketdata.topics import TopicRole
 from tests.support.stack import eventually, free_ports, read_table, settings_with

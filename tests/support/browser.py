@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from devstack.process import bound
+from clients.process import bound
 from tests.support.stack import eventually
 
 ENTER, ESCAPE, TAB, DOWN, PAGE_DOWN = "\ue007", "\ue00c", "\ue004", "\ue015", "\ue00f"

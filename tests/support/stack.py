@@ -20,8 +20,9 @@ import pytest
 from hdfs import InsecureClient
 from pydantic import BaseModel, SecretStr
 
+from clients.process import bound
 from config import Settings, load_settings
-from devstack.process import bound, tail
+from devstack.process import tail
 from devstack.stack import ROOT
 from devstack.state import load_state
 from devstack.supervisor import require_java

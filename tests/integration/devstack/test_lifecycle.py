@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 from devstack.jars import read_lock
-from devstack.process import bound
 from devstack.stack import ROOT
 from devstack.state import SCRATCH, load_state
 from tests.support.stack import environment_of, eventually, free_ports, settings_with
@@ -209,22 +208,6 @@ def test_kafka_and_hdfs_keep_their_data_over_restarts(env: dict[str, str]) -> No
         kept.write_text(json.dumps([cluster, namespace]))
 
 
-def test_a_child_dies_with_a_killed_parent(tmp_path: Path) -> None:
-    script = (
-        "import subprocess, sys, time; from devstack.process import bound;"
-        "child = subprocess.Popen(bound(['sleep', '600']));"
-        "print(child.pid, flush=True); time.sleep(600)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    # Until it has become `sleep`, it may not have asked for the signal yet, and then ends by itself.
-    eventually(lambda: psutil.Process(child).name() == "sleep", 10, "the child runs")
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    eventually(lambda: all_gone([child]), 10, "the child is gone")
-
-
 @pytest.mark.parametrize(("end", "exit_code"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
 def test_a_demo_that_is_ended_while_it_starts_leaves_nothing(
     env: dict[str, str], tmp_path: Path, end: signal.Signals, exit_code: int
@@ -241,13 +224,6 @@ def test_a_demo_that_is_ended_while_it_starts_leaves_nothing(
     demo.send_signal(end)
     assert demo.wait(15) == exit_code
     eventually(lambda: all_gone(children or []), 2, "the demo's children are gone")
-
-
-def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
-    command = bound(["echo", "started"])
-    command[4] = "1"  # not the process that starts it
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (answer.returncode, answer.stdout) == (1, "")
 
 
 def test_an_altered_jar_is_found_and_replaced_or_named(env: dict[str, str], tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def kept_small(log: Path) -> None:
 @pytest.fixture
 def soon_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "LOG_BYTES", MOST_BYTES)
-    monkeypatch.setattr(process, "LOG_LOOK_S", 0.005)
+    monkeypatch.setattr(process, "LOG_CHECK_S", 0.005)
 
 
 @pytest.mark.parametrize("kind", ["part", "job"])
@@ -95,7 +95,7 @@ async def test_a_log_is_moved_and_begun_anew_while_its_program_goes_on(tmp_path:
 
 async def test_a_log_that_was_removed_is_not_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log, looks = tmp_path / "removed" / "talks.log", 0
-    move = process._move_when_long
+    move = process._rotate_if_large
 
     def look(log: Path) -> None:
         nonlocal looks
@@ -106,8 +106,8 @@ async def test_a_log_that_was_removed_is_not_warned_about(tmp_path: Path, caplog
         return looks > 2
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "LOG_LOOK_S", 0.005)
-        patch.setattr(process, "_move_when_long", look)
+        patch.setattr(process, "LOG_CHECK_S", 0.005)
+        patch.setattr(process, "_rotate_if_large", look)
         keeping = asyncio.create_task(process.keep_small(log))
         await eventually_async(looked, 30, "looked at three times")
         keeping.cancel()
@@ -121,7 +121,7 @@ from config import load_settings
 from devstack import process, supervisor
 from devstack.java import Java
 
-process.LOG_BYTES, process.LOG_LOOK_S = int(sys.argv[1]), 0.005
+process.LOG_BYTES, process.LOG_CHECK_S = int(sys.argv[1]), 0.005
 supervisor.require_java = lambda: Java(Path("/nowhere"), 17)
 supervisor.build_parts = lambda *_words: []
 

@@ -1,5 +1,6 @@
-"""SIGTERM and SIGINT as the batch programs take them: what is under way ends, files stay whole, the exit code is 0."""
+"""SIGTERM and SIGINT as requests to stop: an event for programs with an event loop, a flag for blocking ones."""
 
+import asyncio
 import logging
 import signal
 import threading
@@ -10,8 +11,20 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
 
 
-class Stop:
-    """A flag that the signals set. Before `running` is called a signal ends the program at once: nothing is open."""
+def stop_event(*, on_hangup: bool = False) -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set; call it in the running event loop of the main thread.
+
+    Args:
+        on_hangup: SIGHUP sets the event too, as when the terminal of a foreground program closes.
+    """
+    stop = asyncio.Event()
+    for number in (*_SIGNALS, signal.SIGHUP) if on_hangup else _SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+class StopFlag:
+    """A flag that the signals set. Until `running` is called, a signal ends the program at once with exit code 0."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -21,9 +34,9 @@ class Stop:
         return self._event.is_set()
 
     def running(self, cancel: Callable[[], object]) -> None:
-        """From now on a signal sets the flag and calls `cancel`, in a thread of its own, to cut off what blocks us."""
+        """From now on a signal sets the flag and calls `cancel` in a thread, to interrupt a blocking call."""
         self._cancel = cancel
-        self._take()  # PySpark wants SIGINT for itself
+        self._install()  # again: PySpark installs its own SIGINT handler
 
     def _handle(self, number: int, _frame: object) -> None:
         _log.info("%s: stopping", signal.Signals(number).name)
@@ -32,15 +45,15 @@ class Stop:
             raise SystemExit(0)
         threading.Thread(target=self._cancel, name="cancel", daemon=True).start()
 
-    def _take(self) -> None:
+    def _install(self) -> None:
         for number in _SIGNALS:
             signal.signal(number, self._handle)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Take the signals for the length of a `with` block."""
+        """Handle the signals inside a `with` block; the previous handlers are restored after it."""
         before = {number: signal.getsignal(number) for number in _SIGNALS}
-        self._take()
+        self._install()
         try:
             yield
         finally:
