@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exchanges.fields import named, nullable_number, objects
+from exchanges.fields import array_of_objects, index_by, nullable_number
 from exchanges.http import JsonClient
-from exchanges.interface import Budget, Cost, Quote, Reading
+from exchanges.interface import Budget, Cost, PollResult, Quote
 from marketdata.errors import InvalidValueError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.times import from_rfc3339, to_rfc3339
@@ -44,10 +44,10 @@ class CoinGecko:
     def poll_cost(self, markets: Sequence[Market]) -> Cost:
         return Cost(calls=len(_calls(markets)))
 
-    async def poll(self, markets: Sequence[Market], timeout_s: float) -> Reading:
+    async def poll(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
         """price, volume_24h, market_cap, changes and range of the day, trade_timestamp (last_updated)."""
         quotes: dict[str, Quote] = {}
-        refused: dict[str, InvalidValueError] = {}
+        invalid: dict[str, InvalidValueError] = {}
         calls = _calls(markets)
         answers = await asyncio.gather(*(self._call(currency, group, timeout_s) for currency, group in calls))
         for (_currency, group), rows in zip(calls, answers, strict=True):
@@ -58,8 +58,8 @@ class CoinGecko:
                 try:
                     quotes[market.symbol] = _quote(row)
                 except InvalidValueError as error:
-                    refused[market.symbol] = error
-        return Reading(quotes, refused)
+                    invalid[market.symbol] = error
+        return PollResult(quotes, invalid)
 
     async def _call(self, currency: str, markets: Sequence[Market], timeout_s: float) -> dict[Any, Mapping[str, Any]]:
         params = {
@@ -72,7 +72,7 @@ class CoinGecko:
         }
         payload, _headers = await self._http.get(_MARKETS, params, timeout_s)
         try:
-            return named(objects(payload, "markets"), "id")
+            return index_by(array_of_objects(payload, "markets"), "id")
         except InvalidValueError as error:
             raise RetryableSourceError(f"{NAME}: {error}", "bad_payload") from error
 

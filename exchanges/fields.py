@@ -55,7 +55,7 @@ def integer(value: Any, field: str) -> int:
     return value
 
 
-def objects(payload: Any, where: str) -> list[Mapping[str, Any]]:
+def array_of_objects(payload: Any, where: str) -> list[Mapping[str, Any]]:
     """A JSON array of objects.
 
     Raises:
@@ -66,6 +66,6 @@ def objects(payload: Any, where: str) -> list[Mapping[str, Any]]:
     return payload
 
 
-def named(rows: list[Mapping[str, Any]], field: str) -> dict[str, Mapping[str, Any]]:
+def index_by(rows: list[Mapping[str, Any]], field: str) -> dict[str, Mapping[str, Any]]:
     """Rows by the text in `field`; a row without such a text names nothing that was asked for."""
     return {row[field]: row for row in rows if isinstance(row.get(field), str)}

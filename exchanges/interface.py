@@ -32,17 +32,17 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PollResult:
     """The answer to one poll: quotes by symbol, and the kind of error of markets whose part was not valid.
 
-    unknown: symbols that the exchange says it does not have; they are left out of what it is asked. unasked: symbols
+    unknown: symbols that the exchange says it does not have; they are left out of what it is asked. deferred: symbols
     that this poll did not come to: it tells nothing new of them.
     """
 
     quotes: Mapping[str, Quote]
-    refused: Mapping[str, InvalidValueError] = field(default_factory=dict)
+    invalid: Mapping[str, InvalidValueError] = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
-    unasked: frozenset[str] = frozenset()
+    deferred: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class QuoteSource(Protocol):
         """What `poll` asks for."""
         ...
 
-    async def poll(self, markets: Sequence[Market], timeout_s: float) -> Reading:
+    async def poll(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
         """Ask once for all markets, with as few requests as the exchange allows.
 
         Raises:
@@ -122,18 +122,18 @@ class TradeUpdate(Struct, frozen=True, gc=False):
     qty: float
 
 
-class Farewell(Struct, frozen=True):
+class ServerShutdown(Struct, frozen=True):
     """The exchange will close this connection soon: another should take over now."""
 
 
-class Answer(Struct, frozen=True):
+class SubscriptionAck(Struct, frozen=True):
     """The exchange's answer to the subscription of that number; `refusal` is None where it is accepted."""
 
     number: int
     refusal: str | None = None
 
 
-StreamEvent = QuoteUpdate | TradeUpdate | Candle | Farewell | Answer
+StreamEvent = QuoteUpdate | TradeUpdate | Candle | ServerShutdown | SubscriptionAck
 
 
 @dataclass(frozen=True, slots=True)

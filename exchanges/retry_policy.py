@@ -1,9 +1,11 @@
-"""A source behind its guard, which retries, leaves it alone, or stops it.
+"""Retry policy of one source: retry within the poll's time, open the circuit, or stop the source.
 
-Retries stay inside the poll's time; the circuit is open for as long as the source asked to be left alone; a source is
-stopped for good when going on makes no sense. The guard never raises, whatever the source did: what happened is the
-`Outcome`, and one source's garbage costs nobody else's data. Times here are real seconds; only a Retry-After is the
-exchange's own time, which a replay runs faster.
+- Retryable errors are retried while the poll's time allows it.
+- An error with `retry_after_s` that does not fit into the poll's time opens the circuit for that long.
+- A fatal error stops the source until the program restarts.
+
+The policy never raises: every result is an `Outcome`, so a failing source cannot affect the others. Times are real
+seconds. Only `retry_after_s` is exchange time, which a replay runs faster.
 """
 
 import logging
@@ -39,7 +41,7 @@ class Outcome(Generic[T]):
     detail: str = ""
 
 
-class Guard:
+class RetryPolicy:
     """One per source, shared by all its calls."""
 
     def __init__(

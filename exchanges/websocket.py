@@ -19,7 +19,7 @@ import aiohttp
 import stamina
 
 from exchanges.http import judged
-from exchanges.interface import Answer, Farewell, QuoteUpdate, StreamEvent, StreamSource, TradeUpdate
+from exchanges.interface import QuoteUpdate, ServerShutdown, StreamEvent, StreamSource, SubscriptionAck, TradeUpdate
 from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError, SourceError
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Link:
         self.told: dict[str, list[int]] = {}
         self.answers: dict[int, str | None] = {}
         self.answered = asyncio.Event()
-        self.farewell = asyncio.Event()
+        self.shutdown = asyncio.Event()
         self.reader: asyncio.Task[str] | None = None
 
     async def stop_reading(self) -> None:
@@ -278,15 +278,15 @@ class Connection:
         """Wait until a connection ends, or should be replaced: `shutdown` and `life`."""
         loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._clock.sleep_until(self._clock.now_ms() + self._life_ms))
-        farewell = asyncio.create_task(link.farewell.wait())
+        shutdown = asyncio.create_task(link.shutdown.wait())
         try:
             while True:
                 await asyncio.wait(
-                    {life, farewell, *_task(link)},
+                    {life, shutdown, *_task(link)},
                     timeout=self._silence_s / 4,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if farewell.done():
+                if shutdown.done():
                     return _SHUTDOWN
                 if link.reader is not None and link.reader.done():
                     return link.reader.result()
@@ -296,7 +296,7 @@ class Connection:
                     return f"nothing was heard for {loop.time() - link.heard:.3g} s"
         finally:
             life.cancel()
-            farewell.cancel()
+            shutdown.cancel()
 
     async def _leave(self, *links: Link) -> None:
         for link in links:
@@ -337,11 +337,11 @@ class Connection:
         if isinstance(event, QuoteUpdate | TradeUpdate):
             if self._is_new(link, event.stream, event.number):
                 self._on_event(event)
-        elif isinstance(event, Answer):
+        elif isinstance(event, SubscriptionAck):
             link.answers[event.number] = event.refusal
             link.answered.set()
-        elif isinstance(event, Farewell):
-            link.farewell.set()
+        elif isinstance(event, ServerShutdown):
+            link.shutdown.set()
         elif event is not None:
             self._on_event(event)
 

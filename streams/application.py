@@ -339,7 +339,7 @@ def build_collector(app: StreamsApp, publish: Any) -> Collector:
         markets=settings.parsed_markets,
         sources=exchanges.sources,
         disabled=exchanges.disabled,
-        guards=exchanges.guards,
+        retry_policies=exchanges.retry_policies,
         clock=app.clock,
         metrics=app.worker_state.metrics,
         publish=publish,
@@ -395,7 +395,7 @@ def build_candles(app: StreamsApp, publish: Any) -> CandleCollector | None:
     return CandleCollector(
         markets=settings.parsed_markets,
         source=exchanges.candles,
-        guard=exchanges.guards[exchanges.candles.name],
+        retry_policy=exchanges.retry_policies[exchanges.candles.name],
         clock=app.clock,
         metrics=app.worker_state.metrics,
         publish=publish,

@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 
-from exchanges.fields import decimal, integer, named, objects
+from exchanges.fields import array_of_objects, decimal, index_by, integer
 from exchanges.http import JsonClient
-from exchanges.interface import Budget, Cost, Quote, Reading
+from exchanges.interface import Budget, Cost, PollResult, Quote
 from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.records import Candle
@@ -73,23 +73,23 @@ class Binance:
     def poll_cost(self, markets: Sequence[Market]) -> Cost:
         return Cost(calls=1, weight=_BOOK_WEIGHT_ONE if len(markets) == 1 else _BOOK_WEIGHT_MANY)
 
-    async def poll(self, markets: Sequence[Market], timeout_s: float) -> Reading:
+    async def poll(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
         """bid_price, bid_qty, ask_price and ask_qty of each market that Binance has.
 
-        While unknown symbols are searched for, markets that this poll did not come to are `unasked`. An error that
+        While unknown symbols are searched for, markets that this poll did not come to are `deferred`. An error that
         names no time to wait ends the search of this poll and keeps the quotes that it has; the next poll goes on where
         this one ended.
         """
         deadline = self._monotonic() + timeout_s
         quotes: dict[str, Quote] = {}
-        refused: dict[str, InvalidValueError] = {}
+        invalid: dict[str, InvalidValueError] = {}
         self._unsearched = groups = self._groups(markets)
         for _ask in range(_MOST_ASKS):
             if not groups:
                 break
             group = groups[-1]
             try:
-                reading = await self._books(group, max(deadline - self._monotonic(), 0.001))
+                result = await self._books(group, max(deadline - self._monotonic(), 0.001))
             except FatalSourceError as error:
                 if error.code != _INVALID_SYMBOL:
                     raise
@@ -105,13 +105,13 @@ class Binance:
                 log.warning("the search for what %s does not have goes on with the next poll: %s", NAME, error)
                 break
             groups.pop()
-            quotes |= reading.quotes
-            refused |= reading.refused
+            quotes |= result.quotes
+            invalid |= result.invalid
             for market in group:
                 self._is_there(market)
-        unasked = frozenset(market.symbol for group in groups for market in group)
+        deferred = frozenset(market.symbol for group in groups for market in group)
         unknown = frozenset(market.symbol for market in markets) & self._unknown.keys()
-        return Reading(quotes, refused, unknown, unasked)
+        return PollResult(quotes, invalid, unknown, deferred)
 
     def _groups(self, markets: Sequence[Market]) -> list[list[Market]]:
         """What to ask for in one request each, the last one first: all at once, but for what is being searched."""
@@ -119,16 +119,16 @@ class Binance:
         searched = [[market for market in group if asked.pop(market.symbol, None)] for group in self._unsearched]
         return [group for group in (*searched, [*asked.values()]) if group]
 
-    async def _books(self, markets: Sequence[Market], timeout_s: float) -> Reading:
+    async def _books(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
         names = ",".join(f'"{market.binance}"' for market in markets)  # an array without spaces, as the API wants it
         payload, headers = await self._get(_BOOK, {"symbols": f"[{names}]"}, timeout_s)
         try:
-            rows = named(objects(payload, "bookTicker"), "symbol")
+            rows = index_by(array_of_objects(payload, "bookTicker"), "symbol")
         except InvalidValueError as error:
             raise RetryableSourceError(f"{NAME}: {error}", "bad_payload") from error
         observed_at_ms = from_http_date(headers.get("date"))
         quotes: dict[str, Quote] = {}
-        refused: dict[str, InvalidValueError] = {}
+        invalid: dict[str, InvalidValueError] = {}
         for market in markets:
             row = rows.get(market.binance)
             if row is None:
@@ -144,8 +144,8 @@ class Binance:
                     observed_at_ms,
                 )
             except InvalidValueError as error:
-                refused[market.symbol] = error
-        return Reading(quotes, refused)
+                invalid[market.symbol] = error
+        return PollResult(quotes, invalid)
 
     async def candles(self, market: Market, start_ms: int, now_ms: int, timeout_s: float) -> list[Candle]:
         """The oldest 1,000 closed candles from `start_ms` on; minutes in which nothing traded can be absent.

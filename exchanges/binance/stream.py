@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 from exchanges.binance.rest import NAME, milliseconds
 from exchanges.fields import decimal
-from exchanges.interface import Answer, Farewell, QuoteUpdate, StreamEvent, StreamLimits, TradeUpdate
+from exchanges.interface import QuoteUpdate, ServerShutdown, StreamEvent, StreamLimits, SubscriptionAck, TradeUpdate
 from marketdata.errors import InvalidValueError
 from marketdata.markets import Market
 from marketdata.records import Candle
@@ -124,12 +124,12 @@ class BinanceStream:
 
 def _about_the_connection(envelope: _Envelope) -> StreamEvent | None:
     if _SHUTDOWN in (envelope.e, _named(envelope.data).e if bytes(envelope.data) else ""):
-        return Farewell()
+        return ServerShutdown()
     refusal = bytes(envelope.error).decode() if bytes(envelope.error) not in (b"", b"null") else None
     if refusal is None and envelope.code is not None:
         refusal = f"{envelope.code}: {envelope.msg}"
     if envelope.id is not None:
-        return Answer(envelope.id, refusal)
+        return SubscriptionAck(envelope.id, refusal)
     if refusal is not None:
         raise InvalidValueError("message", refusal, "data, or the answer to a subscription")
     return None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from clients.kafka.reader import TopicReader
 from config.sections import KafkaSettings
 from exchanges.interface import CandleSource
-from exchanges.retry_policy import Guard
+from exchanges.retry_policy import RetryPolicy
 from marketdata import candle_rules
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
@@ -42,7 +42,7 @@ class CandleCollector:
         *,
         markets: Sequence[Market],
         source: CandleSource,
-        guard: Guard,
+        retry_policy: RetryPolicy,
         clock: SleepingClock,
         metrics: Metrics,
         publish: Publisher,
@@ -53,7 +53,7 @@ class CandleCollector:
     ) -> None:
         self._markets = markets
         self._source = source
-        self._guard = guard
+        self._retry_policy = retry_policy
         self._clock = clock
         self._metrics = metrics
         self._publish = publish
@@ -136,7 +136,7 @@ class CandleCollector:
             async def ask(timeout_s: float, start_ms: int = start_ms, now_ms: int = now_ms) -> list[Candle]:
                 return await self._source.candles(market, start_ms, now_ms, timeout_s)
 
-            outcome = await self._guard.call(ask, budget_s)
+            outcome = await self._retry_policy.call(ask, budget_s)
             if outcome.value is None:
                 self._metrics.source_errors.labels(self._source.name, outcome.status).inc()
                 break

@@ -17,8 +17,8 @@ from typing import Protocol
 from aiokafka.errors import KafkaError
 
 from clients.clock import Clock
-from exchanges.interface import OK, QuoteSource, Reading
-from exchanges.retry_policy import Guard
+from exchanges.interface import OK, PollResult, QuoteSource
+from exchanges.retry_policy import RetryPolicy
 from marketdata.codec import encode
 from marketdata.errors import BitcoinDataError
 from marketdata.markets import Market
@@ -76,7 +76,7 @@ class Collector:
         markets: Sequence[Market],
         sources: Sequence[QuoteSource],
         disabled: Sequence[str],
-        guards: Mapping[str, Guard],
+        retry_policies: Mapping[str, RetryPolicy],
         clock: SleepingClock,
         metrics: Metrics,
         publish: Publisher,
@@ -88,7 +88,7 @@ class Collector:
         self._markets = markets
         self._sources = sources
         self._disabled = disabled
-        self._guards = guards
+        self._retry_policies = retry_policies
         self._clock = clock
         self._metrics = metrics
         self._publish = publish
@@ -214,10 +214,10 @@ class Collector:
             self._skip(floor_to(known_ms, self._interval_ms) + self._interval_ms, first_ms, "no_leader")
 
     async def _poll(self, source: QuoteSource, budget_s: float) -> Polled:
-        async def ask(timeout_s: float) -> Reading:
+        async def ask(timeout_s: float) -> PollResult:
             return await source.poll(self._markets, timeout_s)
 
-        outcome = await self._guards[source.name].call(ask, budget_s)
+        outcome = await self._retry_policies[source.name].call(ask, budget_s)
         received_ms = self._clock.now_ms()
         up = outcome.status == OK
         self._metrics.source_up.labels(source.name).set(up)
@@ -228,8 +228,8 @@ class Collector:
         self._judge(source.name, outcome.value)
         return Polled(OK, outcome.value, received_ms)
 
-    def _judge(self, name: str, reading: Reading) -> None:
-        wrong = frozenset(f"{name} {symbol}: {error}" for symbol, error in reading.refused.items())
+    def _judge(self, name: str, result: PollResult) -> None:
+        wrong = frozenset(f"{name} {symbol}: {error}" for symbol, error in result.invalid.items())
         if wrong:
             self._metrics.source_errors.labels(name, "bad_payload").inc(len(wrong))
         for line in sorted(wrong - self._refused):
@@ -244,17 +244,18 @@ class Collector:
         """
         answered = {name for name, outcome in polled.items() if outcome.status == OK}
         is_whole = bool(answered) and all(
-            name in answered or name in self._disabled or self._guards[name].stopped is not None for name in polled
+            name in answered or name in self._disabled or self._retry_policies[name].stopped is not None
+            for name in polled
         )
-        readings = [outcome.reading for outcome in polled.values() if outcome.reading is not None]
-        unasked = frozenset[str]().union(*(reading.unasked for reading in readings))
+        results = [outcome.result for outcome in polled.values() if outcome.result is not None]
+        deferred = frozenset[str]().union(*(result.deferred for result in results))
         return frozenset(
             tick.symbol
             for tick in ticks
             if tick.price is None
             and not tick.bid_price
             and not tick.ask_price
-            and ((is_whole and tick.symbol not in unasked) or tick.symbol in self._absent)
+            and ((is_whole and tick.symbol not in deferred) or tick.symbol in self._absent)
         )
 
     def _note_absent(self, absent: frozenset[str]) -> None:

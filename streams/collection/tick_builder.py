@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from exchanges.interface import MISSING, OK, UNKNOWN_SYMBOL, Reading
+from exchanges.interface import MISSING, OK, UNKNOWN_SYMBOL, PollResult
 from marketdata.enrichment import mid_price
 from marketdata.markets import Market
 from marketdata.records import SourceState, Tick
@@ -23,10 +23,10 @@ _BPS = 10_000.0
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """A source's outcome of one poll; `reading` is None unless `status` is ok. `received_at_ms` is event time."""
+    """A source's outcome of one poll; `result` is None unless `status` is ok. `received_at_ms` is event time."""
 
     status: str
-    reading: Reading | None = None
+    result: PollResult | None = None
     received_at_ms: int | None = None
 
 
@@ -126,11 +126,11 @@ def _flags(states: Mapping[str, SourceState], divergence: float | None, bounds: 
 
 def _one(symbol: str, outcome: Polled) -> tuple[SourceState, Mapping[str, float | str | None]]:
     received = None if outcome.received_at_ms is None else to_rfc3339(outcome.received_at_ms)
-    if outcome.status != OK or outcome.reading is None:
+    if outcome.status != OK or outcome.result is None:
         return SourceState(status=outcome.status, received_at=received), {}
-    quote = outcome.reading.quotes.get(symbol)
+    quote = outcome.result.quotes.get(symbol)
     if quote is None:
-        return SourceState(status=_absent(symbol, outcome.reading), received_at=received), {}
+        return SourceState(status=_absent(symbol, outcome.result), received_at=received), {}
     staleness_ms = None
     if quote.observed_at_ms is not None and outcome.received_at_ms is not None:
         staleness_ms = outcome.received_at_ms - quote.observed_at_ms
@@ -143,8 +143,8 @@ def _one(symbol: str, outcome: Polled) -> tuple[SourceState, Mapping[str, float 
     return state, quote.fields
 
 
-def _absent(symbol: str, reading: Reading) -> str:
+def _absent(symbol: str, result: PollResult) -> str:
     """Why an answer has no quote of a market."""
-    if symbol in reading.refused:
+    if symbol in result.invalid:
         return BAD_PAYLOAD
-    return UNKNOWN_SYMBOL if symbol in reading.unknown else MISSING
+    return UNKNOWN_SYMBOL if symbol in result.unknown else MISSING

@@ -8,7 +8,7 @@ import httpx
 import msgspec
 from faust.cli import argument
 
-from exchanges.interface import OK, QuoteSource, Reading
+from exchanges.interface import OK, PollResult, QuoteSource
 from marketdata.errors import BitcoinDataError, ConfigurationError, StorageError
 from marketdata.times import floor_to, to_rfc3339
 from streams.commands.frame import JSON_OPTION, StreamsCommand
@@ -164,11 +164,11 @@ class check(StreamsCommand):  # noqa: N801
     def _source(self, source: QuoteSource) -> Callable[[], Awaitable[str]]:
         async def look() -> str:
             markets = self.app.settings.parsed_markets
-            reading: Reading = await source.poll(markets, _TIMEOUT_S)
-            missing = [market.symbol for market in markets if market.symbol not in reading.quotes]
+            result: PollResult = await source.poll(markets, _TIMEOUT_S)
+            missing = [market.symbol for market in markets if market.symbol not in result.quotes]
             if missing:
                 raise ConfigurationError(f"answers, but not for {', '.join(missing)}")
-            return f"answers for {len(reading.quotes)} markets"
+            return f"answers for {len(result.quotes)} markets"
 
         return look
 

@@ -1,4 +1,4 @@
-"""Which sources the settings switch on, each with its client and its guard; the one place that names them all."""
+"""Build the sources that the settings enable, each with its HTTP client and its retry policy."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from exchanges.binance.stream import BinanceStream
 from exchanges.coingecko import CoinGecko
 from exchanges.http import JsonClient
 from exchanges.interface import CandleSource, QuoteSource, StreamSource
-from exchanges.retry_policy import Guard
+from exchanges.retry_policy import RetryPolicy
 from streams.metrics import Metrics
 
 _CONNECTIONS = 16
@@ -25,7 +25,7 @@ class Exchanges:
 
     sources: list[QuoteSource]
     candles: CandleSource | None
-    guards: Mapping[str, Guard]
+    retry_policies: Mapping[str, RetryPolicy]
     disabled: list[str]
     clients: list[httpx.AsyncClient]
     stream: StreamSource | None = None
@@ -39,15 +39,15 @@ class Exchanges:
 def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable[[float], float]) -> Exchanges:
     """Every source that is switched on; `real_seconds` is the clock's, for what an exchange tells in its own time."""
     exchanges = Exchanges([], None, {}, [], [])
-    guards: dict[str, Guard] = {}
-    exchanges.guards = guards
+    retry_policies: dict[str, RetryPolicy] = {}
+    exchanges.retry_policies = retry_policies
 
     def http(name: str, base_url: str, timeout_s: float, headers: Mapping[str, str]) -> JsonClient:
         client = httpx.AsyncClient(
             timeout=timeout_s, trust_env=False, limits=httpx.Limits(max_connections=_CONNECTIONS)
         )
         exchanges.clients.append(client)
-        guards[name] = Guard(
+        retry_policies[name] = RetryPolicy(
             name,
             on_retry=lambda kind: metrics.source_retries.labels(name, kind).inc(),
             real_seconds=real_seconds,

@@ -1,11 +1,11 @@
-"""The guard: retries inside the budget, an open circuit, a stop for good; and the poll plan against budgets."""
+"""The retry policy: retries inside the budget, an open circuit, a stop for good; and the poll plan against budgets."""
 
 from collections.abc import Callable
 
 import pytest
 
 from exchanges.interface import Budget, Cost
-from exchanges.retry_policy import Guard
+from exchanges.retry_policy import RetryPolicy
 from marketdata.errors import FatalSourceError, RetryableSourceError
 from marketdata.markets import Market
 from streams.sources.poll_budget import exceeded, plan_warnings
@@ -32,45 +32,45 @@ def failing(kind: str, retry_after_s: float | None = None) -> RetryableSourceErr
 
 async def test_it_asks_again_and_tells_each_time() -> None:
     retried: list[str] = []
-    guard = Guard("exchange", on_retry=retried.append)
+    retry_policy = RetryPolicy("exchange", on_retry=retried.append)
     asked = Asked(failing("timeout"), failing("server_error"), "data")
-    outcome = await guard.call(asked, 0.5)
+    outcome = await retry_policy.call(asked, 0.5)
     assert (outcome.status, outcome.value) == ("ok", "data")
     assert retried == ["timeout", "server_error"]
 
 
 async def test_it_gives_up_within_the_budget_with_the_kind() -> None:
-    guard = Guard("exchange")
+    retry_policy = RetryPolicy("exchange")
     asked = Asked(failing("bad_payload"))
-    outcome = await guard.call(asked, 0.05)
+    outcome = await retry_policy.call(asked, 0.05)
     assert (outcome.status, outcome.value) == ("bad_payload", None)
     assert 1 <= asked.count <= 4
 
 
 async def test_a_last_attempt_cut_short_does_not_hide_the_refusal_before_it() -> None:
-    guard = Guard("exchange")
-    outcome = await guard.call(Asked(failing("server_error"), failing("timeout")), 0.05)
+    retry_policy = RetryPolicy("exchange")
+    outcome = await retry_policy.call(Asked(failing("server_error"), failing("timeout")), 0.05)
     assert outcome.status == "server_error"
 
 
 async def test_a_short_retry_after_is_waited_for() -> None:
-    guard = Guard("exchange")
+    retry_policy = RetryPolicy("exchange")
     asked = Asked(failing("rate_limited", 0.01), "data")
-    assert (await guard.call(asked, 0.5)).status == "ok"
+    assert (await retry_policy.call(asked, 0.5)).status == "ok"
     assert asked.count == 2
 
 
 async def test_an_error_that_is_none_of_a_sources_is_an_outcome_and_its_traceback_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    guard = Guard("exchange")
+    retry_policy = RetryPolicy("exchange")
     asked = Asked(ZeroDivisionError("of its own"))
     for _poll in range(2):
-        outcome = await guard.call(asked, 0.5)
+        outcome = await retry_policy.call(asked, 0.5)
         assert (outcome.status, outcome.value) == ("unexpected", None)
     assert asked.count == 2  # never again within a poll
     assert caplog.text.count("Traceback") == 1
-    assert (await guard.call(Asked("data"), 0.5)).status == "ok"
+    assert (await retry_policy.call(Asked("data"), 0.5)).status == "ok"
 
 
 def clocked() -> tuple[list[float], Callable[[], float]]:
@@ -80,43 +80,43 @@ def clocked() -> tuple[list[float], Callable[[], float]]:
 
 async def test_a_long_retry_after_opens_the_circuit_until_then() -> None:
     now, monotonic = clocked()
-    guard = Guard("exchange", monotonic=monotonic)
+    retry_policy = RetryPolicy("exchange", monotonic=monotonic)
     asked = Asked(failing("banned", 120.0), "data")
-    assert (await guard.call(asked, 0.5)).status == "banned"
+    assert (await retry_policy.call(asked, 0.5)).status == "banned"
     now[0] = 119.0
-    outcome = await guard.call(asked, 0.5)
+    outcome = await retry_policy.call(asked, 0.5)
     assert (outcome.status, asked.count) == ("banned", 1)
     assert "left alone for 1 s more" in outcome.detail
     now[0] = 120.0
-    assert (await guard.call(asked, 0.5)).status == "ok"
+    assert (await retry_policy.call(asked, 0.5)).status == "ok"
 
 
 async def test_a_replay_waits_a_retry_after_in_the_exchanges_time(caplog: pytest.LogCaptureFixture) -> None:
     now, monotonic = clocked()
-    guard = Guard("exchange", real_seconds=lambda exchange_s: exchange_s / 60, monotonic=monotonic)
+    retry_policy = RetryPolicy("exchange", real_seconds=lambda exchange_s: exchange_s / 60, monotonic=monotonic)
     asked = Asked(failing("rate_limited", 60.0), "data")
-    assert (await guard.call(asked, 0.5)).status == "rate_limited"
+    assert (await retry_policy.call(asked, 0.5)).status == "rate_limited"
     now[0] = 0.75
-    assert "left alone for 0.25 s more" in (await guard.call(asked, 0.5)).detail
+    assert "left alone for 0.25 s more" in (await retry_policy.call(asked, 0.5)).detail
     now[0] = 1.0
-    assert (await guard.call(asked, 0.5)).status == "ok"
+    assert (await retry_policy.call(asked, 0.5)).status == "ok"
     assert caplog.messages == [
         "exchange: rate_limited: no: rate_limited; left alone for 1 s (60 s of exchange time)",
     ]
 
 
 async def test_a_replay_waits_inside_the_poll_where_there_is_time() -> None:
-    guard = Guard("exchange", real_seconds=lambda exchange_s: exchange_s / 60)
+    retry_policy = RetryPolicy("exchange", real_seconds=lambda exchange_s: exchange_s / 60)
     asked = Asked(failing("rate_limited", 0.6), "data")
-    assert (await guard.call(asked, 0.5)).status == "ok"
+    assert (await retry_policy.call(asked, 0.5)).status == "ok"
     assert asked.count == 2
 
 
 async def test_a_fatal_error_stops_the_source_for_good(caplog: pytest.LogCaptureFixture) -> None:
-    guard = Guard("exchange")
+    retry_policy = RetryPolicy("exchange")
     asked = Asked(FatalSourceError("refused for the location", "geo_blocked"))
     for _ in range(3):
-        assert (await guard.call(asked, 0.5)).status == "geo_blocked"
+        assert (await retry_policy.call(asked, 0.5)).status == "geo_blocked"
     assert asked.count == 1
     assert [record.getMessage() for record in caplog.records] == [
         "exchange is stopped until the worker is restarted: refused for the location"
@@ -125,12 +125,12 @@ async def test_a_fatal_error_stops_the_source_for_good(caplog: pytest.LogCapture
 
 async def test_it_tells_of_a_change_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    guard = Guard("exchange")
+    retry_policy = RetryPolicy("exchange")
     asked = Asked("data", failing("timeout"))
     for _ in range(3):
-        await guard.call(asked, 0.01)
+        await retry_policy.call(asked, 0.01)
     asked.answers = ["data"]
-    await guard.call(asked, 0.01)
+    await retry_policy.call(asked, 0.01)
     told = [record.getMessage() for record in caplog.records if record.name == "exchanges.retry_policy"]
     assert told == ["exchange: timeout: no: timeout", "exchange answers again"]
 

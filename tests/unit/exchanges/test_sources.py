@@ -168,14 +168,14 @@ async def test_binance_is_asked_once_for_all_markets(server: Server, client: htt
         x_mbx_used_weight_1m="42",
         date="Mon, 05 Aug 2024 00:00:10 GMT",
     )
-    reading = await binance(server, client, weights).poll([BTC_USD, BTC_EUR, ETH_USD], 5.0)
+    result = await binance(server, client, weights).poll([BTC_USD, BTC_EUR, ETH_USD], 5.0)
     assert [request.query["symbols"] for request in server.requests] == ['["BTCUSDT","BTCEUR","ETHUSDT"]']
     assert weights == [42]
-    quote = reading.quotes["BTC-USD"]
+    quote = result.quotes["BTC-USD"]
     assert quote.fields == {"bid_price": 50000.1, "bid_qty": 1.5, "ask_price": 50000.2, "ask_qty": 2.0}
     assert quote.observed_at_ms == MINUTE + 10_000
-    assert set(reading.quotes) == {"BTC-USD"}  # one is not valid, one is absent
-    assert str(reading.refused["BTC-EUR"]) == "bidPrice: 'x': expected a decimal number as a string"
+    assert set(result.quotes) == {"BTC-USD"}  # one is not valid, one is absent
+    assert str(result.invalid["BTC-EUR"]) == "bidPrice: 'x': expected a decimal number as a string"
 
 
 async def test_coingecko_is_asked_once_a_currency_and_keeps_nulls(server: Server, client: httpx.AsyncClient) -> None:
@@ -185,18 +185,18 @@ async def test_coingecko_is_asked_once_a_currency_and_keeps_nulls(server: Server
         return web.json_response([coin()])
 
     server.answer = answer
-    reading = await coingecko(server, client).poll([BTC_USD, ETH_USD, BTC_EUR], 5.0)
+    result = await coingecko(server, client).poll([BTC_USD, ETH_USD, BTC_EUR], 5.0)
     assert sorted((r.query["vs_currency"], r.query["ids"]) for r in server.requests) == [
         ("eur", "bitcoin"),
         ("usd", "bitcoin,ethereum"),
     ]
     assert {request.headers["x-cg-demo-api-key"] for request in server.requests} == {"k"}
-    fields = reading.quotes["BTC-USD"].fields
+    fields = result.quotes["BTC-USD"].fields
     assert fields["price"] == 50000.0
     assert fields["market_cap"] is None
     assert fields["trade_timestamp"] == "2024-08-05T00:00:00.500Z"
-    assert set(reading.quotes) == {"BTC-USD"}
-    assert str(reading.refused["BTC-EUR"]) == "current_price: '50000': expected a finite number or null"
+    assert set(result.quotes) == {"BTC-USD"}
+    assert str(result.invalid["BTC-EUR"]) == "current_price: '50000': expected a finite number or null"
 
 
 @pytest.mark.parametrize(
@@ -212,16 +212,16 @@ async def test_a_wrong_field_of_coingecko_is_named(
     server: Server, client: httpx.AsyncClient, changed: dict[str, Any], field: str
 ) -> None:
     server.says(body=[coin(**changed)])
-    reading = await coingecko(server, client).poll([BTC_USD], 5.0)
-    assert reading.refused["BTC-USD"].field == field
+    result = await coingecko(server, client).poll([BTC_USD], 5.0)
+    assert result.invalid["BTC-USD"].field == field
 
 
 async def test_an_absent_field_of_coingecko_is_not_a_null(server: Server, client: httpx.AsyncClient) -> None:
     row = coin()
     del row["market_cap"]
     server.says(body=[row])
-    reading = await coingecko(server, client).poll([BTC_USD], 5.0)
-    assert reading.refused["BTC-USD"].field == "market_cap"
+    result = await coingecko(server, client).poll([BTC_USD], 5.0)
+    assert result.invalid["BTC-USD"].field == "market_cap"
 
 
 def kline(open_ms: int, **changed: Any) -> list[Any]:

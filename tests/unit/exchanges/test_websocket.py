@@ -10,7 +10,7 @@ from aiohttp import WSMsgType, web
 
 from exchanges import websocket as sockets
 from exchanges.binance.stream import BinanceStream
-from exchanges.interface import Answer, Farewell, QuoteUpdate, TradeUpdate
+from exchanges.interface import QuoteUpdate, ServerShutdown, SubscriptionAck, TradeUpdate
 from marketdata.errors import InvalidValueError
 from marketdata.markets import Market
 from streams.metrics import Metrics
@@ -161,11 +161,11 @@ def test_messages_of_binance() -> None:
     assert source.parse(
         '{"stream":"btcusdt@trade","data":{"e":"trade","E":1,"s":"BTCUSDT","t":9,"p":"1.5","q":"2","T":1,"m":true}}'
     ) == TradeUpdate("btcusdt@trade", 9, "BTC-USD", 1.5, 2.0)
-    assert source.parse('{"result":null,"id":3}') == Answer(3)
-    assert source.parse('{"error":{"code":2,"msg":"no"},"id":3}') == Answer(3, '{"code":2,"msg":"no"}')
-    assert source.parse('{"code":2,"msg":"no","id":3}') == Answer(3, "2: no")
+    assert source.parse('{"result":null,"id":3}') == SubscriptionAck(3)
+    assert source.parse('{"error":{"code":2,"msg":"no"},"id":3}') == SubscriptionAck(3, '{"code":2,"msg":"no"}')
+    assert source.parse('{"code":2,"msg":"no","id":3}') == SubscriptionAck(3, "2: no")
     for text in ('{"e":"serverShutdown","E":1}', '{"stream":"","data":{"e":"serverShutdown","E":1}}'):
-        assert source.parse(text) == Farewell()
+        assert source.parse(text) == ServerShutdown()
     assert source.parse('{"stream":"other@depth","data":{"e":"depthUpdate"}}') is None
 
 

@@ -50,10 +50,10 @@ async def test_the_documented_exchange(rows: Any) -> None:
                 with pytest.raises(RetryableSourceError, match="bitstamp"):
                     await source.poll(MARKETS, 5.0)
                 return
-            reading = await source.poll(MARKETS, 5.0)
+            result = await source.poll(MARKETS, 5.0)
     finally:
         await runner.cleanup()
-    assert reading.quotes["BTC-USD"].fields == {"bid_price": 50000.1, "ask_price": 50000.2}
-    assert reading.quotes["BTC-USD"].observed_at_ms == 1_722_816_000_000
-    assert set(reading.quotes) == {"BTC-USD"}
-    assert set(reading.refused) == {"ETH-USD"}
+    assert result.quotes["BTC-USD"].fields == {"bid_price": 50000.1, "ask_price": 50000.2}
+    assert result.quotes["BTC-USD"].observed_at_ms == 1_722_816_000_000
+    assert set(result.quotes) == {"BTC-USD"}
+    assert set(result.invalid) == {"ETH-USD"}

@@ -9,8 +9,8 @@ import pytest
 from exchanges.binance import rest as module
 from exchanges.binance.rest import Binance
 from exchanges.http import JsonClient
-from exchanges.interface import Quote, Reading
-from exchanges.retry_policy import Guard
+from exchanges.interface import PollResult, Quote
+from exchanges.retry_policy import RetryPolicy
 from marketdata.errors import FatalSourceError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.topics import TopicRole
@@ -61,19 +61,19 @@ async def test_one_delisted_market_takes_no_other_with_it(
     exchange: Exchange, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[str] = []
-    source, guard = binance(exchange, client, told), Guard("binance")
+    source, retry_policy = binance(exchange, client, told), RetryPolicy("binance")
     await exchange.fault("unlisted", symbols=["XRPUSDT"])
-    outcome = await guard.call(lambda timeout_s: source.poll(MARKETS, timeout_s), 5.0)
-    assert (outcome.status, guard.stopped) == ("ok", None)
-    reading = outcome.value
-    assert reading is not None
-    assert sorted(reading.quotes) == sorted(set(SYMBOLS) - {"XRP-USD"})
-    assert (reading.unknown, told) == ({"XRP-USD"}, ["XRP-USD"])
+    outcome = await retry_policy.call(lambda timeout_s: source.poll(MARKETS, timeout_s), 5.0)
+    assert (outcome.status, retry_policy.stopped) == ("ok", None)
+    result = outcome.value
+    assert result is not None
+    assert sorted(result.quotes) == sorted(set(SYMBOLS) - {"XRP-USD"})
+    assert (result.unknown, told) == ({"XRP-USD"}, ["XRP-USD"])
     assert "binance has no XRPUSDT: XRP-USD is left out of what it is asked" in caplog.text
     before = asks(exchange)
     again = await source.poll(MARKETS, 5.0)
     assert asks(exchange) == before + 1
-    assert (sorted(again.quotes), again.unknown) == (sorted(reading.quotes), {"XRP-USD"})
+    assert (sorted(again.quotes), again.unknown) == (sorted(result.quotes), {"XRP-USD"})
     polled = {"binance": Polled("ok", again, NOON)}
     ticks = {market.symbol: build_tick(market, NOON, polled, Bounds()) for market in MARKETS}
     assert {symbol: tick.sources["binance"].status for symbol, tick in ticks.items()} == {
@@ -90,9 +90,9 @@ async def test_every_unknown_market_is_found(
     await exchange.fault("unlisted", symbols=[f"{coin}USDT" for coin in gone])
     source = binance(exchange, client)
     for _poll in range(2):
-        reading = await source.poll(MARKETS, 5.0)
-        assert reading.unknown == {f"{coin}-USD" for coin in gone}
-        assert set(reading.quotes) == set(SYMBOLS) - reading.unknown
+        result = await source.poll(MARKETS, 5.0)
+        assert result.unknown == {f"{coin}-USD" for coin in gone}
+        assert set(result.quotes) == set(SYMBOLS) - result.unknown
 
 
 async def test_the_search_is_spread_over_polls_where_it_would_ask_too_much(
@@ -104,11 +104,11 @@ async def test_the_search_is_spread_over_polls_where_it_would_ask_too_much(
     found = []
     for _poll in range(4):
         before = asks(exchange)
-        reading = await source.poll(MARKETS, 5.0)
-        found.append(len(reading.unknown))
+        result = await source.poll(MARKETS, 5.0)
+        found.append(len(result.unknown))
         assert asks(exchange) - before <= 5
-        assert sorted([*reading.quotes, *reading.unknown, *reading.unasked]) == sorted(SYMBOLS)  # each in one part
-        assert bool(reading.unasked) == (found[-1] < len(COINS[::2]))
+        assert sorted([*result.quotes, *result.unknown, *result.deferred]) == sorted(SYMBOLS)  # each in one part
+        assert bool(result.deferred) == (found[-1] < len(COINS[::2]))
     assert found == sorted(found)
     assert found[-1] == len(COINS[::2])
 
@@ -119,15 +119,15 @@ async def test_an_error_amid_the_search_keeps_the_quotes_and_the_next_poll_goes_
     await exchange.fault("503", match=SECOND_HALF, count=1)
     await exchange.fault("unlisted", symbols=["DOTUSDT"])
     source = binance(exchange, client)
-    reading = await source.poll(MARKETS, 5.0)
-    assert (set(reading.quotes), reading.unknown) == ({"BTC-USD", "ETH-USD", "XRP-USD"}, frozenset())
-    assert reading.unasked == set(SYMBOLS) - set(reading.quotes)
+    result = await source.poll(MARKETS, 5.0)
+    assert (set(result.quotes), result.unknown) == ({"BTC-USD", "ETH-USD", "XRP-USD"}, frozenset())
+    assert result.deferred == set(SYMBOLS) - set(result.quotes)
     before = asks(exchange)
-    reading = await source.poll(MARKETS, 5.0)
-    assert (set(reading.quotes), reading.unknown) == (set(SYMBOLS) - {"DOT-USD"}, {"DOT-USD"})
+    result = await source.poll(MARKETS, 5.0)
+    assert (set(result.quotes), result.unknown) == (set(SYMBOLS) - {"DOT-USD"}, {"DOT-USD"})
     assert asks(exchange) - before == 6  # both halves, and the second one's; not the whole again
     before = asks(exchange)
-    assert set((await source.poll(MARKETS, 5.0)).quotes) == set(reading.quotes)
+    assert set((await source.poll(MARKETS, 5.0)).quotes) == set(result.quotes)
     assert asks(exchange) - before == 1
 
 
@@ -146,9 +146,9 @@ async def test_an_unknown_markets_candles_are_none_and_stop_nothing(
 ) -> None:
     await exchange.fault("unlisted", symbols=["BTCUSDT"])
     told: list[str] = []
-    source, guard = binance(exchange, client, told), Guard("binance")
+    source, retry_policy = binance(exchange, client, told), RetryPolicy("binance")
     for _minute in range(2):
-        outcome = await guard.call(lambda timeout_s: source.candles(MARKETS[0], DAY, NOON, timeout_s), 5.0)
+        outcome = await retry_policy.call(lambda timeout_s: source.candles(MARKETS[0], DAY, NOON, timeout_s), 5.0)
         assert (outcome.status, outcome.value) == ("ok", [])
     assert told == ["BTC-USD"]
     assert sum("klines" in answered.path for answered in exchange.state.journal) == 1
@@ -173,8 +173,8 @@ async def test_a_market_that_comes_back_is_found_again(
     now[0] += module.ASK_AGAIN_S - 1.0
     assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
     now[0] += 1.0
-    reading = await source.poll(MARKETS, 5.0)
-    assert (set(reading.quotes), reading.unknown) == (set(SYMBOLS), frozenset())
+    result = await source.poll(MARKETS, 5.0)
+    assert (set(result.quotes), result.unknown) == (set(SYMBOLS), frozenset())
     assert "binance has BTCUSDT again" in caplog.text
 
 
@@ -196,8 +196,8 @@ def test_the_counter_names_source_and_market() -> None:
 
 def test_a_source_without_one_of_the_markets_is_no_outage() -> None:
     board = Board(SYMBOLS)
-    reading = Reading({"BTC-USD": Quote({"bid_price": 1.0, "ask_price": 2.0}, None)}, unknown=frozenset({"XRP-USD"}))
+    result = PollResult({"BTC-USD": Quote({"bid_price": 1.0, "ask_price": 2.0}, None)}, unknown=frozenset({"XRP-USD"}))
     for market in (MARKETS[0], MARKETS[2]):
-        tick = build_tick(market, NOON, {"binance": Polled("ok", reading, NOON)}, Bounds())
+        tick = build_tick(market, NOON, {"binance": Polled("ok", result, NOON)}, Bounds())
         board.take(TopicRole.TICKS, tick, NOON)
     assert (board.sources["binance"].status, board.sources["binance"].failing_since_ms) == ("ok", None)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from config.sections import KafkaSettings
 from exchanges.interface import Budget, Cost
-from exchanges.retry_policy import Guard
+from exchanges.retry_policy import RetryPolicy
 from marketdata.markets import Market
 from marketdata.records import Candle
 from marketdata.times import MINUTE_MS
@@ -117,7 +117,7 @@ async def test_minutes_that_are_given_up_are_counted() -> None:
     collector = CandleCollector(
         markets=[Market("BTC", "USD")],
         source=NothingTraded(),
-        guard=Guard("binance"),
+        retry_policy=RetryPolicy("binance"),
         clock=clock,
         metrics=metrics,
         publish=publish,

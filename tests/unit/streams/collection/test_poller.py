@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from exchanges.interface import Budget, Cost, Quote, Reading
-from exchanges.retry_policy import Guard
+from exchanges.interface import Budget, Cost, PollResult, Quote
+from exchanges.retry_policy import RetryPolicy
 from marketdata.codec import decode
 from marketdata.errors import ConfigurationError, FatalSourceError, InvalidValueError, RetryableSourceError
 from marketdata.markets import Market
@@ -42,30 +42,30 @@ class ScriptedClock:
 class Source:
     budget = Budget()
 
-    def __init__(self, name: str, answer: Callable[[], Reading]) -> None:
+    def __init__(self, name: str, answer: Callable[[], PollResult]) -> None:
         self.name = name
         self.answer = answer
 
     def poll_cost(self, _markets: Sequence[Market]) -> Cost:
         return Cost(calls=1)
 
-    async def poll(self, _markets: Sequence[Market], timeout_s: float) -> Reading:
+    async def poll(self, _markets: Sequence[Market], timeout_s: float) -> PollResult:
         assert timeout_s > 0
         return self.answer()
 
 
-def prices() -> Reading:
-    return Reading({"BTC-USD": Quote({"price": 100.0, "market_cap": None}, START_MS - 1_500)})
+def prices() -> PollResult:
+    return PollResult({"BTC-USD": Quote({"price": 100.0, "market_cap": None}, START_MS - 1_500)})
 
 
-def quotes() -> Reading:
+def quotes() -> PollResult:
     fields = {"bid_price": 99.0, "bid_qty": 1.0, "ask_price": 101.0, "ask_qty": 2.0}
-    return Reading(
+    return PollResult(
         {"BTC-USD": Quote(fields, None)}, {"BTC-EUR": InvalidValueError("bidPrice", "x", "a decimal number")}
     )
 
 
-def refuses() -> Reading:
+def refuses() -> PollResult:
     raise FatalSourceError("not from here", "geo_blocked")
 
 
@@ -99,7 +99,7 @@ def collector(
         markets=MARKETS,
         sources=given,
         disabled=disabled,
-        guards={source.name: Guard(source.name) for source in sources},
+        retry_policies={source.name: RetryPolicy(source.name) for source in sources},
         clock=clock,
         metrics=metrics,
         publish=published,
@@ -145,7 +145,7 @@ async def test_both_sources_make_one_tick_a_market() -> None:
 async def test_an_error_of_one_source_that_was_not_foreseen_takes_no_other_with_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def surprises() -> Reading:
+    def surprises() -> PollResult:
         raise OverflowError("int too large to convert to float")
 
     (usd, _eur), metrics = await one_poll(Source("coingecko", surprises), Source("binance", quotes))
@@ -173,11 +173,13 @@ async def test_when_all_fail_the_ticks_still_go_out() -> None:
     }
 
 
-def nothing() -> Reading:
-    return Reading({})
+def nothing() -> PollResult:
+    return PollResult({})
 
 
-async def polls(published: Published, metrics: Metrics, *answers: tuple[Callable[[], Reading], ...]) -> list[list[str]]:
+async def polls(
+    published: Published, metrics: Metrics, *answers: tuple[Callable[[], PollResult], ...]
+) -> list[list[str]]:
     """Symbols published by each poll, of which the sources answer as told."""
     sources = [Source(name, nothing) for name in ("coingecko", "binance")]
     polling = collector(ScriptedClock(START_MS), published, metrics, *sources)
@@ -191,14 +193,14 @@ async def polls(published: Published, metrics: Metrics, *answers: tuple[Callable
 async def test_a_market_that_no_source_has_is_published_once_until_one_has_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fails() -> Reading:
+    def fails() -> PollResult:
         raise RetryableSourceError("slow", "timeout")
 
-    def euros() -> Reading:
-        return Reading({**prices().quotes, "BTC-EUR": Quote({"price": 90.0}, None)})
+    def euros() -> PollResult:
+        return PollResult({**prices().quotes, "BTC-EUR": Quote({"price": 90.0}, None)})
 
-    def no_price() -> Reading:
-        return Reading({**prices().quotes, "BTC-EUR": Quote({"price": None}, None)})
+    def no_price() -> PollResult:
+        return PollResult({**prices().quotes, "BTC-EUR": Quote({"price": None}, None)})
 
     metrics = Metrics()
     usd, both = ["BTC-USD"], ["BTC-USD", "BTC-EUR"]
@@ -222,11 +224,11 @@ async def test_a_market_that_no_source_has_is_published_once_until_one_has_it(
 
 
 async def test_a_market_that_a_source_was_not_asked_about_yet_is_not_absent() -> None:
-    def searches() -> Reading:
-        return Reading(quotes().quotes, unasked=frozenset({"BTC-EUR"}))
+    def searches() -> PollResult:
+        return PollResult(quotes().quotes, deferred=frozenset({"BTC-EUR"}))
 
-    def found() -> Reading:
-        return Reading(quotes().quotes, unknown=frozenset({"BTC-EUR"}))
+    def found() -> PollResult:
+        return PollResult(quotes().quotes, unknown=frozenset({"BTC-EUR"}))
 
     metrics = Metrics()
     usd, both = ["BTC-USD"], ["BTC-USD", "BTC-EUR"]
@@ -249,8 +251,8 @@ async def test_a_market_that_a_source_was_not_asked_about_yet_is_not_absent() ->
     ],
 )
 async def test_a_quote_that_will_be_refused_is_published_each_time(fields: dict[str, float | None], times: int) -> None:
-    def odd() -> Reading:
-        return Reading({**quotes().quotes, "BTC-EUR": Quote(fields, None)})
+    def odd() -> PollResult:
+        return PollResult({**quotes().quotes, "BTC-EUR": Quote(fields, None)})
 
     told = await polls(Published(leave_after=99), Metrics(), *((prices, odd) for _poll in range(3)))
     assert sum("BTC-EUR" in symbols for symbols in told) == times
@@ -291,7 +293,7 @@ async def test_instants_that_a_slow_poll_ran_over_are_skipped_counted_and_told(
 ) -> None:
     clock, metrics = ScriptedClock(START_MS), Metrics()
 
-    def slow() -> Reading:
+    def slow() -> PollResult:
         clock.ms += 150_000
         return prices()
 

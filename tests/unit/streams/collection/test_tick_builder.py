@@ -2,7 +2,7 @@
 
 import pytest
 
-from exchanges.interface import OK, Quote, QuoteUpdate, Reading
+from exchanges.interface import OK, PollResult, Quote, QuoteUpdate
 from marketdata.codec import encode
 from marketdata.features import MarketFeatures, decode_quote
 from marketdata.markets import Market
@@ -20,8 +20,8 @@ BOOK = {"bid_price": 99.0, "bid_qty": 1.0, "ask_price": 101.0, "ask_qty": 2.0}
 def polled(
     price: float | None = 100.0, ages_ms: tuple[int, int] = (30_000, 1_000), book: dict[str, float] | None = None
 ) -> Tick:
-    coingecko = Reading({"BTC-USD": Quote({"price": price}, START - ages_ms[0])})
-    binance = Reading({"BTC-USD": Quote(dict(BOOK if book is None else book), START - ages_ms[1])})
+    coingecko = PollResult({"BTC-USD": Quote({"price": price}, START - ages_ms[0])})
+    binance = PollResult({"BTC-USD": Quote(dict(BOOK if book is None else book), START - ages_ms[1])})
     outcomes = {"coingecko": Polled(OK, coingecko, START), "binance": Polled(OK, binance, START)}
     return build_tick(BTC, START, outcomes, BOUNDS)
 
