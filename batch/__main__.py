@@ -8,6 +8,7 @@ import stamina
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
+from clients.logging_setup import set_up_logging
 from clients.stop_signals import StopFlag
 from config import Settings, load_settings
 from marketdata.errors import BitcoinDataError, ConfigurationError, SourceError
@@ -81,11 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop = StopFlag()
     try:
         settings = load_settings()
-        logging.basicConfig(
-            level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
-        for noisy in ("py4j", "httpx", "httpcore", "pyspark", "hdfs"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        set_up_logging(settings.log_level)
         stamina.instrumentation.set_on_retry_hooks([_tell_retry])
         with stop.signals():
             return _run(options, settings, stop)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from clients.logging_setup import set_up_logging
 from clients.stop_signals import stop_event
 from config import Settings
 from config.paths import child_environment, jars_dir
@@ -230,6 +231,5 @@ def logs(settings: Settings, part: str | None, lines: int) -> None:
 def save_own_log(folder: Path) -> None:
     """Log to standard output, which `up` sends to the supervisor's file in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a health check would bury all else
+    set_up_logging("INFO", sys.stdout)
     _log.info("supervisor %s for %s", os.getpid(), folder)

@@ -1,7 +1,6 @@
 """`python -m forecasting`: train, predict, serve, report (`--help`); heavy packages load when they are needed."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -31,14 +30,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a known error is one line and exit code 1."""
     args = _parser().parse_args(argv)
+    from clients.logging_setup import set_up_logging
     from config import load_settings
     from forecasting import commands
 
     try:
         settings = load_settings(args.profile)
-        logging.basicConfig(
-            level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
+        set_up_logging(settings.log_level)
         return commands.run(args, settings)
     except BitcoinDataError as error:
         sys.stderr.write(f"forecasting {args.command}: {error}\n")

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import sys
 
 from clients.clock import Clock, build_clock
@@ -15,16 +14,11 @@ from forecasting.serving.threads import in_thread
 from marketdata.codec import encode
 from marketdata.errors import ConfigurationError, ForecastError
 
-log = logging.getLogger(__name__)
-
 _LOOK_S = 2.0  # of the 5 s within which a program ends; the rest is for its clients (serving.kafka.CLOSING_S)
-_QUIET = ("hdfs", "matplotlib", "aiokafka", "absl", "jax", "httpx", "stamina")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """The command of parsed arguments; the exit code."""
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
     if args.command == "report":
         from forecasting.report import write_report
 

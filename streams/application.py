@@ -17,6 +17,7 @@ import faust
 from faust.types import TP
 from faust.web.drivers.aiohttp import Web as AiohttpWeb
 
+from clients.logging_setup import logging_config
 from config import Settings, load_settings
 from exchanges import coingecko
 from exchanges.binance import rest as binance
@@ -42,7 +43,6 @@ from streams.sources.poll_budget import plan_warnings
 from streams.sources.registry import Exchanges, build_exchanges
 from streams.worker import health
 from streams.worker.clock import WorkerClock
-from streams.worker.log_config import logging_config
 from streams.worker.preflight import claim_folder, require_free_port
 from streams.worker.shutdown import BoundedWorker
 from streams.worker.stall_watchdog import SHARE, Standstill

@@ -20,8 +20,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from clients.logging_setup import logging_config
 from marketdata.errors import BitcoinDataError
-from streams.worker.log_config import logging_config
 
 COUNT = click.IntRange(min=1)
 """Of options that say how many."""

@@ -1,12 +1,12 @@
-"""What the worker's log leaves out: repetitions, and lines that ask nothing of anybody."""
+"""Which lines a log leaves out: repetitions, and lines that need no action."""
 
 import logging
+import subprocess
+import sys
 from typing import Any
 
-import pytest
-
-from streams.agents.dead_letters import RefusalLog
-from streams.worker.log_config import KnownAndHarmless, Repeated, logging_config
+from clients.logging_setup import KnownAndHarmless, Repeated, logging_config
+from tests.support.paths import ROOT
 
 
 def record(name: str, message: str, at_ms: float, *args: Any) -> logging.LogRecord:
@@ -15,43 +15,42 @@ def record(name: str, message: str, at_ms: float, *args: Any) -> logging.LogReco
     return made
 
 
-def test_a_library_says_the_same_once_in_ten_seconds() -> None:
+def test_a_library_logs_the_same_message_once_in_ten_seconds() -> None:
     repeated = Repeated()
-    said = [
+    passed = [
         repeated.filter(record("aiokafka.x", "no leader for %s", at, part)) for part, at in enumerate((0, 10, 9_999))
     ]
-    assert said == [True, False, False]
+    assert passed == [True, False, False]
     again = record("aiokafka.x", "no leader for %s", 10_000, 7)
     assert repeated.filter(again)
     assert again.getMessage() == "no leader for 7 (and 2 times more in the last seconds)"
     assert repeated.filter(record("aiokafka.x", "something else", 10_001))
 
 
-def test_our_own_lines_all_come_through() -> None:
+def test_lines_of_the_project_all_pass() -> None:
     repeated = Repeated()
     assert [repeated.filter(record("streams.x", "skipped", at)) for at in (0, 1)] == [True, True]
 
 
-def test_a_new_brokers_missing_coordinator_is_told_only_when_it_lasts() -> None:
+def test_a_missing_group_coordinator_is_logged_only_if_it_lasts() -> None:
     known = KnownAndHarmless()
     line = "Group Coordinator Request failed: [Error 15] GroupCoordinatorNotAvailableError"
     assert not known.filter(record("aiokafka.consumer.group_coordinator", line, 2_000))
     assert known.filter(record("aiokafka.consumer.group_coordinator", line, 40_000))
 
 
-def test_libraries_speak_from_warnings_on() -> None:
+def test_libraries_log_from_warnings_up() -> None:
     config = logging_config("INFO")
     assert config["root"]["level"] == "INFO"
     assert {config["loggers"][name]["level"] for name in ("faust", "mode", "aiokafka")} == {"WARNING"}
 
 
-def test_refusals_are_told_at_once_and_then_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    now = [0.0]
-    refusals = RefusalLog("clean", lambda: now[0])
-    refusals.add([])
-    for now[0] in (1.0, 2.0, 60.0):
-        refusals.add(["no_data", "key"])
-    assert len(caplog.records) == 1
-    now[0] = 61.0
-    refusals.add(["no_data"])
-    assert caplog.records[-1].getMessage().endswith("see `dead-letters`: 3 no_data, 2 key")
+def test_a_program_has_the_same_line_format_and_library_levels_as_the_worker() -> None:
+    script = (
+        "import logging; from clients.logging_setup import set_up_logging; set_up_logging('INFO');"
+        "logging.getLogger('batch.x').info('stored'); logging.getLogger('httpx').info('GET');"
+        "logging.getLogger('hdfs.client').warning('slow'); logging.getLogger('hdfs.client').warning('slow')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [line.split(" ", 2)[2] for line in done.stderr.splitlines()]
+    assert lines == ["INFO batch.x: stored", "WARNING hdfs.client: slow"]
