@@ -1,1 +1,1 @@
-"""Spark jobs: raw ticks, candles and hourly rows on HDFS, backfill, verify."""
+"""Spark jobs on HDFS: raw ticks and candles, hourly rows, backfill, verification."""

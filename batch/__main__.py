@@ -1,4 +1,4 @@
-"""`python -m batch raw|hourly|backfill|verify`: wires settings, session and store together, and runs one job."""
+"""`python -m batch raw|hourly|backfill|verify`: loads the settings and runs one batch job."""
 
 import argparse
 import logging
@@ -18,31 +18,41 @@ _log = logging.getLogger("batch")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m batch", description=__doc__)
-    jobs = parser.add_subparsers(dest="job", required=True)
-    raw = jobs.add_parser("raw", help="stream clean ticks and candles into raw_data, minute_candles, hourly_metrics")
-    raw.add_argument("--once", action="store_true", help="store what is published so far, then end")
-    raw.add_argument("--no-hourly", action="store_true", help="leave hourly_metrics to the hourly job")
-    hourly = jobs.add_parser("hourly", help="recompute hourly rows from raw_data and minute_candles")
-    hourly.add_argument("--from", dest="start", metavar="TIME", help="RFC 3339; default: the first stored hour")
-    hourly.add_argument("--to", dest="end", metavar="TIME", help="RFC 3339, exclusive; default: the last closed hour")
-    backfill = jobs.add_parser("backfill", help="history from exchange klines into the same tables")
-    backfill.add_argument("--hours", type=int, help="hours of 1h klines before --to (batch.backfill_hours)")
-    backfill.add_argument("--minutes", type=int, help="minutes of 1m klines before --to (batch.backfill_minutes)")
-    backfill.add_argument("--to", dest="end", metavar="TIME", help="RFC 3339; default: now by the clock")
-    backfill.add_argument("--symbols", help="comma-separated; default: markets of the settings")
-    backfill.add_argument("--archive", metavar="FOLDER", help="read downloaded kline archives instead of the exchange")
-    verify = jobs.add_parser(
-        "verify", help="check what is stored; exit code 1 where something is wrong, or nothing stored"
+    parser = argparse.ArgumentParser(
+        prog="python -m batch", description="Batch jobs on HDFS: raw data, hourly rows, backfill, verification."
     )
-    verify.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    jobs = parser.add_subparsers(dest="job", required=True)
+    raw = jobs.add_parser("raw", help="store clean ticks and candles in raw_data, minute_candles and hourly_metrics")
+    raw.add_argument("--once", action="store_true", help="store everything published so far, then exit")
+    raw.add_argument("--no-hourly", action="store_true", help="do not write hourly_metrics; run the hourly job for it")
+    hourly = jobs.add_parser("hourly", help="recompute hourly rows from raw_data and minute_candles")
+    hourly.add_argument("--from", dest="start", metavar="TIME", help="start, RFC 3339; default: the first stored hour")
+    hourly.add_argument(
+        "--to", dest="end", metavar="TIME", help="end (exclusive), RFC 3339; default: the last closed hour"
+    )
+    backfill = jobs.add_parser("backfill", help="fill the tables with historical klines of the exchange")
+    backfill.add_argument("--hours", type=int, help="hours of 1h klines before --to; default: batch.backfill_hours")
+    backfill.add_argument(
+        "--minutes", type=int, help="minutes of 1m klines before --to; default: batch.backfill_minutes"
+    )
+    backfill.add_argument("--to", dest="end", metavar="TIME", help="end (exclusive), RFC 3339; default: now")
+    backfill.add_argument("--symbols", help="comma-separated symbols; default: the markets of the settings")
+    backfill.add_argument(
+        "--archive", metavar="FOLDER", help="read downloaded kline archives instead of the exchange API"
+    )
+    verify = jobs.add_parser(
+        "verify", help="check the stored tables; exit code 1 if a check fails or nothing is stored"
+    )
+    verify.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
 
-def _tell_retry(details: stamina.instrumentation.RetryDetails) -> None:
-    """What an exchange did wrong is told; that HDFS or Kafka are still starting is told once by who waits for them."""
+def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    """Log retries of exchange requests. Code that waits for HDFS or Kafka logs that once by itself."""
     if isinstance(details.caused_by, SourceError):
-        _log.warning("try %d: %s; again in %.1f s", details.retry_num, details.caused_by, details.wait_for)
+        _log.warning(
+            "attempt %d failed: %s; retrying in %.1f s", details.retry_num, details.caused_by, details.wait_for
+        )
 
 
 def _time_ms(text: str | None, option: str) -> int | None:
@@ -50,14 +60,14 @@ def _time_ms(text: str | None, option: str) -> int | None:
 
 
 def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int:
-    from batch.jobs import run as jobs
+    from batch.jobs.run import run_backfill, run_hourly, run_raw, run_verify
 
     start_ms = _time_ms(getattr(options, "start", None), "--from")
     end_ms = _time_ms(getattr(options, "end", None), "--to")
     if options.job == "raw":
-        return jobs.raw(settings, stop, once=options.once, hourly=not options.no_hourly)
+        return run_raw(settings, stop, once=options.once, hourly=not options.no_hourly)
     if options.job == "hourly":
-        return jobs.hourly(settings, stop, from_ms=start_ms, to_ms=end_ms)
+        return run_hourly(settings, stop, from_ms=start_ms, to_ms=end_ms)
     if options.job == "backfill":
         if options.symbols:
             try:
@@ -65,7 +75,7 @@ def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int
             except ValueError as error:
                 msg = f"--symbols: {options.symbols!r}: expected distinct symbols like BTC-USD,ETH-USD"
                 raise ConfigurationError(msg) from error
-        return jobs.backfill(
+        return run_backfill(
             settings,
             stop,
             hours=options.hours,
@@ -73,23 +83,23 @@ def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int
             to_ms=end_ms,
             archive=options.archive,
         )
-    return jobs.verify(settings, as_json=options.json)
+    return run_verify(settings, as_json=options.json)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one job and give its exit code."""
+    """Run one job and return its exit code."""
     options = _parser().parse_args(arguments)
     stop = StopFlag()
     try:
         settings = load_settings()
         set_up_logging(settings.log_level)
-        stamina.instrumentation.set_on_retry_hooks([_tell_retry])
+        stamina.instrumentation.set_on_retry_hooks([_log_retry])
         with stop.signals():
             return _run(options, settings, stop)
     except (Py4JError, PySparkException):
         if not stop.is_set():
             raise
-        return 0  # a job that was cut off
+        return 0  # the job was cancelled by a signal
     except BitcoinDataError as error:
         if stop.is_set():
             return 0

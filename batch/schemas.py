@@ -1,6 +1,6 @@
-"""The columns of the three tables and of the wire records, as Spark knows them.
+"""Columns of the three tables and of the wire records, as Spark DDL.
 
-Texts in Spark's DDL: one place says what stands in a file. A test holds the names to `marketdata.records`.
+A test compares the names with `marketdata.records`.
 """
 
 from functools import cache
@@ -9,7 +9,7 @@ SOURCES = ("coingecko", "binance")
 
 _STATE = "STRUCT<status: STRING, observed_at: STRING, received_at: STRING, staleness_ms: BIGINT>"
 
-# What a Tick is on the wire; times are texts until they are checked.
+# A Tick on the wire; times are strings until they are validated.
 TICK_WIRE = f"""
     schema_version INT, tick_id STRING, symbol STRING, timestamp STRING, quote STRING, price DOUBLE, price_usd DOUBLE,
     volume_24h DOUBLE, market_cap DOUBLE, price_change_24h DOUBLE, price_change_percentage_24h DOUBLE, high_24h DOUBLE,
@@ -28,7 +28,7 @@ _SOURCE_COLUMNS = ", ".join(
     f"{s}_status STRING, {s}_observed_at TIMESTAMP, {s}_received_at TIMESTAMP, {s}_staleness_ms BIGINT" for s in SOURCES
 )
 
-# raw_data; `date` and `hour` stand in the path.
+# raw_data; `date` and `hour` are part of the path.
 RAW = f"""
     tick_id STRING, symbol STRING, timestamp TIMESTAMP, quote STRING, price DOUBLE, price_usd DOUBLE, volume_24h DOUBLE,
     market_cap DOUBLE, price_change_24h DOUBLE, price_change_percentage_24h DOUBLE, high_24h DOUBLE, low_24h DOUBLE,
@@ -38,7 +38,7 @@ RAW = f"""
     {_SOURCE_COLUMNS}, flags ARRAY<STRING>, schema_version INT
 """
 
-# minute_candles and, between the exchange and hourly_metrics, hours of the same shape.
+# minute_candles; also the one-hour klines from which hourly rows are made.
 CANDLES = """
     symbol STRING, open_time TIMESTAMP, open DOUBLE, high DOUBLE, low DOUBLE, close DOUBLE, volume DOUBLE,
     quote_volume DOUBLE, n_trades BIGINT, taker_buy_volume DOUBLE, taker_buy_quote_volume DOUBLE, source STRING
@@ -54,7 +54,7 @@ HOURLY = """
 
 @cache
 def column_names(ddl: str) -> tuple[str, ...]:
-    """The names of a flat DDL's top-level columns, in order."""
+    """Return the names of a DDL's top-level columns, in order."""
     names, depth, word = [], 0, ""
     for character in ddl + ",":
         if character == "," and depth == 0:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from batch.schemas import CANDLES, column_names
 from batch.spark.session import spark_session
 from batch.sql.hourly import hourly_rows
-from batch.tables import merge as tables
+from batch.tables.layout import raw_data
 from benchmarks.feed import START_MS, preload, steady
 from benchmarks.report import Bench, Row, median_seconds
 from clients.webhdfs import Storage
@@ -103,7 +103,7 @@ def _aggregation(bench: Bench, settings: Settings) -> list[Row]:
     began = time.monotonic()
     with spark_session(settings, "bench") as spark:
         started = time.monotonic() - began
-        ticks = spark.createDataFrame([], tables.raw_data(settings).ddl)
+        ticks = spark.createDataFrame([], raw_data(settings).ddl)
         until = START_MS + DAYS * DAY_MS
 
         def spark_hours() -> pd.DataFrame:

@@ -1,1 +1,1 @@
-"""HDFS as the batch jobs use it: store, reader and writer lease."""
+"""HDFS access of the batch jobs: file store, writer lease, and a reader without Spark."""

@@ -1,10 +1,10 @@
-"""One writer a table: HDFS's own lease on a lock file is the lock.
+"""One writer per table: the lock is HDFS's own lease on a lock file.
 
-A lock is a file under `_locks` that its owner created without overwrite and keeps open; the client's JVM renews its
-lease for as long as it lives, and nobody else can open the file for writing. Giving it back deletes the file while it
-is still open, so there is no moment in which a closed lock lies about. After a crash the file stays open in nobody's
-hand: a successor takes it at once where it can tell that the owner's JVM is gone (same machine), else when HDFS's soft
-limit (60 s after the last renewal) has passed. Taking over is an append, which HDFS grants to one client only.
+A lock is a file under `_locks` that its owner creates without overwrite and keeps open. The owner's JVM renews the
+HDFS lease while it runs, and no other client can open the file for writing. Release deletes the file while it is still
+open, so a closed lock file never remains. After a crash the file stays open without a live owner. A successor on the
+same machine detects that the owner's JVM has ended and takes over at once; any other successor waits for HDFS's soft
+limit (60 s after the last renewal). A takeover is an append, which HDFS grants to one client only.
 """
 
 import logging
@@ -21,18 +21,18 @@ from py4j.protocol import Py4JError, Py4JJavaError
 
 from marketdata.errors import StorageError
 
-_OWNER = "user.owner"
+_OWNER_ATTRIBUTE = "user.owner"
 _RETRY_S = 0.1
-_TELL_EVERY_S = 10.0
-_HELD = ("AlreadyBeingCreatedException", "RecoveryInProgressException")
-_CLOSED = "FileAlreadyExistsException"
-_GONE = ("FileNotFoundException", "no such file", "does not exist")
+_LOG_EVERY_S = 10.0
+_HELD_ERRORS = ("AlreadyBeingCreatedException", "RecoveryInProgressException")
+_EXISTS_ERROR = "FileAlreadyExistsException"
+_MISSING_ERRORS = ("FileNotFoundException", "no such file", "does not exist")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who holds a lock: the machine, and the JVM's process id and start time there."""
+    """Owner of a lock: host name, process id and start time (Unix seconds) of its JVM."""
 
     host: str
     pid: int
@@ -55,7 +55,7 @@ class Owner:
 
     @property
     def is_gone(self) -> bool:
-        """True where it is certain: this machine's process of that id and start time no longer runs."""
+        """True only if certain: the process was on this machine and no longer runs."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -66,62 +66,62 @@ class Owner:
 
 
 class Lease:
-    """A held lock; `check` before each replacement, `release` at the end.
+    """A held lock. Call `check` before each file replacement and `release` at the end.
 
-    A successor who takes over appends to the same file, so who holds it is told by a mark of each taking.
+    A takeover appends to the same file, so each acquisition writes its own token to the file's owner attribute.
     """
 
     def __init__(self, fs: Any, path: Any, stream: Any, owner: Owner) -> None:
         self._fs = fs
         self._path = path
         self._stream = stream
-        self._mark = f"{owner.text()} {uuid.uuid4().hex}"
-        fs.setXAttr(path, _OWNER, self._mark.encode())
+        self._token = f"{owner.text()} {uuid.uuid4().hex}"
+        fs.setXAttr(path, _OWNER_ATTRIBUTE, self._token.encode())
 
     @property
-    def _still_ours(self) -> bool:
+    def _is_held(self) -> bool:
         try:
-            mark = bytes(self._fs.getXAttr(self._path, _OWNER)).decode()
-            return mark == self._mark and not self._fs.isFileClosed(self._path)
+            token = bytes(self._fs.getXAttr(self._path, _OWNER_ATTRIBUTE)).decode()
+            return token == self._token and not self._fs.isFileClosed(self._path)
         except Py4JJavaError as error:
-            if _says(error, *_GONE):
+            if _mentions(error, *_MISSING_ERRORS):
                 return False
             raise
 
     def check(self) -> None:
-        """Make sure that the lock was not taken over, as when this machine slept for more than a minute.
+        """Check that no other writer took the lock over, for example after this machine was suspended for a minute.
 
         Raises:
-            StorageError: it was.
+            StorageError: the lock was taken over.
         """
-        if not self._still_ours:
-            msg = f"{self._path.toString()}: the writer's lease was lost to another writer; nothing more is written"
+        if not self._is_held:
+            msg = f"{self._path.toString()}: lease lost to another writer; writing stopped"
             raise StorageError(msg)
 
     def release(self) -> None:
-        """Give the lock back. A lock that was lost is left to its new owner."""
+        """Release the lock. Does nothing if another writer took it over."""
         try:
-            if not self._still_ours:
-                return  # closing could end the file under its new owner
+            if not self._is_held:
+                return  # closing the stream could close the new owner's file
             self._fs.delete(self._path, False)  # noqa: FBT003  Hadoop's signature
             self._stream.close()
-        except Py4JError as error:  # closing what was just deleted is refused: that is the plan
+        except Py4JError as error:  # HDFS refuses to close a deleted file: expected
             _log.debug("lock %s: closed with %s", self._path, type(error).__name__)
 
 
-def _says(error: Py4JJavaError, *words: str) -> bool:
+def _mentions(error: Py4JJavaError, *words: str) -> bool:
     text = str(error.java_exception.toString())
     return any(word in text for word in words)
 
 
 class Locks:
-    """Takes the locks of one file system client.
+    """Acquires the table locks of one file system client.
 
     Args:
         jvm: Spark's JVM view.
         fs: an HDFS `DistributedFileSystem`.
-        folder: where lock files lie.
-        monotonic, sleep: the machine's, but for tests.
+        folder: the folder of the lock files.
+        monotonic, sleep: replaceable for tests.
     """
 
     def __init__(
@@ -141,59 +141,59 @@ class Locks:
         self._owner = Owner.of(jvm.java.lang.ProcessHandle.current().pid())
 
     def _open(self, path: Any) -> Any | None:
-        """The open lock file, None where somebody else has it."""
+        """Return the open lock file, or None if another client holds it."""
         try:
             return self._fs.create(path, False)  # noqa: FBT003
         except Py4JJavaError as error:
-            if _says(error, *_HELD):
+            if _mentions(error, *_HELD_ERRORS):
                 return None
-            if not _says(error, _CLOSED):
+            if not _mentions(error, _EXISTS_ERROR):
                 raise
         try:
-            return self._fs.append(path)  # its owner died and HDFS closed it: one successor gets it
+            return self._fs.append(path)  # the owner ended and HDFS closed the file; one successor succeeds
         except Py4JJavaError as error:
-            if _says(error, *_HELD, *_GONE):
+            if _mentions(error, *_HELD_ERRORS, *_MISSING_ERRORS):
                 return None
             raise
 
     def owner_of(self, table: str) -> Owner | None:
-        """Who holds a table's lock, None where nobody does or it cannot be told."""
+        """Return the owner of a table's lock, or None if the lock is free or its owner is unknown."""
         path = self._jvm.org.apache.hadoop.fs.Path(f"{self._folder}/{table}.lock")
         try:
-            return Owner.parse(bytes(self._fs.getXAttr(path, _OWNER)).decode())
+            return Owner.parse(bytes(self._fs.getXAttr(path, _OWNER_ATTRIBUTE)).decode())
         except Py4JJavaError:
             return None
 
     def acquire(self, table: str, wait_s: float, stopped: Callable[[], bool] = lambda: False) -> Lease:
-        """Take a table's lock, waiting for its owner.
+        """Acquire a table's lock; wait while another writer holds it.
 
         Raises:
-            StorageError: the owner did not give it back within `wait_s`, or `stopped` became true.
+            StorageError: the lock was not released within `wait_s` seconds, or `stopped` returned True.
         """
         path = self._jvm.org.apache.hadoop.fs.Path(f"{self._folder}/{table}.lock")
         began = self._monotonic()
-        told = began - _TELL_EVERY_S
+        logged_at = began - _LOG_EVERY_S
         while True:
             stream = self._open(path)
             if stream is not None:
                 return Lease(self._fs, path, stream, self._owner)
             owner = self.owner_of(table)
             if owner is not None and owner.is_gone:
-                _log.warning("lease of %s: its owner (process %d) is gone; taking over", table, owner.pid)
+                _log.warning("lease of %s: owner (process %d) has ended; taking over", table, owner.pid)
                 self._fs.recoverLease(path)
             now = self._monotonic()
             holder = f"process {owner.pid} on {owner.host}" if owner else "another writer"
             if stopped() or now - began > wait_s:
                 msg = f"lease of {table}: held by {holder} after {now - began:.0f} s of waiting"
                 raise StorageError(msg)
-            if now - told >= _TELL_EVERY_S and now - began > 1.0:
-                told = now
-                _log.info("lease of %s: held by %s, waiting", table, holder)
+            if now - logged_at >= _LOG_EVERY_S and now - began > 1.0:
+                logged_at = now
+                _log.info("lease of %s: waiting for %s", table, holder)
             self._sleep(_RETRY_S)
 
     @contextmanager
     def held(self, table: str, wait_s: float, stopped: Callable[[], bool] = lambda: False) -> Iterator[Lease]:
-        """`acquire` for the length of a `with` block."""
+        """Hold a table's lock during a `with` block; see `acquire`."""
         lease = self.acquire(table, wait_s, stopped)
         try:
             yield lease

@@ -1,1 +1,1 @@
-"""The batch jobs: raw stream, hourly rows, backfill, verify."""
+"""The batch jobs: raw stream, backfill and verification, and the functions that run them (`run`)."""

@@ -21,8 +21,10 @@ from batch.hdfs.store import Store
 from batch.klines.archive import archives, read_archive
 from batch.schemas import CANDLES, column_names
 from batch.sql.hourly import kline_rows
-from batch.tables import merge as tables
-from batch.tables.hour_writer import HourWriter, trailing_hours
+from batch.tables.due_hours import trailing_hours
+from batch.tables.hour_writer import HourWriter
+from batch.tables.layout import hourly_metrics, minute_candles
+from batch.tables.merge import merge_rows
 from config import Settings
 from exchanges.binance.kline_client import BAD_REQUEST, INVALID_SYMBOL, ROWS_A_REQUEST, STEP_MS, Kline, KlineClient
 from marketdata.errors import FatalSourceError, StorageError
@@ -228,8 +230,8 @@ class BackfillWriter:
         self._spark = spark
         self._store = store
         self._reader = reader
-        self._candles = tables.minute_candles(settings)
-        self._hourly = tables.hourly_metrics(settings)
+        self._candles = minute_candles(settings)
+        self._hourly = hourly_metrics(settings)
         self._hours = HourWriter(spark, store, settings)
         self._wait_s = settings.hdfs.wait_s
 
@@ -250,9 +252,9 @@ class BackfillWriter:
         if minutes.num_rows:
             rows = self._upload(minutes, f"{folder}/1m.parquet", CANDLES)
             starts = {k.open_ms for (_, i), known in history.klines.items() if i == "1m" for k in known}
-            slots = {self._candles.name_of(at) for at in starts}
+            slots = {self._candles.slot_of(at) for at in starts}
             with self._store.locks.held(self._candles.name, self._wait_s, stopped) as lease:
-                tables.merge(self._spark, self._store, self._candles, rows, slots, lease)
+                merge_rows(self._spark, self._store, self._candles, rows, slots, lease)
             tell("backfill minute candles", minutes.num_rows, minutes.num_rows)
             touched = trailing_hours({floor_to(at, HOUR_MS) for at in starts}, to_ms)
         hours = history.arrow("1h", wanted)
@@ -263,12 +265,12 @@ class BackfillWriter:
             return 0
         hour_starts = touched.union(*wanted.values())
         counted = Observation("merged")
-        slots = {self._hourly.name_of(at) for at in hour_starts}
+        slots = {self._hourly.slot_of(at) for at in hour_starts}
         with self._store.locks.held(self._hourly.name, self._wait_s, stopped) as lease:
             # Looked at under the lease, as whoever writes hours does.
             parts += self._hours.rows(touched)
             merged = reduce(DataFrame.union, parts).observe(counted, sql.count(sql.lit(1)).alias("rows"))
-            tables.merge(self._spark, self._store, self._hourly, merged, slots, lease)
+            merge_rows(self._spark, self._store, self._hourly, merged, slots, lease)
         rows_merged = int(counted.get["rows"])
         tell("backfill hourly rows", rows_merged, rows_merged)
         return rows_merged

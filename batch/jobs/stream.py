@@ -1,10 +1,10 @@
-"""The stream of clean ticks and closed candles into raw_data, minute_candles and hourly_metrics.
+"""Streams clean ticks and closed candles into raw_data, minute_candles and hourly_metrics.
 
-One Structured Streaming query reads both topics; each micro-batch is merged into the files it belongs to, so a replay
-(after a crash, or with the checkpoint deleted) changes nothing. A batch that fails ends the program: the checkpoint
-never moves over data that is not stored. A record that cannot be read, that breaks a rule of `marketdata.rules`, or
-that is ahead of the clock, becomes a dead letter and touches nothing else, whoever wrote it: event time closes hours,
-so one time out of the future would close all of them.
+One Structured Streaming query reads both topics. Each micro-batch is merged into the files it belongs to, so a replay
+(after a crash, or with the checkpoint deleted) changes nothing. A failed batch ends the program: the checkpoint never
+advances past data that is not stored. A record that cannot be parsed, violates a rule of `marketdata.rules` or is ahead
+of the clock becomes a dead letter and has no other effect. Event time closes hours, so a single accepted record from
+the future would close all hours before it.
 """
 
 import logging
@@ -19,36 +19,45 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sql
 from pyspark.sql.streaming.query import StreamingQuery
 
-from batch.hdfs.store import Store, hdfs_failure, java_text
-from batch.spark.dead_letters import Letters
+from batch.hdfs.java_errors import hdfs_failure, java_message
+from batch.hdfs.lease import Lease
+from batch.hdfs.store import Store
+from batch.spark.dead_letters import DeadLetterWriter
 from batch.spark.kafka import kafka_options
-from batch.sql import parse as wire
-from batch.tables import merge as tables
-from batch.tables.hour_writer import DueHours, HourWriter, grace_ms
+from batch.sql.parse import CANDLE, FUTURE, TICK, candle_rows, enriched_ticks, parse_records
+from batch.tables.due_hours import DueHours, grace_ms
+from batch.tables.hour_writer import HourWriter
+from batch.tables.layout import minute_candles, raw_data
+from batch.tables.merge import merge_rows
 from config import Settings
 from marketdata.errors import StorageError
 from marketdata.times import HOUR_MS, SECOND_MS
 from marketdata.topics import TopicRole
 
-_LOOK_S = 0.2
-_FINISH_S = 2.5  # a batch under way may end by itself; the program has 5 s in all
-# What a batch must know of its records: how many, how far event time is, which minutes they touch, how many are bad.
-_GOOD = "FILTER (WHERE why IS NULL)"
+_POLL_S = 0.2
+_FINISH_S = 2.5  # time for the current batch to finish; the program has 5 s to stop
+_VALID = "FILTER (WHERE error IS NULL)"
+# Per kind of record: number of valid ones, latest event time, minutes with data, number of invalid ones.
 _SUMMARY = (
-    f"count(*) {_GOOD} AS n",
-    f"unix_millis(max(CASE WHEN kind = 'candle' THEN at + INTERVAL '1' MINUTE ELSE at END) {_GOOD}) AS newest",
-    f"collect_set(unix_millis(date_trunc('MINUTE', at))) {_GOOD} AS minutes",
-    "count(why) AS bad",
-    f"count_if(why = '{wire.FUTURE}') AS ahead",
+    f"count(*) {_VALID} AS n",
+    f"unix_millis(max(CASE WHEN kind = 'candle' THEN at + INTERVAL '1' MINUTE ELSE at END) {_VALID}) AS latest",
+    f"collect_set(unix_millis(date_trunc('MINUTE', at))) {_VALID} AS minutes",
+    "count(error) AS invalid",
+    f"count_if(error = '{FUTURE}') AS ahead",
 )
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What one micro-batch did: new ticks and candles read, hourly rows written, and the time each part took.
+    """Result of one micro-batch.
 
-    refused: records that became dead letters.
+    Attributes:
+        batch: the batch id of Structured Streaming.
+        ticks, candles: valid records read.
+        hours: hourly rows written.
+        parse_ms, ticks_ms, candles_ms, hours_ms: duration of each step.
+        refused: records that became dead letters.
     """
 
     batch: int
@@ -67,21 +76,21 @@ class BatchReport:
 
 
 class RawWriter:
-    """Merges micro-batches. The caller holds the lease of raw_data for as long as it calls `write`."""
+    """Merges micro-batches into the tables. The caller holds the lease of raw_data during each `write`."""
 
     def __init__(
         self,
         spark: SparkSession,
         store: Store,
         settings: Settings,
-        lease: Any,
+        lease: Lease,
         *,
         hourly: bool = True,
         stopped: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int],
     ) -> None:
-        self._letters = Letters(spark, settings, now_ms)
+        self._dead_letters = DeadLetterWriter(spark, settings, now_ms)
         self._now_ms = now_ms
         self._max_future_ms = int(settings.streams.max_future_s * SECOND_MS)
         self._spark = spark
@@ -94,53 +103,53 @@ class RawWriter:
             "ticks_topic": settings.topic(TopicRole.TICKS_CLEAN).name,
             "candles_topic": settings.topic(TopicRole.CANDLES).name,
         }
-        self._raw = tables.raw_data(settings)
-        self._candles = tables.minute_candles(settings)
+        self._raw = raw_data(settings)
+        self._candles = minute_candles(settings)
         self._hours = HourWriter(spark, store, settings) if hourly else None
         self._due = DueHours(grace_ms(settings))
 
     def resume(self) -> None:
-        """Find the hours that an earlier run stored and did not write."""
+        """Add the hours that an earlier run stored without writing their hourly rows."""
         if self._hours is not None:
-            self._due.pending |= self._hours.unwritten()
+            self._due.pending |= self._hours.unwritten_hours()
 
     def write(self, records: DataFrame, batch: int) -> BatchReport:
-        """Merge one micro-batch of Kafka rows and write the hours that it closed or changed.
+        """Merge one micro-batch of Kafka rows and write the hourly rows that it closed or changed.
 
         Raises:
-            StorageError: a lease is lost, or there is no topic for dead letters where one is needed.
+            StorageError: a lease was lost, or a dead letter has to be published and its topic does not exist.
         """
         clock = self._monotonic
         began = clock()
-        parsed, groups, latest_ms = self._look(records)
+        parsed, groups, latest_ms = self._parse(records)
         if any(group.ahead for group in groups):
-            # Our clock may run behind the writers' by as long as its look at the exchange took: time has passed since.
+            # This clock may lag the producers' by its request time to the exchange. Time has passed, so check again.
             parsed.unpersist()
-            parsed, groups, latest_ms = self._look(records)
+            parsed, groups, latest_ms = self._parse(records)
         try:
             refused = 0
-            if any(group.bad for group in groups):
-                refused = self._letters.send(records, parsed.where("why IS NOT NULL"), latest_ms)
+            if any(group.invalid for group in groups):
+                refused = self._dead_letters.send(records, parsed.where("error IS NOT NULL"), latest_ms)
             groups = [group for group in groups if group.n]
             found = {group.kind: group for group in groups}
             parsed_at = clock()
-            ticks = found.get(wire.TICK)
+            ticks = found.get(TICK)
             if ticks is not None:
-                slots = {self._raw.name_of(at) for at in ticks.minutes}
-                tables.merge(self._spark, self._store, self._raw, wire.enriched_ticks(parsed), slots, self._lease)
+                slots = {self._raw.slot_of(at) for at in ticks.minutes}
+                merge_rows(self._spark, self._store, self._raw, enriched_ticks(parsed), slots, self._lease)
             ticks_at = clock()
-            candles = found.get(wire.CANDLE)
+            candles = found.get(CANDLE)
             if candles is not None:
-                slots = {self._candles.name_of(at) for at in candles.minutes}
+                slots = {self._candles.slot_of(at) for at in candles.minutes}
                 with self._store.locks.held(self._candles.name, self._wait_s, self._stopped) as lease:
-                    tables.merge(self._spark, self._store, self._candles, wire.candle_rows(parsed), slots, lease)
+                    merge_rows(self._spark, self._store, self._candles, candle_rows(parsed), slots, lease)
             candles_at = clock()
         finally:
             parsed.unpersist()
         for group in groups:
-            self._due.touch({at - at % HOUR_MS for at in group.minutes}, group.newest)
+            self._due.mark_changed({at - at % HOUR_MS for at in group.minutes}, group.latest)
         if candles is not None:
-            self._due.touch_trailing(at - at % HOUR_MS for at in candles.minutes)
+            self._due.mark_trailing(at - at % HOUR_MS for at in candles.minutes)
         rows = self._write_hours()
         done = clock()
         report = BatchReport(
@@ -170,10 +179,10 @@ class RawWriter:
         )
         return report
 
-    def _look(self, records: DataFrame) -> tuple[DataFrame, list[Any], int]:
-        """The records parsed (and kept), what stands in them by kind, and beyond which time they are ahead."""
+    def _parse(self, records: DataFrame) -> tuple[DataFrame, list[Any], int]:
+        """Return the parsed records (persisted), a summary row per kind, and the latest event time accepted (ms)."""
         latest_ms = self._now_ms() + self._max_future_ms
-        parsed = wire.parse(records, **self._topics, latest_ms=latest_ms).persist()
+        parsed = parse_records(records, **self._topics, latest_ms=latest_ms).persist()
         return parsed, parsed.coalesce(1).groupBy("kind").agg(*map(sql.expr, _SUMMARY)).collect(), latest_ms
 
     def _write_hours(self) -> int:
@@ -181,14 +190,14 @@ class RawWriter:
         if self._hours is None or not due:
             return 0
         rows = self._hours.write(due, wait_s=self._wait_s, live=True, stopped=self._stopped)
-        self._due.written(due)
+        self._due.mark_written(due)
         return rows
 
 
 def start_query(
     spark: SparkSession, settings: Settings, write: Callable[[DataFrame, int], Any], *, once: bool
 ) -> StreamingQuery:
-    """Start the query over both topics; `write` gets each micro-batch."""
+    """Start the query on both topics; `write` is called with each micro-batch and its id."""
     topics = [settings.topic(role).name for role in (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)]
     source = (
         spark.readStream.format("kafka")
@@ -210,7 +219,7 @@ def start_query(
     return writer.trigger(processingTime=f"{settings.batch.trigger_s:g} seconds").start()
 
 
-def run(
+def run_stream(
     spark: SparkSession,
     store: Store,
     settings: Settings,
@@ -220,20 +229,27 @@ def run(
     stopped: Callable[[], bool],
     now_ms: Callable[[], int],
 ) -> None:
-    """Stream until `stopped` (or, with `once`, until everything published so far is stored).
+    """Stream until `stopped` returns True or, with `once`, until everything published so far is stored.
 
-    `now_ms` is event time, by which a record is ahead of the clock.
+    Args:
+        spark: the session.
+        store: the HDFS root.
+        settings: topics, tables, trigger.
+        once: stop at the current end of the topics.
+        hourly: also write hourly_metrics.
+        stopped: polled while streaming.
+        now_ms: current event time, ms; later records are ahead of the clock.
 
     Raises:
-        StorageError: a batch failed; the reason is in its message.
+        StorageError: a batch failed; the message contains the reason.
     """
     with store.locks.held("raw_data", wait_s=float("inf"), stopped=stopped) as lease:
         writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped, now_ms=now_ms)
         writer.resume()
         failure: list[BaseException] = []
 
-        def hush() -> None:
-            """A batch that ends half way is told by us in one line, by Spark and Py4J in hundreds."""
+        def silence_spark() -> None:
+            """Silence Spark and Py4J, which report a failed or interrupted batch in hundreds of lines."""
             logging.getLogger("py4j").setLevel(logging.CRITICAL)
             spark.sparkContext.setLogLevel("OFF")
 
@@ -246,7 +262,7 @@ def run(
                 writer.write(records, batch)
             except BaseException as error:
                 failure.append(error)
-                hush()
+                silence_spark()
                 raise
             finally:
                 idle.set()
@@ -254,25 +270,25 @@ def run(
         query = start_query(spark, settings, write, once=once)
         _log.info("streaming into %s", settings.hdfs.raw_data)
         try:
-            while not stopped() and not query.awaitTermination(_LOOK_S):  # type: ignore[arg-type]  # floats are fine
+            while not stopped() and not query.awaitTermination(_POLL_S):  # type: ignore[arg-type]  # floats are fine
                 pass
         except PySparkException as error:
             if stopped():
                 return
             if failure and isinstance(failure[0], StorageError):
                 raise failure[0] from error
-            hush()
-            cause = failure[0] if failure else error  # without a failure of ours it is the checkpoint's
-            msg = hdfs_failure(java_text(cause), settings.hdfs.url) or f"raw stream: {_first_line(str(cause))}"
+            silence_spark()
+            cause = failure[0] if failure else error
+            msg = hdfs_failure(java_message(cause), settings.hdfs.url) or f"raw stream: {_first_line(str(cause))}"
             raise StorageError(msg) from error
         finally:
             if query.isActive:
                 idle.wait(_FINISH_S)
-                hush()
+                silence_spark()
                 query.stop()
 
 
 def _first_line(text: str) -> str:
-    """What an exception says first; Py4J puts the name of the call before it."""
+    """Return the first line of an exception's text, without the line in which Py4J names the call."""
     lines = [line.removeprefix(": ") for line in text.strip().splitlines()]
-    return next((line for line in lines if not line.startswith("An error occurred while calling")), "no reason told")
+    return next((line for line in lines if not line.startswith("An error occurred while calling")), "unknown reason")

@@ -1,7 +1,7 @@
-"""Checks what the tables promise, with pyarrow and the plain formulas alone: no Spark judges itself here.
+"""Checks the tables' guarantees with pyarrow and the formulas of `marketdata`, without Spark.
 
-Every tick once and in its place, candles and hourly rows unique and sorted, enrichment and hourly rows equal to a
-recomputation, no closed hour without its row.
+Guarantees: every tick is stored once and in the right file; candles and hourly rows are unique and sorted; enrichment
+and hourly rows equal a recomputation; every closed hour has its row.
 """
 
 import math
@@ -13,24 +13,31 @@ from typing import Any
 import pyarrow as pa
 
 from batch.hdfs.reader import Reader
-from batch.schemas import HOURLY, column_names
-from batch.tables.hour_writer import grace_ms
-from batch.tables.merge import Table, hourly_metrics, minute_candles, raw_data
+from batch.schemas import HOURLY, SOURCES, column_names
+from batch.tables.due_hours import grace_ms
+from batch.tables.layout import Table, hour_of_raw_file, hourly_metrics, minute_candles, raw_data
 from config import Settings
 from marketdata.enrichment import Enriched, enrich
 from marketdata.hourly import BASIS_RANK, hour_row, trailing_volatilities
 from marketdata.records import Candle, HourlyRow, SourceState, Tick
-from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, from_rfc3339, to_rfc3339
+from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
 
 _TOLERANCE = 1e-9
-_SHOWN = 20
-_ENRICHED = tuple(name for name in Enriched.__struct_fields__ if name not in {"date", "hour"})
-_STATES = ("coingecko", "binance")
+_MAX_SHOWN = 20
+_ENRICHED_FIELDS = tuple(name for name in Enriched.__struct_fields__ if name not in {"date", "hour"})
 
 
 @dataclass(slots=True)
 class Report:
-    """What was found below `root`. `problems` names each row that breaks a promise; gaps are told, and are none."""
+    """Result of a verification of the tables below `root`.
+
+    Attributes:
+        root: URL of the HDFS root.
+        counts: number of rows by table.
+        gaps: ranges of missing times by table and symbol; a gap is not a problem.
+        problems: one text per row that violates a guarantee.
+        checked_hours: number of hourly rows recomputed.
+    """
 
     root: str
     counts: dict[str, int] = field(default_factory=dict)
@@ -40,7 +47,7 @@ class Report:
 
     @property
     def empty(self) -> bool:
-        """Nothing is stored, so nothing could be checked: as after a look at the wrong root."""
+        """True if no rows are stored, for example because the root is wrong."""
         return not any(self.counts.values())
 
     @property
@@ -58,25 +65,25 @@ class Report:
         }
 
     def lines(self) -> Iterator[str]:
-        """The report for people."""
+        """Yield the report as text lines."""
         for table, count in self.counts.items():
             yield f"{table}: {count} rows"
         yield f"hourly rows recomputed: {self.checked_hours}"
         for name, ranges in self.gaps.items():
-            more = f" and {len(ranges) - _SHOWN} more" if len(ranges) > _SHOWN else ""
-            yield f"gap {name}: {', '.join(ranges[:_SHOWN])}{more}"
-        for problem in self.problems[:_SHOWN]:
-            yield f"wrong: {problem}"
+            more = f" and {len(ranges) - _MAX_SHOWN} more" if len(ranges) > _MAX_SHOWN else ""
+            yield f"gap {name}: {', '.join(ranges[:_MAX_SHOWN])}{more}"
+        for problem in self.problems[:_MAX_SHOWN]:
+            yield f"problem: {problem}"
         if self.ok:
-            yield "ok: every promise holds"
+            yield "ok: all guarantees hold"
         elif self.problems:
-            yield f"{len(self.problems)} rows break a promise"
+            yield f"{len(self.problems)} rows violate a guarantee"
         else:
-            yield f"nothing is stored in {self.root}: nothing could be checked (`batch raw` and `batch backfill` store)"
+            yield f"nothing is stored in {self.root}; run `batch raw` or `batch backfill` first"
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows with times as ms."""
+    """Return rows as dicts, with timestamps as Unix ms."""
     columns = {}
     for name in table.column_names:
         column = table[name]
@@ -86,25 +93,25 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _text(ms: int | None) -> str | None:
+def _optional_rfc3339(ms: int | None) -> str | None:
     return None if ms is None else to_rfc3339(ms)
 
 
 def tick_of(row: Mapping[str, Any]) -> Tick:
-    """A stored row as the tick that it was."""
+    """Convert a row of raw_data back to its tick."""
     sources = {}
-    for name in _STATES:
+    for name in SOURCES:
         if row[f"{name}_status"] is not None:
             sources[name] = SourceState(
                 status=row[f"{name}_status"],
-                observed_at=_text(row[f"{name}_observed_at"]),
-                received_at=_text(row[f"{name}_received_at"]),
+                observed_at=_optional_rfc3339(row[f"{name}_observed_at"]),
+                received_at=_optional_rfc3339(row[f"{name}_received_at"]),
                 staleness_ms=row[f"{name}_staleness_ms"],
             )
     fields = {name: row[name] for name in Tick.__struct_fields__ if name in row}
     fields |= {
         "timestamp": to_rfc3339(row["timestamp"]),
-        "trade_timestamp": _text(row["trade_timestamp"]),
+        "trade_timestamp": _optional_rfc3339(row["trade_timestamp"]),
         "sources": sources,
         "flags": tuple(row["flags"] or ()),
     }
@@ -112,31 +119,34 @@ def tick_of(row: Mapping[str, Any]) -> Tick:
 
 
 def candle_of(row: Mapping[str, Any]) -> Candle:
-    """A stored minute as a record."""
+    """Convert a row of minute_candles to a record."""
     return Candle(**{**row, "open_time": to_rfc3339(row["open_time"])})
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """The fields in which a stored row is not what it should be; numbers to nine digits."""
-    wrong = []
+    """Return a text per field that differs from the expected value; floats are compared to nine digits."""
+    different = []
     for name, want in expected.items():
         got = found[name]
         same = got == want
         if isinstance(want, float) and isinstance(got, int | float):
             same = math.isclose(got, want, rel_tol=_TOLERANCE, abs_tol=1e-18)
         if not same:
-            wrong.append(f"{name} is {got!r}, expected {want!r}")
-    return wrong
+            different.append(f"{name} is {got!r}, expected {want!r}")
+    return different
 
 
 def gap_ranges(times: Iterable[int], step_ms: int) -> list[str]:
-    """The holes in a grid of times, as `from/to` (exclusive)."""
+    """Return the gaps in a grid of times as `from/to` (exclusive)."""
     ordered = sorted(times)
     return [f"{to_rfc3339(a + step_ms)[:16]}/{to_rfc3339(b)[:16]}" for a, b in pairwise(ordered) if b - a > step_ms]
 
 
 class Verifier:
-    """Reads every table once, oldest file first; of candles and ticks two days and an hour, and all times, are kept."""
+    """Reads every table, oldest file first.
+
+    In memory are two days of candles, one hour of ticks, all hourly rows, and the times of all candles.
+    """
 
     def __init__(self, reader: Reader, settings: Settings) -> None:
         self._reader = reader
@@ -147,18 +157,20 @@ class Verifier:
         self.report = Report(settings.hdfs.url + settings.hdfs.root)
 
     def run(self) -> Report:
-        """Check everything."""
+        """Check all tables and return the report."""
         for name in self._reader.files(self._raw.folder):
-            parts = dict(part.split("=", 1) for part in name.split("/") if "=" in part)
-            hour = from_rfc3339(f"{parts['date']}T{int(parts['hour']):02d}:00:00Z")
-            self._raw_files.setdefault(hour, []).append(name)
+            hour = hour_of_raw_file(name)
+            if hour is None:
+                self.report.problems.append(f"{name}: expected a path with date=YYYY-MM-DD/hour=H")
+            else:
+                self._raw_files.setdefault(hour, []).append(name)
         minutes = self._check_candles()
         hourly = self._check_hourly()
         self._check_hours(minutes, hourly)
         return self.report
 
     def _check_file(self, table: Table, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows of a file: unique, sorted, and in the file that their time belongs to."""
+        """Check that a file's rows are unique, sorted, and in the file that their time belongs to."""
         seen = set()
         order = [tuple(row[column] for column in table.order) for row in rows]
         if order != sorted(order):
@@ -166,11 +178,11 @@ class Verifier:
         for row in rows:
             key = tuple(row[column] for column in table.key)
             if key in seen:
-                self.report.problems.append(f"{name}: {key} stands there twice")
+                self.report.problems.append(f"{name}: duplicate row {key}")
             seen.add(key)
-            place = table.file_of(table.name_of(row[table.time]))
-            if place != name:
-                self.report.problems.append(f"{name}: {key} belongs into {place}")
+            expected = table.file_of(table.slot_of(row[table.time]))
+            if expected != name:
+                self.report.problems.append(f"{name}: row {key} belongs in {expected}")
 
     def _check_candles(self) -> dict[str, set[int]]:
         times: dict[str, set[int]] = {}
@@ -182,7 +194,7 @@ class Verifier:
             for row in rows:
                 times.setdefault(row["symbol"], set()).add(row["open_time"])
         self.report.counts["minute_candles"] = count
-        self._tell_gaps("minute_candles", times, MINUTE_MS)
+        self._add_gaps("minute_candles", times, MINUTE_MS)
         return times
 
     def _check_hourly(self) -> dict[tuple[str, int], dict[str, Any]]:
@@ -200,10 +212,10 @@ class Verifier:
                         f"low <= avg <= high, got {row['low_price']}, {row['avg_price']}, {row['high_price']}"
                     )
         self.report.counts["hourly_metrics"] = len(found)
-        self._tell_gaps("hourly_metrics", times, HOUR_MS)
+        self._add_gaps("hourly_metrics", times, HOUR_MS)
         return found
 
-    def _tell_gaps(self, table: str, times: Mapping[str, set[int]], step_ms: int) -> None:
+    def _add_gaps(self, table: str, times: Mapping[str, set[int]], step_ms: int) -> None:
         for symbol, known in sorted(times.items()):
             ranges = gap_ranges(known, step_ms)
             if ranges:
@@ -219,7 +231,7 @@ class Verifier:
                 tick = tick_of(row)
                 ticks.setdefault(tick.symbol, []).append(tick)
                 enriched = enrich(tick)
-                wrong = differences(row, {name: getattr(enriched, name) for name in _ENRICHED})
+                wrong = differences(row, {name: getattr(enriched, name) for name in _ENRICHED_FIELDS})
                 if wrong:
                     self.report.problems.append(f"raw_data {tick.tick_id}: {'; '.join(wrong)}")
         return ticks
@@ -250,7 +262,7 @@ class Verifier:
             newest = max([newest, *(tick.timestamp_ms for known in ticks.values() for tick in known)])
             if floor_to(hour, DAY_MS) != day:
                 day = floor_to(hour, DAY_MS)
-                slots = [self._candles.name_of(day - DAY_MS), self._candles.name_of(day)]
+                slots = [self._candles.slot_of(day - DAY_MS), self._candles.slot_of(day)]
                 self._candle_days = {slot: self._candle_days[slot] for slot in slots if slot in self._candle_days}
                 joined: dict[str, dict[int, Candle]] = {}
                 for slot in slots:
@@ -275,10 +287,10 @@ class Verifier:
         self.report.checked_hours += 1
         if found is None:
             if closed:
-                self.report.problems.append(f"{where}: no row of a closed hour")
+                self.report.problems.append(f"{where}: row of a closed hour is missing")
             return
         if not closed and BASIS_RANK[found["basis"]] <= BASIS_RANK[expected.basis]:
-            return  # written by a backfill before the hour's last data came in; the stream writes it anew
+            return  # backfill wrote it before the hour's last data arrived; the stream will rewrite it
         fields = {name: getattr(expected, name) for name in column_names(HOURLY) if name != "hour_start"}
         wrong = differences(found, fields)
         if wrong:

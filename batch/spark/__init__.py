@@ -1,1 +1,1 @@
-"""The Spark session, its Kafka options, and dead letters written from Spark."""
+"""The Spark session, Kafka options for Spark, and the dead-letter writer."""

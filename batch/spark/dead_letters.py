@@ -1,7 +1,7 @@
-"""Records that cannot be stored, sent to the dead-letter topic with their reason and their original bytes.
+"""Publishes records that cannot be stored to the dead-letter topic, with the reason and the original bytes.
 
-They are sent before the micro-batch they came with counts as done: a crash in between sends a letter twice (topic,
-partition and offset in it name the record), and never loses one. It must never import streams.
+Dead letters are published before their micro-batch is committed. A crash in between publishes a dead letter twice but
+never loses one; topic, partition and offset identify the record.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from batch.spark.kafka import client_properties, wait_for_topics
-from batch.sql import parse as wire
+from batch.sql.parse import CANDLE
 from config import Settings
 from marketdata import candle_rules, tick_rules
 from marketdata.codec import decode, encode
@@ -22,33 +22,35 @@ from marketdata.errors import DecodeError
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
 
-_AT_ONCE = 1_000
-_PLACE = ["topic", "partition", "offset"]
+_CHUNK_SIZE = 1_000
+_POSITION = ["topic", "partition", "offset"]
 _log = logging.getLogger(__name__)
 
 
-def refusal(kind: str, value: bytes | None, why: str, latest_ms: int) -> DecodeError:
-    """What is wrong with a record that Spark refused; the wire's own reader and the tables of rules name it better.
+def refusal_of(kind: str, value: bytes | None, text: str, latest_ms: int) -> DecodeError:
+    """Return the error of a record that Spark refused, with reason code and field.
+
+    The record is decoded and checked again in Python; Spark's text is used only if that finds no error.
 
     Args:
-        kind: what it should have been, of `wire`.
-        value: its bytes.
-        why: what Spark found.
-        latest_ms: the time beyond which it is ahead of the clock.
+        kind: the expected kind of record, `TICK` or `CANDLE` of `batch.sql.parse`.
+        value: the original bytes.
+        text: the error found by Spark.
+        latest_ms: the latest event time accepted, ms.
     """
-    expected = "a closed one-minute candle" if kind == wire.CANDLE else "a clean tick"
+    expected = "a closed one-minute candle" if kind == CANDLE else "a clean tick"
     try:
-        if kind == wire.CANDLE:
+        if kind == CANDLE:
             candle_rules.check(decode(Candle, value), latest_ms)
         else:
             tick_rules.check(decode(Tick, value), latest_ms)
     except DecodeError as error:
         return error
-    return DecodeError("value", "payload", value, f"{expected}: {why}")
+    return DecodeError("value", "payload", value, f"{expected}: {text}")
 
 
-class Letters:
-    """Sends them; nothing is opened before there is one."""
+class DeadLetterWriter:
+    """Publishes dead letters through Spark's Kafka sink."""
 
     def __init__(self, spark: SparkSession, settings: Settings, now_ms: Callable[[], int]) -> None:
         self._spark = spark
@@ -57,33 +59,36 @@ class Letters:
         self._topic = settings.topic(TopicRole.DEAD_LETTERS).name
 
     def send(self, records: DataFrame, refused: DataFrame, latest_ms: int) -> int:
-        """Send a letter for each refused record, and wait until the broker has them; how many.
+        """Publish a dead letter for each refused record and wait for the broker's acknowledgement.
 
         Args:
             records: Kafka rows (topic, partition, offset, key, value).
-            refused: topic, partition, offset of those that are refused, `kind` and `why`.
-            latest_ms: the time beyond which a record is ahead of the clock.
+            refused: columns topic, partition, offset, kind and error of the refused records.
+            latest_ms: the latest event time accepted, ms.
+
+        Returns:
+            The number of dead letters.
 
         Raises:
-            StorageError: there is no such topic.
+            StorageError: the dead-letter topic does not exist.
         """
         wait_for_topics(self._spark, self._settings.kafka, [self._topic], self._settings.hdfs.wait_s)
-        rows = records.join(refused.select(*_PLACE, "kind", "why"), _PLACE)
+        rows = records.join(refused.select(*_POSITION, "kind", "error"), _POSITION)
         reasons: Counter[str] = Counter()
         now_ms = self._now_ms()
-        left = rows.toLocalIterator()
-        while chunk := list(islice(left, _AT_ONCE)):
-            self._publish(list(self._written(chunk, reasons, now_ms, latest_ms)))
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        _log.warning("refused records, see `dead-letters`: %s", told)
+        remaining = rows.toLocalIterator()
+        while chunk := list(islice(remaining, _CHUNK_SIZE)):
+            self._publish(list(self._encode(chunk, reasons, now_ms, latest_ms)))
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        _log.warning("refused records, see `dead-letters`: %s", counts)
         return reasons.total()
 
-    def _written(
+    def _encode(
         self, rows: Iterable[Any], reasons: Counter[str], now_ms: int, latest_ms: int
     ) -> Iterator[tuple[Any, bytearray]]:
         for row in rows:
             key, value = _bytes(row.key), _bytes(row.value)
-            error = refusal(row.kind, value, row.why, latest_ms)
+            error = refusal_of(row.kind, value, row.error, latest_ms)
             reasons[f"{error.reason} on {row.topic}"] += 1
             letter: DeadLetter = letter_of(
                 error,

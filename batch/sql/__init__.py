@@ -1,1 +1,1 @@
-"""Parsing and hourly aggregation as Spark SQL expressions."""
+"""Parsing of Kafka records and hourly aggregation in Spark SQL."""

@@ -1,6 +1,6 @@
-"""Hourly rows by Spark's own aggregates: the formulas of `marketdata.hourly`, held to them by a parity test.
+"""Hourly rows as Spark SQL: the formulas of `marketdata.hourly`; a parity test compares the two.
 
-DataFrame in, DataFrame out. One shuffle by market at most: every window below is within a market.
+DataFrame in, DataFrame out. All windows are partitioned by market, so at most one shuffle by market is needed.
 """
 
 from pyspark.sql import DataFrame, SparkSession
@@ -9,9 +9,9 @@ from batch.schemas import HOURLY, column_names
 from marketdata.hourly import KNOWN_SHARE
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS
 
-# The 24 h before each candle without a window of 1,440 rows: a day's highs run on from its start (`day_high`) and, from
-# behind, to its end (`rest_high`); a trailing day is the rest of yesterday from its first minute, and today so far.
-# (van Herk 1992, Gil and Werman 1993.)
+# High and low of the 24 h before each candle without a window of 1,440 rows. Per calendar day there is a running high
+# from its start (`day_high`) and one from each minute to its end (`rest_high`). A trailing day is the rest of yesterday
+# plus today so far. Algorithm: van Herk 1992, Gil and Werman 1993.
 _TRAILING = """
 WITH numbered AS (
   SELECT symbol, open_time, close,
@@ -99,9 +99,9 @@ FROM known WHERE wanted
 
 
 def trailing_volatility(spark: SparkSession, candles: DataFrame) -> DataFrame:
-    """(24 h high - 24 h low) / close x 100 of each one-minute candle whose trailing day is known.
+    """Return (24 h high - 24 h low) / close x 100 of each one-minute candle whose trailing day is known.
 
-    Columns: symbol, open_time, volatility.
+    Columns: symbol, open_time, volatility (%).
     """
     return spark.sql(_TRAILING, candles=candles, known=KNOWN_SHARE * DAY_MS / MINUTE_MS)
 
@@ -109,18 +109,17 @@ def trailing_volatility(spark: SparkSession, candles: DataFrame) -> DataFrame:
 def hourly_rows(
     spark: SparkSession, ticks: DataFrame, candles: DataFrame, from_ms: int, to_ms: int, *, trailing: bool = True
 ) -> DataFrame:
-    """The rows of every market and hour in [from_ms, to_ms) of which a tick or a one-minute candle is known.
+    """Return the rows of all markets and hours in [from_ms, to_ms) that have a tick or a one-minute candle.
 
     Args:
         spark: the session.
         ticks: rows of raw_data, whole hours.
-        candles: rows of minute_candles: whole hours and, where `trailing`, the 24 h before them.
-        from_ms: UTC, on the hour.
-        to_ms: likewise, exclusive.
-        trailing: False leaves `avg_volatility` of hours without ticks null, and saves a pass over the candles.
+        candles: rows of minute_candles: whole hours and, with `trailing`, the 24 h before them.
+        from_ms: Unix time in ms, a whole hour.
+        to_ms: like `from_ms`, exclusive.
+        trailing: False leaves `avg_volatility` of hours without ticks null and saves a pass over the candles.
     """
     if trailing:
-        # Both sides of the join read the candles: they are kept for that long.
         known = trailing_volatility(spark, candles)
         marked = spark.sql(
             "SELECT c.*, v.volatility FROM {candles} c LEFT JOIN {known} v "
@@ -135,12 +134,12 @@ def hourly_rows(
 
 
 def kline_rows(spark: SparkSession, klines: DataFrame) -> DataFrame:
-    """The rows of hours of which only the one-hour candle is known.
+    """Return the rows of hours for which only the one-hour candle is known.
 
     Args:
         spark: the session.
-        klines: rows shaped as minute_candles, with the 23 h before the first row that is wanted. A boolean column
-            `wanted` chooses among them; without it all are.
+        klines: one-hour candles with the columns of minute_candles, including the 23 h before the first requested row.
+            An optional boolean column `wanted` selects the rows to return; without it all are returned.
     """
     if "wanted" not in klines.columns:
         klines = klines.selectExpr("*", "true AS wanted")

@@ -1,6 +1,7 @@
-"""Kafka records to rows: strict parsing by explicit schemas, and `marketdata.enrichment` in Spark's words.
+"""Parses Kafka records by strict schemas, applies the rules of `marketdata.rules`, and enriches ticks, in Spark SQL.
 
-What is wrong with a record that cannot be read is told with its place; `batch.jobs.stream` decides what becomes of it.
+An invalid record keeps its Kafka position and gets an error text; `batch.jobs.stream` sends it to the dead letters.
+The enrichment formulas are those of `marketdata.enrichment`.
 """
 
 import re
@@ -17,14 +18,14 @@ from marketdata.times import MINUTE_MS
 _CORRUPT = "_corrupt"
 TICK, CANDLE, UNKNOWN = "tick", "candle", "unknown"
 FUTURE = "ahead of the clock"
-_END_TO_END = r"^(?:{})\z"
+_FULL_MATCH = r"^(?:{})\z"
 _DOUBLE = re.compile(r"(\w+) DOUBLE\b")
-# Times that `marketdata.times` can say; beyond them sums of times would not be any.
+# The range that `marketdata.times` can represent.
 _FIRST, _LAST = "TIMESTAMP '1970-01-01T00:00:00Z'", "TIMESTAMP '9999-12-31T23:00:00Z'"
 
 
 def _time(column: str) -> str:
-    """A wire time; below a millisecond it is cut off, as `marketdata.times` does."""
+    """Parse a wire time and truncate it to milliseconds, as `marketdata.times` does."""
     return f"date_trunc('MILLISECOND', try_cast({column} AS TIMESTAMP))"
 
 
@@ -39,16 +40,17 @@ def _literal(text: str) -> str:
 
 
 def _holds(rule: Rule, record: str) -> str:
-    """A rule of `marketdata.rules` on a struct; null where a comparison meets one, which passes.
+    """Translate a rule of `marketdata.rules` to a Spark SQL condition on a struct.
 
-    What is said of texts is false where one is null: the wire's own reader knows none such.
+    A comparison with null yields null, which passes. A text rule on null yields false, because the wire format has no
+    null texts in these fields.
     """
     field = f"{record}.{rule.field}"
     match rule:
         case Compares(comparison=comparison, bound=bound):
             return f"{field} {comparison} {f'{record}.{bound}' if isinstance(bound, str) else f'{float(bound)!r}D'}"
         case Matches(pattern=pattern):
-            return f"coalesce({field} RLIKE {_literal(_END_TO_END.format(pattern))}, false)"
+            return f"coalesce({field} RLIKE {_literal(_FULL_MATCH.format(pattern))}, false)"
         case Joins(first=first, separator=separator, second=second):
             return f"{field} <=> concat({record}.{first}, {_literal(separator)}, {record}.{second})"
         case Ends(whole=whole, separator=separator):
@@ -57,11 +59,11 @@ def _holds(rule: Rule, record: str) -> str:
             return f"{field} <=> CASE {record}.{where} WHEN {_literal(value)} THEN {record}.{original} END"
         case Known(other=other):
             return f"coalesce({field}, {record}.{other}) IS NOT NULL"
-    raise TypeError(f"{type(rule).__name__} is not said in Spark's words")
+    raise TypeError(f"{type(rule).__name__} has no translation to Spark SQL")
 
 
-def _broken_rule(rules: Iterable[Rule], record: str) -> str:
-    """The first of the rules that a struct breaks, as a CASE."""
+def _violated_rule(rules: Iterable[Rule], record: str) -> str:
+    """Return a CASE expression for the first rule that a struct violates; null if it satisfies all."""
     whens = [
         f"WHEN NOT ({_holds(rule, record)}) THEN {_literal(f'{rule.field} is not {rule.expected}')}" for rule in rules
     ]
@@ -69,9 +71,9 @@ def _broken_rule(rules: Iterable[Rule], record: str) -> str:
 
 
 def _not_finite(schema: str, rules: Iterable[Rule], record: str) -> str:
-    """The first number of a schema that is not finite, among those that no rule bounds, as a CASE.
+    """Return a CASE expression for the first number that is not finite, among the fields that no rule bounds.
 
-    JSON has no such number, but 1e400 is read as one; the wire's own reader refuses it.
+    JSON has no infinity, but Spark reads 1e400 as one; `marketdata.codec` rejects it.
     """
     bounded = {rule.field for rule in rules}
     names = [name for name in _DOUBLE.findall(schema) if name not in bounded]
@@ -79,17 +81,20 @@ def _not_finite(schema: str, rules: Iterable[Rule], record: str) -> str:
     return f"CASE {' '.join(whens)} END" if whens else "NULL"
 
 
-def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str, latest_ms: int | None = None) -> DataFrame:
-    """Kafka rows (topic, partition, offset, value) as parsed records.
-
-    Columns: topic, partition, offset, kind (`tick` or `candle`), tick (struct), candle (struct), at (event time), why
-    (what is wrong with it, null where nothing is).
+def parse_records(
+    records: DataFrame, *, ticks_topic: str, candles_topic: str, latest_ms: int | None = None
+) -> DataFrame:
+    """Parse Kafka rows.
 
     Args:
-        records: such rows.
-        ticks_topic: whose records are ticks.
-        candles_topic: whose records are candles.
-        latest_ms: a tick after that, or a candle that ends after that, is ahead of the clock; None: none is.
+        records: rows with columns topic, partition, offset, value.
+        ticks_topic: the topic of clean ticks.
+        candles_topic: the topic of closed candles.
+        latest_ms: ticks after this time and candles that end after it are invalid (`FUTURE`); None skips the check.
+
+    Returns:
+        Columns topic, partition, offset, kind (`tick` or `candle`), tick (struct), candle (struct), at (event time),
+        error (text, null for a valid record).
     """
     ahead = "false"
     if latest_ms is not None:
@@ -126,22 +131,22 @@ def parse(records: DataFrame, *, ticks_topic: str, candles_topic: str, latest_ms
             "candle",
             "at",
             f"""coalesce(CASE
-                WHEN tick.{_CORRUPT} IS NOT NULL OR candle.{_CORRUPT} IS NOT NULL THEN 'not JSON of the schema'
+                WHEN tick.{_CORRUPT} IS NOT NULL OR candle.{_CORRUPT} IS NOT NULL THEN 'not JSON of the expected schema'
                 WHEN coalesce(tick.schema_version, candle.schema_version, -1) <> 1 THEN 'schema_version is not 1'
-                WHEN at IS NULL THEN 'no event time'
-                WHEN coalesce(tick.symbol, candle.symbol) IS NULL THEN 'no symbol'
+                WHEN at IS NULL THEN 'event time is missing or invalid'
+                WHEN coalesce(tick.symbol, candle.symbol) IS NULL THEN 'symbol is missing'
                 WHEN kind = '{CANDLE}' AND candle.interval <> '1m' THEN 'not a one-minute candle'
                 WHEN kind = '{CANDLE}' AND (candle.open IS NULL OR candle.high IS NULL OR candle.low IS NULL
                     OR candle.close IS NULL OR candle.volume IS NULL) THEN 'a price or the volume is missing'
             END, CASE kind
-                WHEN '{TICK}' THEN coalesce({_broken_rule(tick_rules.RULES, "tick")},
+                WHEN '{TICK}' THEN coalesce({_violated_rule(tick_rules.RULES, "tick")},
                     {_not_finite(TICK_WIRE, tick_rules.RULES, "tick")})
-                WHEN '{CANDLE}' THEN coalesce({_broken_rule(candle_rules.RULES, "candle")},
+                WHEN '{CANDLE}' THEN coalesce({_violated_rule(candle_rules.RULES, "candle")},
                     {_not_finite(CANDLE_WIRE, candle_rules.RULES, "candle")})
             END, CASE
-                WHEN kind = '{CANDLE}' AND unix_millis(at) % {MINUTE_MS} <> 0 THEN 'open_time is no whole minute'
+                WHEN kind = '{CANDLE}' AND unix_millis(at) % {MINUTE_MS} <> 0 THEN 'open_time is not a whole minute'
                 WHEN {ahead} THEN '{FUTURE}'
-            END) AS why""",
+            END) AS error""",
         )
     )
 
@@ -157,7 +162,7 @@ def _sources() -> dict[str, str]:
     return columns
 
 
-_MID = "(tick.bid_price + tick.ask_price) / 2"  # clean quotes are above 0 and not crossed
+_MID = "(tick.bid_price + tick.ask_price) / 2"  # clean quotes are positive and not crossed
 _SPREAD = "CASE WHEN mid_price IS NOT NULL THEN tick.ask_price - tick.bid_price END"
 _TICK_COLUMNS = {
     "timestamp": "at",
@@ -172,10 +177,10 @@ _TICK_COLUMNS = {
 
 
 def enriched_ticks(parsed: DataFrame) -> DataFrame:
-    """The good ticks as rows of raw_data, with `_seq`, the order in which they were published to their partition."""
+    """Return the valid ticks as rows of raw_data, with `_seq`: the Kafka offset, which orders rows with equal keys."""
     columns = [f"{_TICK_COLUMNS.get(name, f'tick.{name}')} AS {name}" for name in column_names(RAW)]
     return (
-        parsed.where(f"kind = '{TICK}' AND why IS NULL")
+        parsed.where(f"kind = '{TICK}' AND error IS NULL")
         .selectExpr("tick", "at", "offset", f"{_MID} AS mid_price")
         .selectExpr("tick", "at", "offset", "mid_price", f"{_SPREAD} AS spread")
         .selectExpr(*columns, "offset AS _seq")
@@ -183,7 +188,7 @@ def enriched_ticks(parsed: DataFrame) -> DataFrame:
 
 
 def candle_rows(parsed: DataFrame) -> DataFrame:
-    """The good candles as rows of minute_candles, with `_seq` as above."""
+    """Return the valid candles as rows of minute_candles, with `_seq` as in `enriched_ticks`."""
     fields = (
         "open",
         "high",
@@ -196,6 +201,6 @@ def candle_rows(parsed: DataFrame) -> DataFrame:
         "taker_buy_quote_volume",
         "source",
     )
-    return parsed.where(f"kind = '{CANDLE}' AND why IS NULL").selectExpr(
+    return parsed.where(f"kind = '{CANDLE}' AND error IS NULL").selectExpr(
         "candle.symbol AS symbol", "at AS open_time", *(f"candle.{name} AS {name}" for name in fields), "offset AS _seq"
     )

@@ -1,1 +1,1 @@
-"""The three Parquet tables: file layout, merging, and hourly rows that are due."""
+"""The three Parquet tables: file layout, merging of rows, and the writer of hourly rows."""

@@ -1,4 +1,4 @@
-"""The writer's lease and atomic replacement on the real HDFS."""
+"""Writer lease, atomic replacement, merging and hourly rows on a real HDFS."""
 
 import random
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hdfs import InsecureClient
@@ -16,10 +17,12 @@ from requests.exceptions import RequestException
 
 from batch.hdfs.reader import Reader
 from batch.hdfs.store import open_store
-from batch.schemas import HOURLY
-from batch.sql import parse as wire
-from batch.tables import merge as tables
+from batch.schemas import HOURLY, column_names
+from batch.sql.parse import enriched_ticks, parse_records
+from batch.tables import hour_writer
 from batch.tables.hour_writer import HourWriter
+from batch.tables.layout import hourly_metrics, raw_data
+from batch.tables.merge import merge_rows, read_table
 from config import Settings
 from marketdata.errors import StorageError
 from marketdata.hourly import observed_price
@@ -51,8 +54,8 @@ def spark(stack: StackUnderTest) -> Iterator[SparkSession]:
 
 
 def hour_sql(value: int) -> str:
-    """Six markets and a month of hours, every number of which is `value`."""
-    numbers = dict.fromkeys(tables.column_names(HOURLY)[2:], f"{value}D")
+    """Return SQL for one month of hourly rows of six markets with all numbers equal to `value`."""
+    numbers = dict.fromkeys(column_names(HOURLY)[2:], f"{value}D")
     numbers |= {"n_ticks": f"{value}L", "n_candles": "0L", "origin": "'live'", "basis": "'ticks'"}
     columns = ", ".join(f"{sql} AS {name}" for name, sql in numbers.items())
     return (
@@ -62,8 +65,8 @@ def hour_sql(value: int) -> str:
     )
 
 
-def test_readers_are_right_at_every_moment_while_a_writer_replaces(spark: SparkSession, settings: Settings) -> None:
-    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+def test_readers_see_whole_files_while_a_writer_replaces_them(spark: SparkSession, settings: Settings) -> None:
+    store, table = open_store(spark, settings), hourly_metrics(settings)
     file = table.file_of("2024-08")
     done = threading.Event()
     wrong: list[str] = []
@@ -88,12 +91,12 @@ def test_readers_are_right_at_every_moment_while_a_writer_replaces(spark: SparkS
             reads += len(names)
 
     with store.locks.held(table.name, 10) as lease:
-        tables.merge(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
+        merge_rows(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
         reader = threading.Thread(target=look)
         reader.start()
         try:
             for value in range(2, 22):
-                tables.merge(spark, store, table, spark.sql(hour_sql(value)), ["2024-08"], lease)
+                merge_rows(spark, store, table, spark.sql(hour_sql(value)), ["2024-08"], lease)
         finally:
             done.set()
             reader.join()
@@ -104,17 +107,17 @@ def test_readers_are_right_at_every_moment_while_a_writer_replaces(spark: SparkS
 
 
 def test_a_lower_basis_never_replaces_a_higher(spark: SparkSession, settings: Settings) -> None:
-    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+    store, table = open_store(spark, settings), hourly_metrics(settings)
     lower = hour_sql(9).replace("'ticks'", "'candles_1h'")
     with store.locks.held(table.name, 10) as lease:
-        tables.merge(spark, store, table, spark.sql(lower), ["2024-08"], lease)
-        tables.merge(spark, store, table, spark.sql(hour_sql(3)), ["2024-08"], lease)
-        tables.merge(spark, store, table, spark.sql(lower), ["2024-08"], lease)
-    rows = tables.read_all(spark, store, table).selectExpr("min(n_ticks)", "max(n_ticks)", "count(*)").collect()
+        merge_rows(spark, store, table, spark.sql(lower), ["2024-08"], lease)
+        merge_rows(spark, store, table, spark.sql(hour_sql(3)), ["2024-08"], lease)
+        merge_rows(spark, store, table, spark.sql(lower), ["2024-08"], lease)
+    rows = read_table(spark, store, table).selectExpr("min(n_ticks)", "max(n_ticks)", "count(*)").collect()
     assert [tuple(row) for row in rows] == [(3, 3, 4320)]
 
 
-def test_one_writer_has_the_lease_and_gives_it_back(spark: SparkSession, settings: Settings) -> None:
+def test_only_one_writer_holds_the_lease_until_release(spark: SparkSession, settings: Settings) -> None:
     locks = open_store(spark, settings).locks
     with locks.held("table", 5):
         owner = locks.owner_of("table")
@@ -127,21 +130,21 @@ def test_one_writer_has_the_lease_and_gives_it_back(spark: SparkSession, setting
     assert locks.owner_of("table") is None
 
 
-def test_a_lease_that_was_lost_stops_its_owner(spark: SparkSession, settings: Settings) -> None:
+def test_a_lost_lease_stops_its_owner(spark: SparkSession, settings: Settings) -> None:
     store = open_store(spark, settings)
     lost = store.locks.acquire("table", 5)
     store.fs.delete(store.path(f"{settings.hdfs.root}/_locks/table.lock"))
     with store.locks.held("table", 5) as lease:
         with pytest.raises(StorageError, match="lost to another writer"):
             lost.check()
-        lost.release()  # leaves the new owner's lock alone
+        lost.release()  # must not release the new owner's lock
         lease.check()
 
 
-def test_a_lease_that_was_taken_over_is_known_as_lost(spark: SparkSession, settings: Settings) -> None:
+def test_a_taken_over_lease_is_detected(spark: SparkSession, settings: Settings) -> None:
     store = open_store(spark, settings)
     lost = store.locks.acquire("table", 5)
-    # What HDFS does for a successor once an owner was silent for a minute; the file stays the same file.
+    # HDFS does this for a successor once an owner has not renewed for a minute; the file keeps its identity.
     store.fs.recoverLease(store.path(f"{settings.hdfs.root}/_locks/table.lock"))
     with store.locks.held("table", 20) as lease:
         with pytest.raises(StorageError, match="lost to another writer"):
@@ -150,17 +153,17 @@ def test_a_lease_that_was_taken_over_is_known_as_lost(spark: SparkSession, setti
         lease.check()
 
 
-def test_an_hour_is_computed_from_what_is_stored_when_its_turn_comes(spark: SparkSession, settings: Settings) -> None:
-    """A writer that waited must not put its older view of an hour over that of the writer it waited for."""
-    store, raw = open_store(spark, settings), tables.raw_data(settings)
+def test_an_hour_is_computed_after_the_lease_is_acquired(spark: SparkSession, settings: Settings) -> None:
+    """A writer that waited for the lease must not overwrite an hour with rows computed from older data."""
+    store, raw = open_store(spark, settings), raw_data(settings)
     rng = random.Random(1)
     ticks = [random_tick(rng, "BTC-USD", HOUR + minute * MINUTE_MS) for minute in range(40)]
     used = [tick for tick in ticks if observed_price(tick) is not None]
 
     def keep(some: list[Tick]) -> None:
-        rows = wire.enriched_ticks(wire.parse(kafka_rows(spark, some), **TOPICS))
+        rows = enriched_ticks(parse_records(kafka_rows(spark, some), **TOPICS))
         with store.locks.held(raw.name, 5) as lease:
-            tables.merge(spark, store, raw, rows, [raw.name_of(HOUR)], lease)
+            merge_rows(spark, store, raw, rows, [raw.slot_of(HOUR)], lease)
 
     waiting = threading.Event()
 
@@ -177,52 +180,52 @@ def test_an_hour_is_computed_from_what_is_stored_when_its_turn_comes(spark: Spar
         assert waiting.wait(60)
         keep(ticks)
     writer.join()
-    (row,) = tables.read_all(spark, store, tables.hourly_metrics(settings)).collect()
+    (row,) = read_table(spark, store, hourly_metrics(settings)).collect()
     assert row.n_ticks == len(used)
 
 
-def test_hours_are_computed_though_another_writer_replaces_their_files(
+def test_hours_are_computed_while_another_writer_replaces_their_files(
     spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, raw = open_store(spark, settings), tables.raw_data(settings)
+    store, raw = open_store(spark, settings), raw_data(settings)
     rng = random.Random(2)
     ticks = [random_tick(rng, "BTC-USD", HOUR + minute * MINUTE_MS) for minute in range(40)]
 
     def keep(some: list[Tick]) -> None:
-        rows = wire.enriched_ticks(wire.parse(kafka_rows(spark, some), **TOPICS))
+        rows = enriched_ticks(parse_records(kafka_rows(spark, some), **TOPICS))
         with store.locks.held(raw.name, 5) as lease:
-            tables.merge(spark, store, raw, rows, [raw.name_of(HOUR)], lease)
+            merge_rows(spark, store, raw, rows, [raw.slot_of(HOUR)], lease)
 
     keep(ticks[:20])
-    compute = HourWriter._compute
+    hourly_rows = hour_writer.hourly_rows
     late = [ticks]
 
-    def compute_and_replace(writer: HourWriter, *args: int, **options: bool) -> DataFrame:
-        rows = compute(writer, *args, **options)
+    def plan_and_replace(*args: Any, **options: Any) -> DataFrame:
+        rows = hourly_rows(*args, **options)
         if late:
-            keep(late.pop())  # between the look at the files and their reading
+            keep(late.pop())  # between the listing of the files and their reading
         return rows
 
-    monkeypatch.setattr(HourWriter, "_compute", compute_and_replace)
+    monkeypatch.setattr(hour_writer, "hourly_rows", plan_and_replace)
     assert HourWriter(spark, store, settings).write([HOUR], wait_s=5, live=True) == 1
-    (row,) = tables.read_all(spark, store, tables.hourly_metrics(settings)).collect()
+    (row,) = read_table(spark, store, hourly_metrics(settings)).collect()
     assert row.n_ticks == sum(observed_price(tick) is not None for tick in ticks)
 
 
-def test_what_a_killed_writer_left_is_removed_by_the_next(spark: SparkSession, settings: Settings) -> None:
-    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+def test_staged_files_of_a_killed_writer_are_removed_by_the_next(spark: SparkSession, settings: Settings) -> None:
+    store, table = open_store(spark, settings), hourly_metrics(settings)
     store.stage(table.name, spark.sql(hour_sql(1)).coalesce(1), slotted=False)
     with store.locks.held(table.name, 10) as lease:
-        tables.merge(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
+        merge_rows(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
     assert store.files(store.staging) == []
 
 
-def test_the_plain_reader_asks_hdfs_itself_whatever_proxy_the_environment_names(
+def test_the_plain_reader_ignores_proxies_of_the_environment(
     spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, table = open_store(spark, settings), tables.hourly_metrics(settings)
+    store, table = open_store(spark, settings), hourly_metrics(settings)
     with store.locks.held(table.name, 10) as lease:
-        tables.merge(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
+        merge_rows(spark, store, table, spark.sql(hour_sql(1)), ["2024-08"], lease)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("NO_PROXY", "no_proxy"):
@@ -232,7 +235,9 @@ def test_the_plain_reader_asks_hdfs_itself_whatever_proxy_the_environment_names(
     assert reader.table(file, ["symbol"]).num_rows == 4320
 
 
-def test_a_killed_owner_is_succeeded_at_once(spark: SparkSession, settings: Settings, tmp_path: Path) -> None:
+def test_the_lease_of_a_killed_owner_is_taken_over_at_once(
+    spark: SparkSession, settings: Settings, tmp_path: Path
+) -> None:
     log = tmp_path / "owner.log"
     locks = open_store(spark, settings).locks
     with running([sys.executable, "-c", HOLD], log, environment_of(settings)) as program:
@@ -249,7 +254,7 @@ def test_a_killed_owner_is_succeeded_at_once(spark: SparkSession, settings: Sett
             lease.check()
 
 
-def test_an_hdfs_that_is_not_there_is_one_clear_line(settings: Settings) -> None:
+def test_an_unreachable_hdfs_is_one_clear_line(settings: Settings) -> None:
     env = {**environment_of(settings), "BDI_HDFS__URL": "hdfs://127.0.0.1:9", "BDI_HDFS__WAIT_S": "1"}
     failed = subprocess.run(
         [sys.executable, "-m", "batch", "hourly"],
@@ -261,5 +266,5 @@ def test_an_hdfs_that_is_not_there_is_one_clear_line(settings: Settings) -> None
         check=False,
     )
     assert failed.returncode == 1
-    assert "hdfs.url: hdfs://127.0.0.1:9: takes no writes after 1 s" in failed.stderr.strip().splitlines()[-1]
+    assert "hdfs.url: hdfs://127.0.0.1:9: no writes accepted after 1 s" in failed.stderr.strip().splitlines()[-1]
     assert "Traceback" not in failed.stderr

@@ -1,4 +1,4 @@
-"""Backfill from the simulated exchange into the real HDFS."""
+"""Backfill from the simulated exchange into a real HDFS."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def fault(exchange: ExchangeUnderTest, **wanted: Any) -> None:
     httpx.post(f"{exchange.control}/faults", json=wanted).raise_for_status()
 
 
-def test_history_is_stored_once_marked_and_verified(
+def test_history_is_stored_once_with_its_origin_and_verified(
     settings: Settings, env: dict[str, str], exchange: ExchangeUnderTest
 ) -> None:
     fault(exchange, fault="429", match="klines", count=1, retry_after_s=1)
@@ -63,7 +63,7 @@ def test_history_is_stored_once_marked_and_verified(
     rows = read_table(settings, settings.hdfs.hourly_metrics)
     assert len(rows) == 2 * 72
     assert set(rows["origin"]) == {"backfill"}
-    # 1,800 minutes before 06:30 begin at 00:30 of the day before, so at 00:00: 30 closed hours of minutes.
+    # 1,800 minutes before 06:30 start at 00:30 of the previous day, rounded down to 00:00: 30 closed hours of minutes.
     assert rows["basis"].value_counts().to_dict() == {"candles_1h": 2 * 42, "candles_1m": 2 * 30}
     assert rows["hour_start"].max().value // 1_000_000 == END_MS - HOUR_MS
     for name in ("avg_spread", "avg_spread_percentage", "total_liquidity", "last_market_cap", "avg_volume_24h"):
@@ -81,11 +81,11 @@ def test_history_is_stored_once_marked_and_verified(
 
     again = run(env, *FEW)
     assert again.returncode == 0
-    assert "everything that the exchange has is stored" in again.stderr
+    assert "up to date, no new klines" in again.stderr
     assert read_table(settings, settings.hdfs.hourly_metrics).equals(rows)
 
 
-def test_a_wider_backfill_asks_only_for_what_is_missing(settings: Settings, env: dict[str, str]) -> None:
+def test_a_wider_backfill_requests_only_missing_klines(settings: Settings, env: dict[str, str]) -> None:
     assert run(env, "backfill", "--hours", "24", "--minutes", "0", "--to", END).returncode == 0
     wider = run(env, "backfill", "--hours", "48", "--minutes", "0", "--to", END)
     assert wider.returncode == 0
@@ -95,20 +95,18 @@ def test_a_wider_backfill_asks_only_for_what_is_missing(settings: Settings, env:
     assert "48 hourly rows merged" in wider.stderr
 
 
-def test_minutes_that_come_before_stored_ones_complete_their_trailing_day(
-    settings: Settings, env: dict[str, str]
-) -> None:
+def test_earlier_minutes_complete_the_trailing_day_of_stored_ones(settings: Settings, env: dict[str, str]) -> None:
     assert run(env, "backfill", "--hours", "1", "--minutes", "1500", "--to", END).returncode == 0
     rows = read_table(settings, settings.hdfs.hourly_metrics)
     assert rows["avg_volatility"].isna().sum() == 2 * 23
     assert run(env, "backfill", "--hours", "1", "--minutes", "3300", "--to", END).returncode == 0
     rows = read_table(settings, settings.hdfs.hourly_metrics)
-    assert rows["avg_volatility"].isna().sum() == 2 * 23  # but for the first day of all
+    assert rows["avg_volatility"].isna().sum() == 2 * 23  # of the first day only
     checked = run(env, "verify")
     assert checked.returncode == 0, checked.stdout
 
 
-def test_a_market_that_the_exchange_does_not_know_is_told_and_the_others_go_on(
+def test_an_unknown_market_is_logged_and_skipped(
     settings: Settings, env: dict[str, str], start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
     for path in settings.devstack.exchange_data.glob("*/BTCUSDT*"):
@@ -123,7 +121,7 @@ def test_a_market_that_the_exchange_does_not_know_is_told_and_the_others_go_on(
     assert set(read_table(settings, settings.hdfs.hourly_metrics)["symbol"]) == {"BTC-USD"}
 
 
-def test_a_refusal_of_this_machine_ends_the_backfill_with_one_line(
+def test_a_refusal_by_the_exchange_ends_the_backfill_with_one_line(
     env: dict[str, str], exchange: ExchangeUnderTest
 ) -> None:
     fault(exchange, fault="451", match="klines", count=2)
@@ -136,7 +134,7 @@ def test_a_refusal_of_this_machine_ends_the_backfill_with_one_line(
     assert "Traceback" not in failed.stderr
 
 
-def test_a_wrong_row_is_named_by_verify(settings: Settings, env: dict[str, str]) -> None:
+def test_verify_reports_a_wrong_row(settings: Settings, env: dict[str, str]) -> None:
     assert run(env, "backfill", "--hours", "2", "--minutes", "120", "--to", END).returncode == 0
     client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
     file = f"{settings.hdfs.hourly_metrics}/hourly-2024-08.parquet"
@@ -150,4 +148,4 @@ def test_a_wrong_row_is_named_by_verify(settings: Settings, env: dict[str, str])
     checked = run(env, "verify")
     assert checked.returncode == 1
     assert "last_price is" in checked.stdout
-    assert "stands there twice" in checked.stdout
+    assert "duplicate row" in checked.stdout

@@ -1,4 +1,4 @@
-"""The raw stream on the real Kafka, HDFS and Spark: each tick once, whatever happens, and hours as the formulas say."""
+"""The raw stream on a real Kafka, HDFS and Spark: each tick is stored once, and hourly rows equal the formulas."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ def run(env: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def records(seed: int, from_minute: int, to_minute: int) -> tuple[list[Tick], list[Candle]]:
-    """A tick and a candle of every minute and market, some left out."""
+    """Make a tick and a candle for 90 % of the minutes of each market."""
     rng = random.Random(seed)
     ticks, candles = [], []
     for minute in range(from_minute, to_minute):
@@ -66,12 +66,12 @@ def hourly(settings: Settings) -> dict[tuple[str, int], dict[str, Any]]:
     found = {}
     for row in rows.astype(object).where(pd.notna(rows), None).to_dict("records"):
         found[row["symbol"], row["hour_start"].value // 1_000_000] = row
-    assert len(found) == len(rows), "an hour stands twice"
+    assert len(found) == len(rows), "duplicate hourly row"
     return found
 
 
 def assert_hours(settings: Settings, ticks: list[Tick], candles: list[Candle], hours: int) -> None:
-    """Exactly the first `hours` hours are there, each equal to the formulas."""
+    """Assert that exactly the first `hours` hours are stored, each equal to the formulas."""
     expected = {
         (row.symbol, from_rfc3339(row.hour_start)): as_row(row)
         for row in hour_rows(ticks, candles)
@@ -94,7 +94,7 @@ def test_ticks_and_hours_are_stored_once_and_replays_change_nothing(
     assert_each_once(settings, ticks)
     assert_hours(settings, ticks, candles, 2)
 
-    # The same records again, late ones of a closed hour, and the checkpoint gone.
+    # Publish records again and a late tick of a closed hour, and delete the checkpoint.
     rng = random.Random(2)
     late = [random_tick(rng, "BTC-USD", START_MS + 7 * MINUTE_MS + 30_000)]
     publish(settings, [*ticks[:40], *late, *candles[:40]])
@@ -120,21 +120,23 @@ def test_ticks_and_hours_are_stored_once_and_replays_change_nothing(
     assert client.list(f"{settings.hdfs.root}/_locks") == []
 
 
-def test_a_killed_stream_goes_on_where_it_was(settings: Settings, child_env: dict[str, str], tmp_path: Path) -> None:
+def test_a_killed_stream_resumes_without_loss_or_duplicates(
+    settings: Settings, child_env: dict[str, str], tmp_path: Path
+) -> None:
     make_topics(settings)
     env = {**child_env, "BDI_BATCH__TRIGGER_S": "0.1", "BDI_BATCH__MAX_OFFSETS_PER_TRIGGER": "40"}
     ticks, candles = records(3, 0, 125)
     publish(settings, [*ticks, *candles])
     with running(command("raw"), tmp_path / "killed.log", env, end=signal.SIGKILL) as program:
 
-        def half_way() -> bool:
+        def second_batch_stored() -> bool:
             program.check_running()
             return "batch 1: " in program.output()
 
-        eventually(half_way, 120, "the second batch stored")
+        eventually(second_batch_stored, 120, "the second batch stored")
         children = psutil.Process(program.process.pid).children(recursive=True)
         assert children, "the JVM is a child of the program"
-        program.process.kill()  # in the middle of whatever it does
+        program.process.kill()  # at an arbitrary moment
         eventually(lambda: not any(map(alive, children)), 20, "no JVM left of a killed program")
     assert 0 < len(stored_ids(settings)) < len(ticks)
     assert run(child_env, "raw", "--once").returncode == 0
@@ -149,7 +151,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def test_what_cannot_be_stored_becomes_a_dead_letter_and_the_rest_is_stored(
+def test_invalid_records_become_dead_letters_and_valid_ones_are_stored(
     settings: Settings, child_env: dict[str, str]
 ) -> None:
     make_topics(settings)
@@ -193,23 +195,23 @@ def test_what_cannot_be_stored_becomes_a_dead_letter_and_the_rest_is_stored(
     done = run(child_env, "raw", "--once")
     assert done.returncode == 0, done.stderr
     assert f"{len(bad)} refused" in done.stderr
-    letters = dead_letters(settings)
-    assert {base64.b64decode(letter.payload): (letter.reason, letter.field) for letter in letters} == bad
-    assert len(letters) == len(bad)
-    assert Counter(letter.topic for letter in letters) == {
+    refused = dead_letters(settings)
+    assert {base64.b64decode(record.payload): (record.reason, record.field) for record in refused} == bad
+    assert len(refused) == len(bad)
+    assert Counter(record.topic for record in refused) == {
         settings.topic(TopicRole.CANDLES).name: len(no_candles),
         settings.topic(TopicRole.TICKS_CLEAN).name: len(no_ticks),
     }
-    assert {letter.key for letter in letters} == {None, "BTC-USD"}
+    assert {record.key for record in refused} == {None, "BTC-USD"}
     assert_each_once(settings, ticks)
-    assert_hours(settings, ticks, candles, 1)  # the hour under way is not closed by a time out of the future
+    assert_hours(settings, ticks, candles, 1)  # a time in the future does not close the current hour
     assert len(read_table(settings, settings.hdfs.minute_candles)) == len(candles)
-    publish_raw(settings, TopicRole.TICKS_CLEAN, [(b"BTC-USD", b"none alone")])  # a batch with nothing else
+    publish_raw(settings, TopicRole.TICKS_CLEAN, [(b"BTC-USD", b"none alone")])  # a batch with invalid records only
     assert run(child_env, "raw", "--once").returncode == 0
     assert len(dead_letters(settings)) == len(bad) + 1
 
 
-def test_a_running_stream_stops_cleanly_and_backfill_takes_turns(
+def test_a_running_stream_stops_cleanly_and_shares_the_lease(
     settings: Settings, child_env: dict[str, str], tmp_path: Path
 ) -> None:
     make_topics(settings)
@@ -236,7 +238,7 @@ def test_a_missing_topic_is_one_clear_line(settings: Settings, child_env: dict[s
     assert "Traceback" not in failed.stderr
 
 
-def test_a_store_that_holds_nothing_is_not_called_right(settings: Settings, child_env: dict[str, str]) -> None:
+def test_verify_of_an_empty_store_fails(settings: Settings, child_env: dict[str, str]) -> None:
     checked = run(child_env, "verify")
     assert checked.returncode == 1
     assert f"nothing is stored in {settings.hdfs.url}{settings.hdfs.root}" in checked.stdout

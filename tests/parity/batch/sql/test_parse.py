@@ -1,4 +1,4 @@
-"""Spark refuses the ticks and candles that the tables of rules refuse, and names the same rule."""
+"""Spark refuses the ticks and candles that the rules of marketdata refuse, and names the same rule."""
 
 import random
 from collections.abc import Sequence
@@ -7,8 +7,9 @@ import pytest
 from msgspec.structs import replace
 from pyspark.sql import SparkSession
 
-from batch.spark.dead_letters import refusal
-from batch.sql import parse as wire
+from batch.spark.dead_letters import refusal_of
+from batch.sql.parse import TICK as TICK_KIND
+from batch.sql.parse import parse_records
 from marketdata import candle_rules, tick_rules
 from marketdata.codec import encode
 from marketdata.records import Candle, Tick
@@ -37,27 +38,27 @@ def first_broken(record: Tick | Candle, rules: Sequence[Rule]) -> Rule | None:
 
 
 def refusals(spark: SparkSession, values: Sequence[bytes]) -> list[str | None]:
-    """What Spark finds wrong with each value of ticks-clean."""
+    """Return the error text of Spark for each value of ticks-clean."""
     rows = [("ticks-clean", 0, offset, bytearray(value)) for offset, value in enumerate(values)]
     records = spark.createDataFrame(rows, "topic STRING, partition INT, offset BIGINT, value BINARY")
-    return [row.why for row in wire.parse(records, **TOPICS).orderBy("offset").select("why").collect()]
+    return [row.error for row in parse_records(records, **TOPICS).orderBy("offset").select("error").collect()]
 
 
-def test_spark_names_the_rule_that_the_tables_name(spark: SparkSession) -> None:
+def test_spark_names_the_first_violated_rule(spark: SparkSession) -> None:
     rng = random.Random(1)
     records = [odd_tick(rng.choice) for _ in range(4_000)] + [odd_candle(rng.choice) for _ in range(1_000)]
     broken = [
         first_broken(record, candle_rules.RULES if isinstance(record, Candle) else tick_rules.RULES)
         for record in records
     ]
-    found = wire.parse(kafka_rows(spark, records), **TOPICS).orderBy("offset").select("why").collect()
+    found = parse_records(kafka_rows(spark, records), **TOPICS).orderBy("offset").select("error").collect()
     for record, rule, row in zip(records, broken, found, strict=True):
-        assert row.why == (None if rule is None else f"{rule.field} is not {rule.expected}"), record
+        assert row.error == (None if rule is None else f"{rule.field} is not {rule.expected}"), record
     assert {*tick_rules.RULES, *candle_rules.RULES} <= set(broken)
     assert broken.count(None) > len(records) / 10
 
 
-def test_texts_of_half_a_megabyte_are_looked_at_in_one_go(spark: SparkSession) -> None:
+def test_texts_of_half_a_megabyte_are_matched_in_linear_time(spark: SparkSession) -> None:
     long = [
         (replace(TICK, tick_id="|" * LONG), "tick_id"),
         (replace(TICK, quote="-" * LONG), "quote"),
@@ -65,22 +66,22 @@ def test_texts_of_half_a_megabyte_are_looked_at_in_one_go(spark: SparkSession) -
         (replace(TICK, symbol="A-" * (LONG // 2)), "symbol"),
     ]
     found = refusals(spark, [encode(tick) for tick, _field in long])
-    assert [why and why.partition(" ")[0] for why in found] == [field for _tick, field in long]
+    assert [text and text.partition(" ")[0] for text in found] == [field for _tick, field in long]
 
 
 @pytest.mark.parametrize("field", ["price_change_24h", "price_change_percentage_24h", "divergence_bps"])
-def test_a_number_that_no_rule_bounds_is_finite(spark: SparkSession, field: str) -> None:
+def test_a_number_without_a_bound_must_be_finite(spark: SparkSession, field: str) -> None:
     number = f'"{field}":{getattr(TICK, field)}'.encode()
     assert GOOD.count(number) == 1
     values = [GOOD.replace(number, f'"{field}":{text}'.encode()) for text in ("1.7e308", "null", "1e400", "-1e999")]
     found = refusals(spark, values)
     assert found == [None, None, *[f"{field} is not finite"] * 2]
-    for value, why in zip(values[2:], found[2:], strict=True):
-        error = refusal(wire.TICK, value, str(why), from_rfc3339(TIMESTAMP))
+    for value, text in zip(values[2:], found[2:], strict=True):
+        error = refusal_of(TICK_KIND, value, str(text), from_rfc3339(TIMESTAMP))
         assert (error.reason, error.field, error.expected) == ("type", field, "a finite number")
 
 
-def test_a_text_that_is_null_breaks_its_rule(spark: SparkSession) -> None:
+def test_a_null_text_violates_its_rule(spark: SparkSession) -> None:
     values = [
         GOOD.replace(b'"quote":"USD"', b'"quote":null'),
         GOOD.replace(TICK.tick_id.encode(), b"").replace(b'""', b"null"),
@@ -89,15 +90,15 @@ def test_a_text_that_is_null_breaks_its_rule(spark: SparkSession) -> None:
     assert refusals(spark, values) == ["quote is not the symbol's currency", "tick_id is not symbol|timestamp"]
 
 
-def test_a_count_beyond_the_integers_of_tables_is_named_by_its_rule(spark: SparkSession) -> None:
+def test_a_count_above_the_column_range_is_refused_by_its_rule(spark: SparkSession) -> None:
     value = encode(replace(TICK, n_trades=10**20))
-    (why,) = refusals(spark, [value])
-    assert why is not None
-    error = refusal(wire.TICK, value, why, from_rfc3339(TIMESTAMP))
+    (text,) = refusals(spark, [value])
+    assert text is not None
+    error = refusal_of(TICK_KIND, value, text, from_rfc3339(TIMESTAMP))
     assert (error.reason, error.field) == ("absurd", "n_trades")
 
 
-def test_a_bound_keeps_all_its_digits(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bound_keeps_all_digits_in_sql(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tick_rules, "RULES", (compared("price", "absurd", "<=", 1.000000000001),))
     prices = (1.000000000001, 1.000000000002)
     first, second = refusals(spark, [encode(replace(TICK, price=price)) for price in prices])

@@ -1,16 +1,11 @@
-"""What backfill asks for, which hours are due, where rows belong: no Spark, no network."""
+"""Which klines backfill requests: no Spark, no network."""
 
 import pytest
 
 from batch.jobs.backfill import History, Plan, brings_nothing, missing_ranges, plan
-from batch.jobs.verify import gap_ranges
-from batch.schemas import HOURLY, RAW, column_names
-from batch.tables.hour_writer import DueHours, runs, trailing_hours
-from batch.tables.merge import hourly_metrics, minute_candles, raw_data
 from exchanges.binance.kline_client import ROWS_A_REQUEST, Kline, parse_row
 from marketdata.markets import Market
-from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, from_rfc3339
-from tests.support.stack import settings_with
+from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339
 
 NOON = from_rfc3339("2024-08-05T12:00:00Z")
 BTC = Market.parse("BTC-USD")
@@ -80,64 +75,3 @@ def test_a_kline_is_read_in_its_order() -> None:
     assert parse_row(ROW, MINUTE_MS) == (kline(NOON), NOON + MINUTE_MS - 1)
     with pytest.raises(ValueError, match="at least 11"):
         parse_row(ROW[:8], MINUTE_MS)
-
-
-def test_an_hour_is_due_once_event_time_is_past_its_end_and_grace() -> None:
-    due = DueHours(grace_ms=120_000)
-    due.touch({NOON}, NOON + HOUR_MS + 119_999)
-    assert due.due() == []
-    due.touch({NOON + HOUR_MS}, NOON + HOUR_MS + 120_000)
-    assert due.due() == [NOON]
-    due.written([NOON])
-    assert due.due() == []
-    due.touch({NOON}, NOON)  # late data of a closed hour: written anew, and time does not run backwards
-    assert due.due() == [NOON]
-    assert due.high_water_ms == NOON + HOUR_MS + 120_000
-
-
-def test_late_candles_touch_the_closed_hours_in_whose_trailing_day_they_lie() -> None:
-    due = DueHours(grace_ms=0)
-    due.touch({NOON}, NOON + 3 * HOUR_MS)
-    due.touch_trailing({NOON})
-    assert due.due() == [NOON, NOON + HOUR_MS, NOON + 2 * HOUR_MS]
-    assert trailing_hours({NOON}, NOON + 40 * HOUR_MS) == set(range(NOON, NOON + 25 * HOUR_MS, HOUR_MS))
-
-
-def test_runs_join_neighbouring_hours_up_to_a_month() -> None:
-    assert runs([NOON, NOON + HOUR_MS, NOON + 3 * HOUR_MS]) == [
-        (NOON, NOON + 2 * HOUR_MS),
-        (NOON + 3 * HOUR_MS, NOON + 4 * HOUR_MS),
-    ]
-    long = runs(range(NOON, NOON + 40 * DAY_MS, HOUR_MS))
-    assert long == [(NOON, NOON + 31 * DAY_MS), (NOON + 31 * DAY_MS, NOON + 40 * DAY_MS)]
-
-
-def test_files_lie_where_readers_look_for_them() -> None:
-    settings = settings_with({})
-    raw, candles, hourly = raw_data(settings), minute_candles(settings), hourly_metrics(settings)
-    at = from_rfc3339("2024-08-05T03:07:00Z")
-    assert raw.file_of(raw.name_of(at)) == "/bitcoin/raw_data/date=2024-08-05/hour=3/ticks.parquet"
-    assert candles.file_of(candles.name_of(at)) == "/bitcoin/minute_candles/candles-2024-08-05.parquet"
-    assert hourly.file_of(hourly.name_of(at)) == "/bitcoin/hourly_metrics/hourly-2024-08.parquet"
-
-
-def test_shorter_slots_are_files_of_the_same_folder() -> None:
-    raw = raw_data(settings_with({"BDI_BATCH__RAW_SLOT_MINUTES": "20"}))
-    start = from_rfc3339("2024-08-05T03:00:00Z")
-    slots = raw.slots(start, start + HOUR_MS)
-    assert [raw.file_of(slot).rsplit("/", 1)[1] for slot in slots] == [
-        "ticks-00.parquet",
-        "ticks-20.parquet",
-        "ticks-40.parquet",
-    ]
-
-
-def test_column_names_look_past_nested_types() -> None:
-    assert column_names("a STRING, b MAP<STRING, STRUCT<x: INT, y: INT>>, c ARRAY<STRING>") == ("a", "b", "c")
-    assert len(set(column_names(RAW))) == len(column_names(RAW))
-    assert column_names(HOURLY)[:2] == ("symbol", "hour_start")
-
-
-def test_gaps_are_told_as_ranges() -> None:
-    times = [NOON, NOON + HOUR_MS, NOON + 4 * HOUR_MS]
-    assert gap_ranges(times, HOUR_MS) == ["2024-08-05T14:00/2024-08-05T16:00"]

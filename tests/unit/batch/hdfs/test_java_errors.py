@@ -1,9 +1,9 @@
-"""What Java throws where HDFS goes away is told as one line; what has other causes is left as it is."""
+"""Java exceptions caused by an HDFS failure become one clear line; other exceptions are not changed."""
 
 import pytest
 from pyspark.errors import PySparkException
 
-from batch.hdfs.store import hdfs_failure, hdfs_failures_told
+from batch.hdfs.java_errors import hdfs_failure, hdfs_failures_as_storage_errors
 from marketdata.errors import StorageError
 
 URL = "hdfs://127.0.0.1:9000"
@@ -28,23 +28,23 @@ OTHER = """An error occurred while calling o45.parquet.
 @pytest.mark.parametrize(
     ("text", "cause"), [(BARE, "java.io.EOFException"), (NESTED, "java.net.ConnectException: Connection refused")]
 )
-def test_hdfs_that_went_away_is_one_clear_line(text: str, cause: str) -> None:
-    with pytest.raises(StorageError) as told, hdfs_failures_told(URL):
+def test_an_hdfs_failure_is_one_clear_line(text: str, cause: str) -> None:
+    with pytest.raises(StorageError) as raised, hdfs_failures_as_storage_errors(URL):
         raise PySparkException(text)
-    line = str(told.value)
-    assert line.startswith(f"hdfs.url: {URL}: broke off while it was read or written ({cause})")
-    assert "start this again" in line
+    line = str(raised.value)
+    assert line.startswith(f"hdfs.url: {URL}: connection lost during a read or write ({cause})")
+    assert "restart the job" in line
     assert "\n" not in line
 
 
-def test_causes_that_pyspark_leaves_out_of_its_text_are_seen() -> None:
+def test_causes_missing_from_pysparks_text_are_found() -> None:
     error = PySparkException("[STREAM_FAILED] Query terminated with exception: All datanodes are bad. Aborting...")
     error._stackTrace = "Caused by: java.io.IOException: All datanodes are bad. Aborting..."  # type: ignore[attr-defined]
-    with pytest.raises(StorageError, match="All datanodes are bad"), hdfs_failures_told(URL):
+    with pytest.raises(StorageError, match="All datanodes are bad"), hdfs_failures_as_storage_errors(URL):
         raise error
 
 
-def test_another_cause_stays_what_it_is() -> None:
+def test_other_exceptions_are_not_translated() -> None:
     assert hdfs_failure(OTHER, URL) is None
-    with pytest.raises(PySparkException), hdfs_failures_told(URL):
+    with pytest.raises(PySparkException), hdfs_failures_as_storage_errors(URL):
         raise PySparkException(OTHER)
