@@ -1,0 +1,117 @@
+"""Closed sets of values on the wire, in settings, in Parquet columns and in metric labels.
+
+Each member is a `str`, so it is encoded, compared and formatted as its value. A field that may hold values written by
+other versions (a source's status, a flag, a dead letter's reason) stays typed `str` in `marketdata.records`.
+"""
+
+from enum import StrEnum
+
+
+class SourceStatus(StrEnum):
+    """What a poll of one source gave for one market, or the kind of its error. In ticks, metrics and `/api/health`."""
+
+    OK = "ok"
+    MISSING = "missing"
+    """The source answered, but without this market."""
+    UNKNOWN_SYMBOL = "unknown_symbol"
+    """The source reports that it does not list this market."""
+    DISABLED = "disabled"
+    """Switched off in the settings."""
+    NOT_POLLED = "not_polled"
+    """The tick comes from another source's stream."""
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    RATE_LIMITED = "rate_limited"
+    BANNED = "banned"
+    FORBIDDEN = "forbidden"
+    UNAUTHORISED = "unauthorised"
+    GEO_BLOCKED = "geo_blocked"
+    SERVER_ERROR = "server_error"
+    BAD_REQUEST = "bad_request"
+    BAD_PAYLOAD = "bad_payload"
+    REFUSED = "refused"
+    """The source refuses a stream's subscription."""
+    UNEXPECTED = "unexpected"
+    """A fault of this program, not of the source."""
+
+
+class TickFlag(StrEnum):
+    """What was noticed about a tick; a stale source has `stale_flag` of its name."""
+
+    DIVERGENT = "divergent"
+    """CoinGecko's price is more than `streams.divergence_bps` away from Binance's mid."""
+    JUMP = "jump"
+    """The mid moved by more than `streams.jump_bps` since the market's previous tick."""
+
+
+_STALE = "stale_{}"
+
+
+def stale_flag(source: str) -> str:
+    """The flag of a tick whose data of `source` is older than its limit."""
+    return _STALE.format(source)
+
+
+class FeedMode(StrEnum):
+    """Where the worker's quotes come from (`streams.feed`)."""
+
+    POLL = "poll"
+    STREAM = "stream"
+    BOTH = "both"
+
+
+class Reason(StrEnum):
+    """Why a record was refused: the `reason` of a dead letter."""
+
+    EMPTY = "empty"
+    JSON = "json"
+    SCHEMA_VERSION = "schema_version"
+    MISSING_FIELD = "missing_field"
+    UNKNOWN_FIELD = "unknown_field"
+    TYPE = "type"
+    VALUE = "value"
+    KEY = "key"
+    """The record's key is not its symbol."""
+    NOT_A_TICK = "not_a_tick"
+    SYMBOL = "symbol"
+    QUOTE = "quote"
+    TICK_ID = "tick_id"
+    PRICE_ALIAS = "price_alias"
+    NOT_POSITIVE = "not_positive"
+    NEGATIVE = "negative"
+    ABSURD = "absurd"
+    CROSSED_QUOTE = "crossed_quote"
+    CROSSED_RANGE = "crossed_range"
+    NO_DATA = "no_data"
+    GRID = "grid"
+    """An open time that is not a multiple of the interval."""
+    FUTURE = "future"
+    """A time ahead of the clock."""
+    UNEXPECTED = "unexpected"
+    """A fault of this program, not of the record."""
+
+
+class Basis(StrEnum):
+    """What an hourly row is computed from; a later member is more precise (`marketdata.hourly.replaces`)."""
+
+    CANDLES_1H = "candles_1h"
+    CANDLES_1M = "candles_1m"
+    TICKS = "ticks"
+
+
+class Origin(StrEnum):
+    """Whether a row, prediction or score was made in time."""
+
+    LIVE = "live"
+    BACKFILL = "backfill"
+
+
+class Role(StrEnum):
+    """What a forecast is used for."""
+
+    CHAMPION = "champion"
+    """The promoted model: its forecast is the product's."""
+    CHALLENGER = "challenger"
+    """A model that is scored for comparison only."""
+    BASELINE = "baseline"
+    """A simple model that serves while no champion can."""
