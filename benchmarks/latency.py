@@ -17,7 +17,7 @@ from benchmarks.worker import Worker, topic_bytes
 from clients.kafka.reader import TopicReader
 from config import Settings
 from marketdata.topics import TopicRole
-from streams.faust_batch.delivered_offsets import HEADER
+from streams.kafka.delivered_offsets import HEADER
 
 _WARM_UP = 0.2  # share of the ticks, from the start, that are not judged
 

@@ -1,7 +1,7 @@
-"""The Faust stream processor: collects, cleans, keeps rolling features, serves views.
+"""The Faust stream processor: collects ticks, cleans them, computes rolling features and serves the views.
 
-`faust -A streams …` finds the application as `streams.app`, which is built when it is first asked for and not before:
-importing the package reads no settings and opens nothing. It must never import batch, forecasting or devstack.
+`faust -A streams …` finds the application as `streams.app`, which is built on first access: importing the package reads
+no settings and opens nothing.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ def __getattr__(name: str) -> Any:
     """Build `streams.app` on first use.
 
     Raises:
-        AttributeError: another name was asked for.
-        SystemExit: the settings cannot be used; one clear line stands on stderr.
+        AttributeError: for any other name.
+        SystemExit: the settings are invalid; one line on stderr names the problem.
     """
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,16 +1,12 @@
-"""The composition root: settings in, one wired Faust application out.
+"""Composition root: builds the Faust application of a worker from its settings.
 
-Everything that the worker is made of is built here and handed its parts; nothing is opened before the worker starts. It
-must never hold logic of its own.
+Every part of the worker is created here and receives its dependencies; nothing is opened before the worker starts.
 """
 
 import gc
-import hashlib
 import logging
-import socket
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import faust
@@ -19,69 +15,40 @@ from faust.web.drivers.aiohttp import Web as AiohttpWeb
 
 from clients.logging_setup import logging_config
 from config import Settings, load_settings
-from exchanges import coingecko
-from exchanges.binance import rest as binance
 from marketdata.errors import BitcoinDataError
 from marketdata.topics import TopicRole
 from streams import commands
-from streams.agents.clean import NAME as CLEAN
-from streams.agents.clean import CleanAgent
-from streams.agents.features import NAME as FEATURES
-from streams.agents.features import FeaturesAgent
-from streams.collection.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector
-from streams.collection.last_tick import newest_tick_ms
-from streams.collection.poller import Collector, NewestTick, forever
-from streams.collection.streamer import StreamFeed
-from streams.collection.tick_builder import DISABLED, NOT_POLLED, Bounds
-from streams.faust_batch.consumer_thread import BatchConsumerThread
-from streams.faust_batch.driver import BatchConsumer, BatchTable, BatchTransport, RawBatchSchema
-from streams.faust_batch.runner import BatchRunner
+from streams.agents import clean_agent, features_agent
+from streams.collection import build
+from streams.collection.build import POLL_FEED, STREAM_FEED
+from streams.collection.ports import Publisher
+from streams.faust_batch.driver import BatchTransport, RawBatchSchema
+from streams.faust_batch.runner import BatchAgent, BatchRunner
+from streams.faust_batch.table import BatchTable
 from streams.kafka import topics
-from streams.kafka.faust_options import broker_urls, credentials
+from streams.kafka.faust_options import app_options, group_instance_id
 from streams.metrics import Metrics
-from streams.sources.poll_budget import plan_warnings
-from streams.sources.registry import Exchanges, build_exchanges
+from streams.sources.registry import build_exchanges
 from streams.worker import health
 from streams.worker.clock import WorkerClock
 from streams.worker.preflight import claim_folder, require_free_port
 from streams.worker.shutdown import BoundedWorker
-from streams.worker.stall_watchdog import SHARE, Standstill
+from streams.worker.stall_watchdog import SESSION_SHARE, StallWatchdog
+from streams.worker.state import WorkerState
+from streams.worker.supervise import forever
 
 log = logging.getLogger(__name__)
 
-POLLS_ALONE, STREAM_ALONE = "poll", "stream"  # of streams.feed
-BUFFERED_BATCHES = 12  # per topic; an event is a batch. Of 4 Faust once waited for a changelog for ever
-# Bytes of a partition in a poll: 48,000 ticks, so that of many markets each has some; of many partitions less, for a
-# batch of each may be at work at once.
-MAX_FETCH, MAX_FETCH_OF_ALL = 16 << 20, 64 << 20
-MAX_RECORD_BATCH = 500_000  # bytes; Kafka's own limit is 1 MiB
-# A poll's records live until their batch is done, and are no cycles. By Python's own 700 their collector would pass
-# through them, and through the states of all markets, over and over: 10 to 15 % of the worker's CPU.
-GC_THRESHOLD = 100_000  # objects
-COMMIT_INTERVAL_S = 1.0
-REQUEST_TIMEOUT_S = 40.0
-DELIVERY_TIMEOUT_S = 60.0
+# Objects. The records of a poll live until their batch is done, and form no reference cycles. With Python's default of
+# 700, garbage collection scans them and the state of all markets repeatedly: 10 to 15 % of the worker's CPU time.
+GC_THRESHOLD = 100_000
+RESTART_PAUSE_S = 1.0
 
 _ROCKSDB_OPTIONS = {"write_buffer_size": 8 << 20, "block_cache_size": 16 << 20, "target_file_size_base": 8 << 20}
 
 
-@dataclass(slots=True)
-class WorkerState:
-    """What commands and views may look at.
-
-    topics: agent to its source topic. progress: agent to the loop time of its last batch.
-    """
-
-    metrics: Metrics
-    exchanges: Exchanges
-    topics: dict[str, str] = field(default_factory=dict)
-    changelogs: list[str] = field(default_factory=list)
-    progress: dict[str, float] = field(default_factory=dict)
-    started_at: float = 0.0
-
-
 class OwnWeb(AiohttpWeb):
-    """Faust's web server with our pages alone: none of Faust's own lie at our paths or show tables."""
+    """Faust's web server without Faust's own pages, which would use our paths and show the tables."""
 
     default_blueprints: ClassVar[list[Any]] = []
     production_blueprints: ClassVar[list[Any]] = []
@@ -91,20 +58,20 @@ class OwnWeb(AiohttpWeb):
 
 
 class StreamsApp(faust.App):
-    """Faust's application with the batch event, and its topics and clock in place before it subscribes."""
+    """Faust's application with batch transport; creates topics and starts the clock before it subscribes."""
 
-    logger = logging.getLogger("faust.app")  # Faust's words go under Faust's name
+    logger = logging.getLogger("faust.app")  # Faust's messages appear under Faust's name
     settings: Settings
     clock: WorkerClock
     worker_state: WorkerState
-    standstill: Standstill
+    stall_watchdog: StallWatchdog
 
     async def on_first_start(self) -> None:
         from streams.views import attach as attach_views
         from streams.views.access import require_guarded
 
         gc.set_threshold(GC_THRESHOLD)
-        self.conf.consumer_group_instance_id = _instance_id(self)
+        self.conf.consumer_group_instance_id = group_instance_id(self.conf)
         try:
             require_guarded(self.settings.streams, self.conf.web_bind)
             claim_folder(self.conf.datadir.absolute())
@@ -113,10 +80,10 @@ class StreamsApp(faust.App):
             await topics.ensure(self.settings, self.worker_state.changelogs)
             await self.clock.start()
         except BitcoinDataError as error:
-            log.error("the worker cannot start: %s", error)  # noqa: TRY400  one clear line, no traceback
+            log.error("the worker cannot start: %s", error)  # noqa: TRY400  one line without a traceback
             raise SystemExit(1) from error
         self.worker_state.started_at = self.loop.time()
-        self.standstill.watch()
+        self.stall_watchdog.start_thread()
         attach_views(self, self.settings, self.clock)
         await super().on_first_start()
 
@@ -127,24 +94,29 @@ class StreamsApp(faust.App):
         consumer.settled = tables.recovery._generation_id  # noqa: SLF001  pinned in streams.faust_batch.driver
 
     async def on_shutdown(self) -> None:
-        await super().on_shutdown()  # by now no task is left that asks
-        await self.worker_state.exchanges.close()
+        await super().on_shutdown()
+        await self.worker_state.exchanges.close()  # after all tasks that send requests have ended
 
     def _new_web(self) -> Any:
         return OwnWeb(self)
 
     def _new_transport(self) -> Any:
-        return BatchTransport(self.conf.broker_consumer, self)
+        return BatchTransport(
+            self.conf.broker_consumer,
+            self,
+            batch_topics=self.worker_state.topics.values(),
+            gather_ms=self.settings.streams.gather_ms,
+        )
 
     def _new_producer_transport(self) -> Any:
         return BatchTransport(self.conf.broker_producer, self)
 
 
 def app_from_environment() -> StreamsApp:
-    """The application of a program: settings from the environment.
+    """Build the application with the settings of the environment.
 
     Raises:
-        SystemExit: they cannot be used; one clear line stands on stderr.
+        SystemExit: the settings are invalid; one line on stderr names the problem.
     """
     try:
         settings = load_settings()
@@ -155,90 +127,42 @@ def app_from_environment() -> StreamsApp:
 
 
 def build_app(settings: Settings, clock: WorkerClock) -> StreamsApp:
-    """Wire the worker; nothing is opened, no address is asked."""
-    app = _faust_app(settings)
+    """Build the application; nothing is opened and no request is sent."""
+    app = StreamsApp(
+        settings.streams.app_id,
+        Table=BatchTable,
+        Worker=BoundedWorker,
+        logging_config=logging_config(settings.log_level),
+        **app_options(settings),
+    )
     metrics = Metrics()
-    exchanges = build_exchanges(settings, metrics, clock.real_seconds)
     app.settings = settings
     app.clock = clock
-    app.worker_state = WorkerState(metrics, exchanges)
-    app.standstill = Standstill(settings.streams.session_timeout_s * SHARE)
+    app.worker_state = WorkerState(metrics, build_exchanges(settings, metrics, clock.real_seconds))
+    app.stall_watchdog = StallWatchdog(settings.streams.session_timeout_s * SESSION_SHARE)
     _add_agents(app)
-    _add_collector(app)
+    _add_collection(app)
     commands.register()
     health.attach(app)
     return app
 
 
-def _faust_app(settings: Settings) -> StreamsApp:
-    streams = settings.streams
-    kafka = settings.kafka
-    return StreamsApp(
-        streams.app_id,
-        broker=broker_urls(kafka),
-        broker_credentials=credentials(kafka),
-        autodiscover=False,
-        origin="streams",
-        datadir=streams.data_dir.absolute(),
-        store=f"{streams.store}://",
-        key_serializer="raw",
-        value_serializer="raw",
-        Table=BatchTable,
-        Worker=BoundedWorker,
-        topic_partitions=kafka.partitions,
-        topic_replication_factor=kafka.replication_factor,
-        topic_disable_leader=True,  # the worker that has the first partition of cryptoTopic leads: no topic for that
-        table_standby_replicas=streams.standby_replicas,
-        stream_buffer_maxsize=BUFFERED_BATCHES,
-        broker_commit_interval=COMMIT_INTERVAL_S,
-        broker_session_timeout=streams.session_timeout_s,
-        broker_heartbeat_interval=streams.session_timeout_s / 3,
-        broker_request_timeout=REQUEST_TIMEOUT_S,
-        broker_rebalance_timeout=max(10.0, streams.session_timeout_s),
-        consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=min(MAX_FETCH, MAX_FETCH_OF_ALL // kafka.partitions),
-        producer_acks=-1,
-        producer_max_batch_size=MAX_RECORD_BATCH,
-        producer_request_timeout=DELIVERY_TIMEOUT_S,
-        web_bind=streams.web_host,
-        web_host=streams.web_host,
-        web_port=streams.web_port,
-        web_tables_enabled=False,
-        web_stats_enabled=False,
-        web_graph_enabled=False,
-        web_router_enabled=False,
-        web_in_thread=False,
-        worker_redirect_stdouts=False,
-        logging_config=logging_config(settings.log_level),
-    )
-
-
-def _instance_id(app: StreamsApp) -> str:
-    """The same for each start of a worker with its data folder and address, and no other's.
-
-    The broker gives back to one that returns what it had, and Faust refuses for good what was given to another address.
-    """
-    place = f"{socket.gethostname()}:{app.conf.datadir.absolute()}:{app.conf.canonical_url}"
-    return f"{app.conf.id}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
-
-
 def _add_agents(app: StreamsApp) -> None:
     settings, clock, metrics = app.settings, app.clock, app.worker_state.metrics
-    BatchConsumerThread.gather_ms = settings.streams.gather_ms
-    sources = {CLEAN: settings.topic(TopicRole.TICKS).name, FEATURES: settings.topic(TopicRole.TICKS_CLEAN).name}
-    BatchConsumer.batch_topics = frozenset(sources.values())
+    clean, features = clean_agent.NAME, features_agent.NAME
+    sources = {clean: settings.topic(TopicRole.TICKS).name, features: settings.topic(TopicRole.TICKS_CLEAN).name}
     app.worker_state.topics.update(sources)
-    made: dict[str, CleanAgent | FeaturesAgent] = {
-        CLEAN: CleanAgent(settings, clock, metrics, _table(app, CLEAN), lambda: app.producer),
-        FEATURES: FeaturesAgent(settings, clock, metrics, _table(app, FEATURES), lambda: app.producer),
+    agents: dict[str, BatchAgent] = {
+        clean: clean_agent.CleanAgent(settings, clock, metrics, _table(app, clean), lambda: app.producer),
+        features: features_agent.FeaturesAgent(settings, clock, metrics, _table(app, features), lambda: app.producer),
     }
     for name, topic_name in sources.items():
         topic = app.topic(topic_name, schema=RawBatchSchema(), key_type=bytes, value_type=bytes)
-        runner = BatchRunner(app, name, topic_name, made[name], metrics)
+        runner = BatchRunner(app, name, topic_name, agents[name], metrics)
         app.agent(topic, name=name)(_named(name, runner.run))
 
-    async def forget(*_moved: Any, **_kwargs: Any) -> None:
-        for agent in made.values():
+    async def forget(*_partitions: Any, **_kwargs: Any) -> None:
+        for agent in agents.values():
             agent.forget()
 
     app.on_partitions_revoked.connect(forget, weak=False)
@@ -246,7 +170,7 @@ def _add_agents(app: StreamsApp) -> None:
 
 
 def _named(name: str, run: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    """A coroutine function of its own: Faust wants a function, and names what it says by it."""
+    """Wrap a bound method in a function, which Faust requires; Faust logs its name."""
 
     async def agent(stream: Any) -> None:
         await run(stream)
@@ -264,143 +188,61 @@ def _table(app: StreamsApp, name: str) -> Any:
     return table
 
 
-def _add_collector(app: StreamsApp) -> None:
-    settings, state = app.settings, app.worker_state
-    exchanges = state.exchanges
-    first = TP(settings.topic(TopicRole.TICKS).name, 0)
+def _add_collection(app: StreamsApp) -> None:
+    leader_partition = TP(app.settings.topic(TopicRole.TICKS).name, 0)
 
     def is_leader() -> bool:
-        return not app.should_stop and not app.rebalancing and first in app.consumer.assignment()
+        return not app.should_stop and not app.rebalancing and leader_partition in app.consumer.assignment()
 
-    async def publish(topic: str, items: Any) -> None:
+    async def publish(topic: str, records: Any) -> None:
         producer: Any = app.producer
-        await producer.publish(topic, items)
+        await producer.publish(topic, records)
 
     @app.task
     async def keep_clock() -> None:
         await app.clock.keep()
 
+    _add_polling(app, publish, is_leader)
+    _add_streaming(app, publish, is_leader)
+
+
+def _add_polling(app: StreamsApp, publish: Publisher, is_leader: Callable[[], bool]) -> None:
+    settings, clock, state = app.settings, app.clock, app.worker_state
+    sources = state.exchanges.sources
+
     @app.task
     async def collect() -> None:
-        for warning in plan_of(app):
+        for warning in build.poll_plan_warnings(settings, clock, state):
             log.warning("%s", warning)
-        if settings.streams.feed == STREAM_ALONE:
+        if settings.streams.feed == STREAM_FEED:
             return
-        if not exchanges.sources:
-            log.info("nothing is collected: no source is enabled")
+        if not sources:
+            log.info("no polling: no source is enabled")
             return
         log.info(
             "collecting %d markets every %g s of exchange time from %s",
             len(settings.markets),
             settings.streams.poll_interval_s,
-            ", ".join(source.name for source in exchanges.sources),
+            ", ".join(source.name for source in sources),
         )
-        collector = build_collector(app, publish)
-        await forever("collector", lambda: collector.run(is_leader), 1.0)
-
-    _add_candles_and_feed(app, publish, is_leader)
+        collector = build.build_collector(settings, clock, state, publish)
+        await forever("collector", lambda: collector.run(is_leader), RESTART_PAUSE_S)
 
 
-def _add_candles_and_feed(app: StreamsApp, publish: Any, is_leader: Callable[[], bool]) -> None:
-    settings = app.settings
-    candles = build_candles(app, publish)
-    feed = build_feed(app, publish, candles)
+def _add_streaming(app: StreamsApp, publish: Publisher, is_leader: Callable[[], bool]) -> None:
+    settings, clock, state = app.settings, app.clock, app.worker_state
+    candles = build.build_candles(settings, clock, state, publish)
+    feed = build.build_feed(settings, clock, state, publish, candles)
 
     @app.task
     async def fetch_candles() -> None:
         if candles is not None:
-            await forever("candles", lambda: candles.run(is_leader), 1.0)
+            await forever("candles", lambda: candles.run(is_leader), RESTART_PAUSE_S)
 
     @app.task
     async def stream() -> None:
         if feed is not None:
             log.info("streaming %d markets from %s", len(settings.markets), settings.binance.stream_url)
-            await forever("stream", lambda: feed.run(is_leader), 1.0)
-        elif settings.streams.feed != POLLS_ALONE:
-            log.error("streams.feed: %s: no source with a stream is enabled", settings.streams.feed)
-
-
-def plan_of(app: StreamsApp) -> list[str]:
-    """Warnings about limits that the poll plan exceeds."""
-    settings, exchanges = app.settings, app.worker_state.exchanges
-    return plan_warnings(
-        [] if settings.streams.feed == STREAM_ALONE else exchanges.sources,
-        exchanges.candles,
-        settings.parsed_markets,
-        settings.streams.poll_interval_s,
-        1 / app.clock.real_seconds(1.0),
-    )
-
-
-def build_collector(app: StreamsApp, publish: Any) -> Collector:
-    """The collector of quotes; `publish` delivers."""
-    settings, exchanges = app.settings, app.worker_state.exchanges
-    return Collector(
-        markets=settings.parsed_markets,
-        sources=exchanges.sources,
-        disabled=exchanges.disabled,
-        retry_policies=exchanges.retry_policies,
-        clock=app.clock,
-        metrics=app.worker_state.metrics,
-        publish=publish,
-        topic=settings.topic(TopicRole.TICKS).name,
-        interval_ms=int(settings.streams.poll_interval_s * 1000),
-        bounds=_bounds(settings),
-        newest=_newest(settings, streamed=False),
-    )
-
-
-def build_feed(app: StreamsApp, publish: Any, candles: CandleCollector | None) -> StreamFeed | None:
-    """The feed of the exchange's stream, None where the settings want none."""
-    settings, exchanges, streams = app.settings, app.worker_state.exchanges, app.settings.streams
-    source = exchanges.stream
-    if source is None:
-        return None
-    others = {one.name: NOT_POLLED for one in exchanges.sources} | dict.fromkeys(exchanges.disabled, DISABLED)
-    others.pop(source.name, None)
-    return StreamFeed(
-        markets=settings.parsed_markets,
-        source=source,
-        clock=app.clock,
-        metrics=app.worker_state.metrics,
-        publish=publish,
-        topic=settings.topic(TopicRole.TICKS).name,
-        on_candle=candles.tell if candles is not None else lambda _candle: None,
-        interval_ms=int(streams.stream_interval_s * 1000),
-        polls_ms=None if streams.feed == STREAM_ALONE else int(streams.poll_interval_s * 1000),
-        silence_s=streams.stream_silence_s,
-        life_ms=int(streams.stream_life_h * 3_600_000),
-        bounds=_bounds(settings),
-        others=others,
-        newest=_newest(settings, streamed=True),
-    )
-
-
-def _newest(settings: Settings, *, streamed: bool) -> NewestTick:
-    topic = settings.topic(TopicRole.TICKS).name
-    return lambda before_ms: newest_tick_ms(settings.kafka, topic, before_ms, streamed=streamed)
-
-
-def _bounds(settings: Settings) -> Bounds:
-    streams = settings.streams
-    stale_ms = {binance.NAME: streams.stale_binance_s * 1000, coingecko.NAME: streams.stale_coingecko_s * 1000}
-    return Bounds(stale_ms, streams.divergence_bps)
-
-
-def build_candles(app: StreamsApp, publish: Any) -> CandleCollector | None:
-    """The collector of candles, None where no source has any."""
-    settings, exchanges = app.settings, app.worker_state.exchanges
-    if exchanges.candles is None:
-        return None
-    return CandleCollector(
-        markets=settings.parsed_markets,
-        source=exchanges.candles,
-        retry_policy=exchanges.retry_policies[exchanges.candles.name],
-        clock=app.clock,
-        metrics=app.worker_state.metrics,
-        publish=publish,
-        kafka=settings.kafka,
-        topic=settings.topic(TopicRole.CANDLES).name,
-        lookback_ms=settings.streams.candle_lookback_h * 3_600_000,
-        delay_ms=DELAY_MS if exchanges.stream is None else STREAMED_DELAY_MS,
-    )
+            await forever("stream", lambda: feed.run(is_leader), RESTART_PAUSE_S)
+        elif settings.streams.feed != POLL_FEED:
+            log.error("streams.feed: %s: expected an enabled source with a stream", settings.streams.feed)

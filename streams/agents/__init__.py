@@ -1,4 +1,4 @@
-"""What the worker does with each batch of records: cleaning, rolling features.
+"""Processing of each batch of records: cleaning and rolling features.
 
-Each agent is a function of (records, state) and a thin part that moves bytes; it must never make HTTP calls.
+Each agent consists of a pure function of records and state, and a class that reads and writes Kafka and tables.
 """

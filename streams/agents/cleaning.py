@@ -1,7 +1,4 @@
-"""The rules of cleaning, applied to a batch of one partition: pure but for the clock it is handed.
-
-It must never touch Kafka, a table or Faust.
-"""
+"""Apply the cleaning rules to a batch of one partition. Pure, apart from the clock passed in."""
 
 import logging
 import math
@@ -18,8 +15,8 @@ from marketdata.errors import DecodeError
 from marketdata.records import Tick
 from streams.agents.dead_letters import UNEXPECTED_REASON, dead_letter
 from streams.agents.seen import REMEMBERED, Seen
-from streams.faust_batch.delivered_offsets import header
-from streams.faust_batch.driver import Item
+from streams.kafka.delivered_offsets import header
+from streams.kafka.records import OutgoingRecord
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +25,10 @@ JUMP = "jump"
 
 @dataclass(slots=True)
 class Cleaned:
-    """What a batch came to. `states` holds those of the keys that the batch touched."""
+    """The result of a batch. `states` holds the states of the keys in the batch."""
 
-    ticks: list[Item] = field(default_factory=list)
-    letters: list[Item] = field(default_factory=list)
+    ticks: list[OutgoingRecord] = field(default_factory=list)
+    dead_letters: list[OutgoingRecord] = field(default_factory=list)
     states: dict[bytes, Seen] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     duplicates: int = 0
@@ -49,20 +46,20 @@ def clean(
     max_future_ms: int,
     delivered: int,
     remembered: int = REMEMBERED,
-    most_move: float = math.inf,
+    max_move: float = math.inf,
 ) -> Cleaned:
     """Sort a batch into clean ticks, duplicates and dead letters.
 
     Args:
         records: of one partition, in order.
-        load: the stored state of a key.
-        clock: event time, for ticks out of the future.
-        lateness_ms: ticks older than the newest by more than this are counted as late; they pass.
+        load: returns the stored state of a key.
+        clock: event time.
+        lateness_ms: ticks older than the market's newest by more than this are counted as late; they pass.
         max_future_ms: ticks ahead of the clock by more than this are refused.
-        most_move: a tick whose mid (its price where it has none) is more than this many times that of the market's tick
-            before, or less than 1 / most_move, is flagged `jump`; it passes.
-        remembered: timestamps that are kept of a market, to know duplicates by.
-        delivered: clean ticks of offsets up to this one have been sent before; they are remembered and not sent again.
+        delivered: clean ticks of offsets up to this one were sent before; they are added to the state but not sent.
+        remembered: number of timestamps kept per market to detect duplicates.
+        max_move: a tick whose mid (price, if it has none) differs from the market's previous one by a factor above
+            this, or below 1 / max_move, is flagged `jump`; it passes.
     """
     done = Cleaned()
     now_ms = clock.now_ms()
@@ -73,12 +70,17 @@ def clean(
             timestamp_ms = check(tick, record.key, latest_ms)
         except DecodeError as error:
             done.reasons.append(error.reason)
-            done.letters.append(_letter(record, error, error.reason, now_ms))
+            done.dead_letters.append(_dead_letter(record, error, error.reason, now_ms))
             continue
-        except Exception as error:  # one record must not take its batch with it; its letter keeps the bytes
-            log.exception("%s-%d@%d cannot be processed", record.topic, record.partition, record.offset)
+        except Exception as error:  # one record must not fail its batch; the dead letter keeps its bytes
+            log.exception(
+                "%s-%d@%d: unexpected error",
+                record.topic,
+                record.partition,
+                record.offset,
+            )
             done.reasons.append(UNEXPECTED_REASON)
-            done.letters.append(_letter(record, error, UNEXPECTED_REASON, now_ms))
+            done.dead_letters.append(_dead_letter(record, error, UNEXPECTED_REASON, now_ms))
             continue
         key: bytes = record.key
         state = done.states.get(key)
@@ -95,7 +97,7 @@ def clean(
         if newest_ms is not None and timestamp_ms < newest_ms - lateness_ms:
             done.late += 1
         value = record.value
-        if (newest_ms is None or timestamp_ms > newest_ms) and not state.follow(_price(tick), most_move):
+        if (newest_ms is None or timestamp_ms > newest_ms) and not state.follow(_price(tick), max_move):
             value = encode(structs.replace(tick, flags=(*tick.flags, JUMP)))
             done.jumps += record.offset > delivered
         if record.offset > delivered:
@@ -104,12 +106,15 @@ def clean(
 
 
 def check(tick: Tick, key: bytes | None, latest_ms: int) -> int:
-    """Hold a tick against its key, the rules and the clock; its event time in ms.
+    """Check a tick against its key, the rules and the clock; return its event time in ms.
 
-    `latest_ms` is the latest that it may be.
+    Args:
+        tick: decoded from the record.
+        key: of the record.
+        latest_ms: latest event time allowed.
 
     Raises:
-        DecodeError: the first rule that does not hold, with its reason code.
+        DecodeError: the first broken rule, with its reason code.
     """
     if key != tick.symbol.encode():
         raise DecodeError("key", "key", key, f"the symbol {tick.symbol!r} as UTF-8")
@@ -117,11 +122,11 @@ def check(tick: Tick, key: bytes | None, latest_ms: int) -> int:
 
 
 def _price(tick: Tick) -> float:
-    """Its mid, or else its price; a tick that passed the rules has one of them."""
+    """Return the mid, or the price if there is no mid; a tick that passed the rules has one of them."""
     if tick.bid_price is not None and tick.ask_price is not None:
         return (tick.bid_price + tick.ask_price) / 2
     return math.nan if tick.price is None else tick.price
 
 
-def _letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> Item:
+def _dead_letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> OutgoingRecord:
     return record.key, encode(dead_letter(record, error, reason, now_ms)), header(record.offset)

@@ -1,4 +1,4 @@
-"""Dead letters: what was refused, with its original bytes, where it lay, and why."""
+"""Dead letters of an agent: make them, and log refusals."""
 
 import logging
 import time
@@ -14,32 +14,37 @@ log = logging.getLogger(__name__)
 
 UNEXPECTED_REASON = "unexpected"
 
-_EVERY_S = 60.0
+_LOG_EVERY_S = 60.0
 
 
 class RefusalLog:
-    """Says what was refused, by reason: the first at once, then at most one line in `_EVERY_S` real seconds."""
+    """Logs refused records by reason: the first at once, then at most one line every `_LOG_EVERY_S`.
+
+    Args:
+        agent: its name.
+        monotonic: real time, in seconds.
+    """
 
     def __init__(self, agent: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._agent = agent
         self._monotonic = monotonic
         self._counts: Counter[str] = Counter()
-        self._told_at = -_EVERY_S
+        self._logged_at = -_LOG_EVERY_S
 
     def add(self, reasons: Iterable[str]) -> None:
-        """Count, and speak when it is time."""
+        """Count refusals, and log them when a line is due."""
         self._counts.update(reasons)
         now = self._monotonic()
-        if not self._counts or now - self._told_at < _EVERY_S:
+        if not self._counts or now - self._logged_at < _LOG_EVERY_S:
             return
-        self._told_at = now
-        told = ", ".join(f"{count} {reason}" for reason, count in self._counts.most_common())
-        log.warning("%s refused records, see `dead-letters`: %s", self._agent, told)
+        self._logged_at = now
+        counts = ", ".join(f"{count} {reason}" for reason, count in self._counts.most_common())
+        log.warning("%s refused records, see `dead-letters`: %s", self._agent, counts)
         self._counts.clear()
 
 
 def dead_letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> DeadLetter:
-    """The letter for one refused record; `now_ms` is event time."""
+    """Return the dead letter of a refused record; `now_ms` is event time."""
     return letter_of(
         error,
         reason,

@@ -1,7 +1,7 @@
-"""Rolling features of a batch of one partition: pure but for the states it is handed.
+"""Compute the rolling features of a batch of one partition. Pure, apart from the states passed in.
 
-A row is made for the newest tick of each market and second of event time, and for each market at the end of the batch,
-so that every batch ends with rows that hold all of it. It must never touch Kafka, a table or Faust.
+There is one row per market and second of event time, made at the second's newest tick, and one per market at the end of
+the batch, so that the last rows of a batch include all of its ticks.
 """
 
 import logging
@@ -18,8 +18,8 @@ from marketdata.records import Tick
 from marketdata.tick_rules import ahead_of_clock
 from marketdata.times import SECOND_MS, from_rfc3339
 from streams.agents.dead_letters import UNEXPECTED_REASON, dead_letter
-from streams.faust_batch.delivered_offsets import header
-from streams.faust_batch.driver import Item
+from streams.kafka.delivered_offsets import header
+from streams.kafka.records import OutgoingRecord
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ UNDECODABLE_REASON = "not_a_tick"
 
 @dataclass(slots=True)
 class Rolled:
-    """What a batch came to. `touched` holds the keys whose state changed."""
+    """The result of a batch. `touched` holds the keys whose state changed."""
 
-    rows: list[Item] = field(default_factory=list)
-    letters: list[Item] = field(default_factory=list)
+    rows: list[OutgoingRecord] = field(default_factory=list)
+    dead_letters: list[OutgoingRecord] = field(default_factory=list)
     touched: set[bytes] = field(default_factory=set)
     reasons: list[str] = field(default_factory=list)
     late: int = 0
@@ -40,14 +40,14 @@ class Rolled:
 
 @dataclass(slots=True)
 class _Market:
-    """A market of the batch: the newest of its ticks that is not in a row yet, None before its first."""
+    """A market of the batch: offset of its newest tick, and the second of event time whose row is not made yet."""
 
     state: MarketFeatures
     offset: int = -1
     second: int | None = None
 
 
-def roll(  # noqa: C901  one pass without calls: it runs for every tick
+def roll(  # noqa: C901  one pass without helper calls: it runs for every tick
     partition: int,
     records: Sequence[ConsumerRecord],
     load: Callable[[bytes], MarketFeatures],
@@ -59,10 +59,10 @@ def roll(  # noqa: C901  one pass without calls: it runs for every tick
     Args:
         partition: of the source topic.
         records: of that partition, in order.
-        load: the state of a key, the same object each time.
-        now_ms: event time, for ticks out of the future and dead letters.
-        max_future_ms: ticks ahead of it by more than this are refused: one alone would end a market's windows, for all
-            that comes after it would be late.
+        load: returns the state of a key, the same object each time.
+        now_ms: event time.
+        max_future_ms: ticks ahead of `now_ms` by more than this are refused, because a single one would make all later
+            ticks of its market late.
     """
     done = Rolled()
     latest_ms = now_ms + max_future_ms
@@ -77,8 +77,8 @@ def roll(  # noqa: C901  one pass without calls: it runs for every tick
                 _check_key(record, quote.symbol)
                 market = markets[key] = _Market(load(key))
             if timestamp_ms > latest_ms:
-                raise ahead_of_clock(quote.timestamp, latest_ms)  # noqa: TRY301  caught with all else that may be wrong
-        except Exception as error:  # noqa: BLE001  one record must not take its batch with it; its letter keeps the bytes
+                raise ahead_of_clock(quote.timestamp, latest_ms)  # noqa: TRY301  handled like every other refusal
+        except Exception as error:  # noqa: BLE001  one record must not fail its batch; the dead letter keeps its bytes
             _refuse(done, record, error, now_ms)
             continue
         state = market.state
@@ -106,7 +106,7 @@ def roll(  # noqa: C901  one pass without calls: it runs for every tick
         if market.second is not None:
             done.rows.append(_row(key, market))
             done.touched.add(key)
-    # Rows carry source offsets, and what an output's last record says counts for all before it.
+    # Rows carry source offsets, and the offset of an output's last record covers all records before it.
     done.rows.sort(key=_offset)
     return done
 
@@ -116,25 +116,31 @@ def _check_key(record: ConsumerRecord, symbol: str) -> None:
         raise InvalidValueError("key", record.key, f"the symbol {symbol!r} as UTF-8")
 
 
-def _row(key: bytes, market: _Market) -> Item:
+def _row(key: bytes, market: _Market) -> OutgoingRecord:
     return key, encode_finite(market.state.result()), header(market.offset)
 
 
-def _offset(item: Item) -> int:
-    return int(item[2][0][1])
+def _offset(row: OutgoingRecord) -> int:
+    return int(row[2][0][1])
 
 
 def _refuse(done: Rolled, record: ConsumerRecord, error: Exception, now_ms: int) -> None:
     reason = UNDECODABLE_REASON
     if not isinstance(error, (msgspec.MsgspecError, InvalidValueError, TypeError, UnicodeDecodeError)):
         reason = UNEXPECTED_REASON
-        log.error("%s-%d@%d cannot be processed", record.topic, record.partition, record.offset, exc_info=error)
+        log.error(
+            "%s-%d@%d: unexpected error",
+            record.topic,
+            record.partition,
+            record.offset,
+            exc_info=error,
+        )
     elif isinstance(error, DecodeError):
         reason = error.reason
-    elif not isinstance(error, InvalidValueError):  # the codec of whole ticks names field and value, as the clean agent
+    elif not isinstance(error, InvalidValueError):  # decode the whole tick, which names field and value
         try:
             decode(Tick, record.value)
         except DecodeError as named:
             error, reason = named, named.reason
     done.reasons.append(reason)
-    done.letters.append((record.key, encode(dead_letter(record, error, reason, now_ms)), header(record.offset)))
+    done.dead_letters.append((record.key, encode(dead_letter(record, error, reason, now_ms)), header(record.offset)))

@@ -1,10 +1,10 @@
-"""What the clean agent remembers of a market: how far it has read, and what it let through of late.
+"""State of the clean agent per market: the newest offset handled, and recent timestamps. Pure.
 
-Pure. A tick_id is symbol and timestamp, so a timestamp seen again is a duplicate. `remembered` of them are kept: at
-least `REMEMBERED`, hours of a feed that polls once a minute; as many as the lateness holds at the feed's own pace; and
-never more than `MOST`, for they are written again with every batch. That is enough, for a duplicate comes from a poll
-that was published twice, moments ago. An older one passes; mostly it is too late for features, and the batch side drops
-it by tick_id.
+A tick_id is symbol and timestamp, so a known timestamp is a duplicate. The number kept is at least `REMEMBERED` (hours
+of a feed that polls once a minute), as many as the allowed lateness holds at the feed's interval, and at most
+`MAX_REMEMBERED`, because they are written again with every batch. That suffices, because duplicates come from a poll
+that was published twice within moments. Older duplicates pass: most are too late for features, and the batch jobs drop
+them by tick_id.
 """
 
 import math
@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from streams.faust_batch.delivered_offsets import NOTHING
+from streams.kafka.delivered_offsets import NOTHING
 
-REMEMBERED, MOST = 128, 1_024
+REMEMBERED, MAX_REMEMBERED = 128, 1_024
 
 
 def remembered(lateness_s: float, interval_s: float) -> int:
-    """How many timestamps of a market are kept where a feed sends one every `interval_s`."""
-    return min(max(REMEMBERED, math.ceil(lateness_s / interval_s) + 1), MOST)
+    """Return how many timestamps to keep per market if a feed sends one every `interval_s`."""
+    return min(max(REMEMBERED, math.ceil(lateness_s / interval_s) + 1), MAX_REMEMBERED)
 
 
 class Seen:
@@ -37,8 +37,8 @@ class Seen:
     def newest_ms(self) -> int | None:
         return self.timestamps[-1] if self.timestamps else None
 
-    def add(self, timestamp_ms: int, most: int = REMEMBERED) -> bool:
-        """Remember a timestamp, `most` of them; False when it is already known."""
+    def add(self, timestamp_ms: int, limit: int = REMEMBERED) -> bool:
+        """Add a timestamp and keep the newest `limit`; return False if it is already known."""
         known = self.timestamps
         if not known or timestamp_ms > known[-1]:
             known.append(timestamp_ms)
@@ -47,17 +47,17 @@ class Seen:
             if known[at] == timestamp_ms:
                 return False
             known.insert(at, timestamp_ms)
-        if len(known) > most:
+        if len(known) > limit:
             del known[0]
         return True
 
-    def follow(self, price: float, most: float) -> bool:
-        """Go on to the newest tick's price; False where it is over `most` times the one before, or under 1 / most."""
+    def follow(self, price: float, max_move: float) -> bool:
+        """Set the newest tick's price; return False if it moved by a factor above `max_move` or below 1 / max_move."""
         before, self.price = self.price, price
-        return before is None or (before <= price * most and price <= before * most)
+        return before is None or (before <= price * max_move and price <= before * max_move)
 
     def to_bytes(self) -> bytes:
-        """MessagePack of [offset, price, newest, differences going back]: two to five bytes a timestamp."""
+        """Encode as MessagePack [offset, price, newest timestamp, differences backwards]: 2 to 5 bytes a timestamp."""
         newest = self.newest_ms
         if newest is None:
             return msgspec.msgpack.encode([self.offset])
@@ -66,12 +66,12 @@ class Seen:
 
     @classmethod
     def from_bytes(cls, stored: bytes | None) -> "Seen":
-        """The state that `to_bytes` wrote; a new one for None."""
+        """Decode what `to_bytes` wrote; return an empty state for None."""
         if stored is None:
             return cls()
         offset, *rest = _decoder.decode(stored)
         price = None
-        if rest and not isinstance(rest[0], int):  # states of before there were prices begin with the newest timestamp
+        if rest and not isinstance(rest[0], int):  # the oldest states hold no price
             price, *rest = rest
         timestamps = rest[:1]
         for gap in rest[1:]:

@@ -2,7 +2,7 @@
 
 What is on the topic is read from its tail whenever this worker begins to lead, so a restart, a crash or another worker
 in between leaves neither a gap nor a second copy. Minutes that are missing, at the end or inside, are asked for again
-(`streams.collection.candle_gaps`). It must never import Faust.
+(`streams.collection.candle_gaps`).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from marketdata.markets import Market
 from marketdata.records import Candle
 from marketdata.times import HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
 from streams.collection.candle_gaps import Minutes
-from streams.collection.poller import Publisher, SleepingClock
+from streams.collection.ports import Publisher, SleepingClock
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class CandleCollector:
         self._told: deque[Candle] = deque(maxlen=_MOST_TOLD)
         self._arrived = asyncio.Event()
 
-    def tell(self, candle: Candle) -> None:
+    def add(self, candle: Candle) -> None:
         """Hand over a closed candle that a stream told; it is published soon, unless it is on the topic already."""
         self._told.append(candle)
         self._arrived.set()

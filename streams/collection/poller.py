@@ -4,19 +4,16 @@ A poll's ticks carry the grid's instant. Polls never overlap. Of a market that n
 the clean agent to refuse, and then none until a source has data of it: each such poll is counted.
 
 Each instant that has no tick on the topic is counted by reason and logged: those that pass while a poll is under way as
-they pass, those in which nobody led as soon as somebody does. Sources, clock and publisher are handed in; it must never
-import Faust.
+they pass, those in which nobody led as soon as somebody does.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 from aiokafka.errors import KafkaError
 
-from clients.clock import Clock
 from exchanges.interface import OK, PollResult, QuoteSource
 from exchanges.retry_policy import RetryPolicy
 from marketdata.codec import encode
@@ -24,8 +21,8 @@ from marketdata.errors import BitcoinDataError
 from marketdata.markets import Market
 from marketdata.records import Tick
 from marketdata.times import floor_to, to_rfc3339
+from streams.collection.ports import NewestTick, Publisher, SleepingClock, no_previous_tick
 from streams.collection.tick_builder import DISABLED, Bounds, Polled, build_tick
-from streams.faust_batch.driver import Item
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -41,27 +38,6 @@ SKIPPED = {
     "no_leader": "no worker led, or none ran, or no source had any market",
 }
 """Why an instant has no poll: the label of the counter, and its words."""
-
-
-class SleepingClock(Clock, Protocol):
-    """A clock that can be waited for."""
-
-    async def sleep_until(self, event_ms: int) -> None: ...
-
-
-class Publisher(Protocol):
-    """Delivers records and returns when the broker has them."""
-
-    async def __call__(self, topic: str, items: Sequence[Item]) -> None: ...
-
-
-NewestTick = Callable[[int], Awaitable[int | None]]
-"""The time (ms) of the newest tick on the topic that is older than the given one; None where there is none."""
-
-
-async def nothing_known(_before_ms: int) -> int | None:
-    """Where nobody asks for what was before."""
-    return None
 
 
 class Collector:
@@ -83,7 +59,7 @@ class Collector:
         topic: str,
         interval_ms: int,
         bounds: Bounds | None = None,
-        newest: NewestTick = nothing_known,
+        newest: NewestTick = no_previous_tick,
     ) -> None:
         self._markets = markets
         self._sources = sources
@@ -126,7 +102,7 @@ class Collector:
         self._metrics.polls.inc()
         self._metrics.collected.inc(len(told))
         for tick in told:
-            self._metrics.judged(tick)
+            self._metrics.count_flags(tick)
         self._told["ticks"] += len(told)
         self._told["polls"] += 1
         return ticks
@@ -274,13 +250,3 @@ class Collector:
         self._told_at = now
         log.info("collected: %s", ", ".join(f"{count} {what}" for what, count in self._told.items()))
         self._told.clear()
-
-
-async def forever(name: str, once: Callable[[], Awaitable[None]], pause_s: float) -> None:
-    """Run a loop again after it failed, with the error in the log: collecting never ends because of one surprise."""
-    while True:
-        try:
-            await once()
-        except Exception:
-            log.exception("%s failed; it starts again in %.3g s", name, pause_s)
-        await asyncio.sleep(pause_s)

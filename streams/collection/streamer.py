@@ -3,7 +3,6 @@
 While this worker leads, connections fill a `Conflation`, and at the end of each interval its ticks are published.
 Delivery is waited for; meanwhile the conflation grows wider, not longer. A worker that no longer leads publishes the
 interval that it was in; what is not published after all (no quote yet, a failed delivery, the worker's end) is counted.
-It must never import Faust or a format.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from marketdata.markets import Market
 from marketdata.records import Candle
 from marketdata.times import floor_to, to_rfc3339
 from streams.collection.conflation import Conflation, Interval
-from streams.collection.poller import NewestTick, Publisher, SleepingClock, nothing_known
+from streams.collection.ports import NewestTick, Publisher, SleepingClock, no_previous_tick
 from streams.collection.tick_builder import Bounds, stream_tick
 from streams.metrics import Metrics
 
@@ -50,7 +49,7 @@ class StreamFeed:
         life_ms: int,
         bounds: Bounds,
         others: Mapping[str, str],
-        newest: NewestTick = nothing_known,
+        newest: NewestTick = no_previous_tick,
     ) -> None:
         """Nothing is opened.
 
@@ -196,7 +195,7 @@ class StreamFeed:
         self._counting.ticks(updates, trades)
         self._metrics.collected.inc(len(ticks))
         for tick in ticks:
-            self._metrics.judged(tick)
+            self._metrics.count_flags(tick)
         self._tell_sometimes(len(ticks), updates, trades)
 
     def _lose(self, intervals: Sequence[Interval], why: str) -> None:

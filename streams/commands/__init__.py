@@ -8,6 +8,6 @@ NAMES = ("collect-once", "tail", "features", "predictions", "dead-letters", "rep
 def register() -> None:
     """Make the commands known to Faust's command line."""
     from streams.commands import dead_letters as letters
-    from streams.commands import operating, reading, replaying
+    from streams.commands import operate, replay, show
 
-    assert letters and operating and reading and replaying  # noqa: S101, PT018  what matters is that they were imported
+    assert letters and operate and show and replay  # noqa: S101, PT018  what matters is that they were imported

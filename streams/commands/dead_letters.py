@@ -9,9 +9,9 @@ from marketdata.errors import InvalidValueError
 from marketdata.records import DeadLetter
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
-from streams.commands.finding import FROM_OPTION, TO_OPTION, Span, find_market, find_role, newest
-from streams.commands.frame import COUNT, JSON_OPTION, StreamsCommand
-from streams.commands.republishing import Counts, republish
+from streams.commands.arguments import FROM_OPTION, TO_OPTION, Span, find_market, find_role, newest
+from streams.commands.command import COUNT, JSON_OPTION, StreamsCommand
+from streams.commands.republish import Counts, republish
 
 _TAIL = 20_000
 LIST, REPUBLISH = "list", "republish"
@@ -55,7 +55,7 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust names a command by its 
         force: bool,
         as_json: bool,
     ) -> int | None:
-        settings = self.app.settings
+        settings = self.settings
         for name, given, of in (
             ("--counts", counts, LIST),
             ("--dry-run", dry_run, REPUBLISH),
@@ -80,8 +80,8 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust names a command by its 
         letters = await newest(settings, TopicRole.DEAD_LETTERS, DeadLetter, tail, wanted)
         as_json = as_json or self.json
         if action == REPUBLISH:
-            await self.app.clock.start(0.0)  # a letter refused as out of the future may be of the past by now
-            found = await republish(settings, letters, self.app.clock.now_ms(), dry_run=dry_run, force=force)
+            await self.clock.start(0.0)  # a letter refused as out of the future may be of the past by now
+            found = await republish(settings, letters, self.clock.now_ms(), dry_run=dry_run, force=force)
             self._sent(found, dry_run=dry_run, as_json=as_json)
             return None
         # A crash between refusing and committing refuses again: where a record lay is what it is.

@@ -21,7 +21,7 @@ from marketdata.errors import InvalidValueError, StorageError
 from marketdata.parquet import read_parquet
 from marketdata.records import SourceState, Tick
 from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
-from streams.commands.finding import Span
+from streams.commands.arguments import Span
 
 T = TypeVar("T")
 

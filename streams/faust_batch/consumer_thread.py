@@ -1,6 +1,6 @@
-"""The thread in which Faust's consumer lives: how it fetches, and whether it is a member of its group.
+"""The thread of Faust's consumer: fetch sizes, and the watch over group membership.
 
-Names with an underscore belong to Faust and aiokafka (see `streams.faust_batch.driver`). It must never import a record.
+Names with an underscore belong to Faust and aiokafka (see `streams.faust_batch.driver`).
 """
 
 from typing import Any
@@ -10,31 +10,35 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import Service
 
-MANY_BYTES = 1 << 20  # of all partitions together; a backlog has them at once
+GATHER_MS = 40
+MIN_FETCH_BYTES = 1 << 20  # of all partitions together; a backlog reaches it at once
 _WATCH_S = 1.0
 
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's, but that the broker gathers records for a fetch: until there are many, or for `gather_ms` at most.
+    """Faust's consumer thread with larger fetches and a membership watch.
 
-    Faust asks for whatever is there. aiokafka fetches ahead of a poll and not again before it, so small answers make
-    small batches, and what comes in after an answer lies until the poll after the next.
+    The broker answers a fetch after `MIN_FETCH_BYTES` or `gather_ms` (real ms), whichever comes first. Faust asks for
+    whatever is available. aiokafka prefetches once per poll, so small responses make small batches, and records that
+    arrive after a response wait until the poll after the next one.
     """
 
-    gather_ms: int = 40
+    def __init__(self, *args: Any, gather_ms: int = GATHER_MS, **kwargs: Any) -> None:
+        self._gather_ms = gather_ms
+        super().__init__(*args, **kwargs)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer: Any = super()._create_worker_consumer(transport)
-        # Faust hands on no settings for these.
-        consumer._fetch_min_bytes = MANY_BYTES  # noqa: SLF001
-        consumer._fetch_max_wait_ms = self.gather_ms  # noqa: SLF001
+        # Faust has no settings for these
+        consumer._fetch_min_bytes = MIN_FETCH_BYTES  # noqa: SLF001
+        consumer._fetch_max_wait_ms = self._gather_ms  # noqa: SLF001
         return consumer
 
     @Service.task
     async def _watch_membership(self) -> None:
-        """End the worker when it can join its group no more: its partitions would stay with it, and nobody handle them.
+        """Stop the worker when it cannot rejoin its group, because it would keep partitions without handling them.
 
-        aiokafka stops joining at an error until somebody asks for it, and for ever at one that it does not know.
+        After an error aiokafka stops joining until `check_errors` is called; after an unknown error it never retries.
         """
         while not self.should_stop:
             await self.sleep(_WATCH_S)
@@ -44,16 +48,16 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
                 coordinator.check_errors()
             except KafkaError as error:
                 if coordinator._coordination_task.done():  # noqa: SLF001
-                    self.log.error("the worker ends: it is no member of its group any more: %s", error)  # noqa: TRY400
+                    self.log.error("stopping the worker: it lost its group membership: %s", error)  # noqa: TRY400
                     self.parent_loop.call_soon_threadsafe(self._crash_app, error)
                     return
-                self.log.warning("joining the group: %s; tried again", error)
+                self.log.warning("joining the group failed, retrying: %s", error)
 
     def _crash_app(self, error: Exception) -> None:
         self.consumer.add_future(self.app.crash(error))
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Nothing: Faust's own alarm looks at single messages, and calls a partition that has just come a hung one.
+        """Do nothing: Faust's check expects single messages, and reports a newly assigned partition as stalled.
 
-        Whether a worker gets on is told by `streams.worker.health`.
+        `streams.worker.health` reports stalled agents instead.
         """

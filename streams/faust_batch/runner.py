@@ -1,7 +1,7 @@
-"""Runs an agent on its stream of batches: one after another in a partition, those of several partitions at once.
+"""Run an agent on its stream of batches: in order within a partition, concurrently across partitions.
 
-What a batch waits for is the broker (its outputs must be delivered before its state is stored), so batches of other
-partitions are worked on meanwhile. It must never know what an agent does with a batch.
+A batch mostly waits for the broker, because its outputs must be delivered before its state is stored; batches of other
+partitions run meanwhile.
 """
 
 import asyncio
@@ -13,25 +13,35 @@ from typing import Any, Protocol
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 
-from streams.faust_batch.delivered_offsets import DeliveredOffsets
+from streams.kafka.delivered_offsets import DeliveredOffsets
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 
 class BatchAgent(Protocol):
-    """What is run. `handle` returns when outputs and states of a batch are sent."""
+    """An agent that handles batches; `handle` returns when the outputs and states of a batch are sent."""
 
     delivered: DeliveredOffsets
+
+    def forget(self) -> None: ...
 
     async def handle(self, partition: int, records: Sequence[ConsumerRecord]) -> None: ...
 
 
 class BatchRunner:
-    """One agent on one source topic; ends the worker when a batch cannot be handled.
+    """Runs one agent on one source topic; crashes the worker when a batch cannot be handled.
 
-    What comes after a batch that failed is not handled any more, nor what comes after one that was cut off before its
-    partition was given anew (which reads it again): nothing may be answered before it is.
+    After a failed batch no further batch is handled. After a cancelled batch, no further batch of its partition is
+    handled until the partition is reassigned, which reads the cancelled batch again: outputs keep their source's order.
+
+    Args:
+        app: the `StreamsApp`.
+        name: of the agent.
+        topic: the source topic.
+        agent: handles the batches.
+        metrics: the worker's.
+        now: Unix time, in seconds.
     """
 
     def __init__(
@@ -49,13 +59,13 @@ class BatchRunner:
         self._agent = agent
         self._metrics = metrics
         self._now = now
-        self._running: dict[int, tuple[asyncio.Task[None], int]] = {}  # the newest of a partition, and its generation
-        self._cut_off: dict[int, int] = {}  # partition to the generation in which a batch of it was
+        self._running: dict[int, tuple[asyncio.Task[None], int]] = {}  # newest batch of a partition, and its generation
+        self._cut_off: dict[int, int] = {}  # partition to the generation of its cancelled batch
         self._loading = asyncio.Lock()
         self._failed = False
 
     async def run(self, stream: Any) -> None:
-        """The agent's coroutine."""
+        """Handle batches until the stream ends; the coroutine of the Faust agent."""
         async for event in stream.events():
             partition, generation = event.value[0].partition, event.message.generation_id
             await self._wait_for(partition)
@@ -63,13 +73,13 @@ class BatchRunner:
                 continue
             if generation != self._app.consumer_generation_id or self._cut_off.get(partition) == generation:
                 continue
-            # The task has the event in its context and as its argument: Faust's tables ask for it.
+            # Faust's tables read the current event from the task's context.
             task = asyncio.create_task(self._handle(event), name=f"{self._name}-{partition}")
             self._running[partition] = task, generation
             self._app.consumer.began(task)
 
     async def _wait_for(self, partition: int) -> None:
-        """Until the batch before is done, in one way or another."""
+        """Wait until the partition's previous batch has ended, successfully or not."""
         task, generation = self._running.pop(partition, (None, 0))
         if task is None:
             return
@@ -85,16 +95,16 @@ class BatchRunner:
             with self._metrics.agent_seconds.labels(self._name).time():
                 if not delivered.known(partition):
                     await self._load(partition)
-                delivered.read(partition, last)
+                delivered.advance_source_end(partition, last)
                 await self._agent.handle(partition, records)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # From within, as aiokafka does where a client ends: nobody meant this batch to be cut off.
-            await self._fail(records[0], RuntimeError("what the batch waited for was cancelled"))
+            # Raised inside the batch, as by an aiokafka client that closes; this task itself was not cancelled.
+            await self._fail(records[0], RuntimeError("a future that the batch awaited was cancelled"))
             return
-        except Exception as error:  # noqa: BLE001  told, and the end of the worker
+        except Exception as error:  # noqa: BLE001  logged, and crashes the worker
             await self._fail(records[0], error)
             return
         self._app.consumer.handled(TP(self._topic, partition), last)
@@ -103,7 +113,7 @@ class BatchRunner:
 
     async def _fail(self, first: ConsumerRecord, error: Exception) -> None:
         self._failed = True
-        log.error("%s stops at %s-%d@%d", self._name, self._topic, first.partition, first.offset, exc_info=error)
+        log.error("agent %s failed at %s-%d@%d", self._name, self._topic, first.partition, first.offset, exc_info=error)
         await self._app.crash(error)
 
     async def _load(self, partition: int) -> None:

@@ -1,1 +1,1 @@
-"""Kafka as the worker uses it: topics, delivery of records, and Faust's options."""
+"""Kafka for the worker: topics, delivery of records, delivered offsets, and Faust's options."""

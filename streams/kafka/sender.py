@@ -11,7 +11,7 @@ from aiokafka.structs import RecordMetadata
 from clients.kafka.connection import client_options, close_client
 from config.sections import KafkaSettings
 from marketdata.errors import ConfigurationError
-from streams.faust_batch.driver import Item
+from streams.kafka.records import OutgoingRecord
 
 _LINGER_MS = 5
 _MAX_BATCH = 256 << 10  # bytes
@@ -42,7 +42,7 @@ class Sender:
     async def __aexit__(self, *_exception: object) -> None:
         await close_client(self._producer)
 
-    async def send(self, topic: str, item: Item, partition: int | None = None) -> None:
+    async def send(self, topic: str, item: OutgoingRecord, partition: int | None = None) -> None:
         """Hand one record over; its key chooses the partition where none is given.
 
         Raises:
@@ -69,7 +69,7 @@ class Sender:
                 raise ConfigurationError(f"topic {topic}: not delivered: {error!r}") from error
         return [sent.result() for _topic, sent in waiting]
 
-    async def publish(self, topic: str, items: Sequence[Item]) -> None:
+    async def publish(self, topic: str, items: Sequence[OutgoingRecord]) -> None:
         """Deliver records to the partitions of their keys."""
         for item in items:
             await self.send(topic, item)

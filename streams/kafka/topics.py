@@ -1,8 +1,8 @@
-"""Creating topics with their declared policy, and showing where a cluster differs from it.
+"""Create topics with their declared policy, and report where a cluster differs from it.
 
-A worker that subscribes before a topic exists consumes nothing and hardly says so, and a topic that is only sent to is
-never declared by Faust: so every topic, changelogs too, is created here before a worker subscribes. It must never
-change or delete a topic that exists.
+A worker that subscribes before a topic exists consumes nothing and logs little about it, and Faust declares no topic
+that is only written to. Therefore every topic, including changelogs, is created here before a worker subscribes.
+Existing topics are neither changed nor deleted.
 """
 
 import asyncio
@@ -25,18 +25,18 @@ from marketdata.topics import TopicRole
 log = logging.getLogger(__name__)
 
 CO_PARTITIONED = (TopicRole.TICKS, TopicRole.TICKS_CLEAN, TopicRole.FEATURES, TopicRole.DEAD_LETTERS)
-"""Topics between which a record keeps its partition."""
+"""Topics with the same number of partitions, because a record keeps its partition between them."""
 
-# Small segments, cleaned early: a worker without its data folder reads a changelog from its start.
+# Small segments, compacted early: a worker without its data folder reads a changelog from the start.
 CHANGELOG_CONFIG = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20), "min.cleanable.dirty.ratio": "0.1"}
 
 _ADMIN_TIMEOUT_MS = 10_000
-_SYMBOLIC = {"-1": "for ever"}
+_SYMBOLIC = {"-1": "unlimited"}
 
 
 @dataclass(frozen=True, slots=True)
 class TopicPolicy:
-    """What a topic must be: `config` holds the broker's own words."""
+    """The declared form of a topic; `config` holds the broker's topic configuration."""
 
     name: str
     partitions: int
@@ -46,7 +46,7 @@ class TopicPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One difference between what is declared and what the cluster has; `actual` None: the topic is missing."""
+    """One difference between policy and cluster; `actual` is None if the topic is missing."""
 
     topic: str
     what: str
@@ -61,9 +61,9 @@ class Drift:
 
 
 def declared(settings: Settings, changelogs: Iterable[str] = ()) -> list[TopicPolicy]:
-    """Every topic of this deployment: those that have a role, the notes of letters sent back, and the changelogs.
+    """Return the policy of every topic: those with a role, the republish records, and the changelogs.
 
-    A changelog has as many partitions as the topics it goes with.
+    A changelog has as many partitions as its agent's source topic.
     """
     policies = []
     for role in TopicRole:
@@ -78,13 +78,13 @@ def declared(settings: Settings, changelogs: Iterable[str] = ()) -> list[TopicPo
 
 
 def notes_policy(settings: Settings) -> TopicPolicy:
-    """The topic of the notes of letters that were sent back."""
-    letters = settings.topic(TopicRole.DEAD_LETTERS)
-    return TopicPolicy(NOTES_TOPIC.format(letters.name), 1, letters.replication_factor, dict(NOTES_CONFIG))
+    """Return the policy of the topic with the records of republished dead letters."""
+    dead_letters = settings.topic(TopicRole.DEAD_LETTERS)
+    return TopicPolicy(NOTES_TOPIC.format(dead_letters.name), 1, dead_letters.replication_factor, dict(NOTES_CONFIG))
 
 
 class TopicAdmin:
-    """Asks one cluster about its topics and creates those that are missing. An async context manager."""
+    """Describes the topics of a cluster and creates missing ones. An async context manager."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._client = AIOKafkaAdminClient(**client_options(kafka), request_timeout_ms=_ADMIN_TIMEOUT_MS)
@@ -102,10 +102,10 @@ class TopicAdmin:
         await close_client(self._client)
 
     async def create(self, policies: Sequence[TopicPolicy]) -> list[str]:
-        """Create what is missing; the names of the topics that were.
+        """Create missing topics; return the names of those created.
 
         Raises:
-            ConfigurationError: the broker refuses one.
+            ConfigurationError: the broker rejects one.
         """
         known = set(await self._client.list_topics())
         missing = [policy for policy in policies if policy.name not in known]
@@ -121,17 +121,17 @@ class TopicAdmin:
         for name, code, message, *_ in response.topic_errors:
             if code == 0:
                 created.append(name)
-            elif code != TopicAlreadyExistsError.errno:  # another worker was faster
-                raise ConfigurationError(f"topic {name}: the broker refuses it: {message} (error {code})")
+            elif code != TopicAlreadyExistsError.errno:  # another worker created it first
+                raise ConfigurationError(f"topic {name}: rejected by the broker: {message} (error {code})")
         await self._until_known([policy.name for policy in missing])
         return created
 
     async def partitions(self) -> dict[str, int]:
-        """How many partitions each topic of the cluster has."""
+        """Return the number of partitions of each topic of the cluster."""
         return {topic["topic"]: len(topic["partitions"]) for topic in await self._client.describe_topics()}
 
     async def drift(self, policies: Sequence[TopicPolicy]) -> list[Drift]:
-        """Where the cluster differs from the declared policy."""
+        """Return the differences between cluster and declared policy."""
         described = {topic["topic"]: topic for topic in await self._client.describe_topics()}
         present = [policy for policy in policies if policy.name in described]
         configs = await self._configs([policy.name for policy in present]) if present else {}
@@ -167,23 +167,23 @@ class TopicAdmin:
         return found
 
     async def _until_known(self, names: Sequence[str], deadline_s: float = 10.0) -> None:
-        """Brokers learn of a new topic a moment after it was created."""
+        """Wait until the brokers list new topics with their leaders, which takes a moment after creation."""
 
         def unknown(topics: list[Any]) -> set[str]:
             ready = {t["topic"] for t in topics if t["partitions"] and all(p["leader"] >= 0 for p in t["partitions"])}
             return set(names) - ready
 
         async with asyncio.timeout(deadline_s):
-            while unknown(await self._client.describe_topics()):  # noqa: ASYNC110  a broker has no event for it
+            while unknown(await self._client.describe_topics()):  # noqa: ASYNC110  brokers send no event
                 await asyncio.sleep(0.05)
 
 
 async def ensure(settings: Settings, changelogs: Sequence[str] = ()) -> None:
-    """Create what is missing before a worker subscribes, and log where topics differ from their policy.
+    """Create missing topics before a worker subscribes, and log where topics differ from their policy.
 
     Raises:
-        ConfigurationError: no broker answers, one refuses a topic, or topics that must have as many partitions as one
-            another do not; nothing is created then.
+        ConfigurationError: no broker answers, a broker rejects a topic, or a changelog or a topic of `CO_PARTITIONED`
+            has another number of partitions than declared; then nothing is created.
     """
     policies = declared(settings, changelogs)
     together = {settings.topic(role).name for role in CO_PARTITIONED} | set(changelogs)
@@ -193,7 +193,7 @@ async def ensure(settings: Settings, changelogs: Sequence[str] = ()) -> None:
         drift = await admin.drift(policies)
     if created:
         log.info("created topics: %s", ", ".join(created))
-    _require_alike(drift, together)  # another worker may have been faster, with other settings
+    _require_alike(drift, together)  # another worker may have created them with other settings
     for difference in drift:
         log.warning("topic drift: %s", difference.text)
 
@@ -202,6 +202,6 @@ def _require_alike(drift: Sequence[Drift], together: Collection[str]) -> None:
     wrong = [one.text for one in drift if one.what == "partitions" and one.topic in together]
     if wrong:
         raise ConfigurationError(
-            f"{'; '.join(wrong)}: topics of this application need as many partitions as one another "
-            "(kafka.partitions); create them anew or change the setting"
+            f"{'; '.join(wrong)}: expected the same number of partitions on all topics of this application "
+            "(kafka.partitions); recreate the topics or change the setting"
         )

@@ -18,7 +18,6 @@ from config.settings import Settings
 from marketdata.errors import InvalidValueError
 from marketdata.records import Record, Tick
 from marketdata.topics import TopicRole
-from streams.collection.poller import forever
 from streams.views import openapi
 from streams.views import responses as documents
 from streams.views.access import guard
@@ -27,6 +26,7 @@ from streams.views.exposition import BoardCollector
 from streams.views.follower import Follower
 from streams.views.openapi import MOST_POINTS, MOST_RECORDS, Endpoint
 from streams.views.read_model import Board
+from streams.worker.supervise import forever
 
 log = logging.getLogger(__name__)
 

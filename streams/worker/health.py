@@ -1,6 +1,6 @@
-"""`/metrics`, `/health/live` and `/health/ready` of the worker.
+"""The pages `/metrics`, `/health/live` and `/health/ready` of a worker.
 
-Live: the agents get on with what lies on their topics. Ready: partitions are assigned and the tables are there.
+Live: no agent has lag without progress. Ready: partitions are assigned and the tables are recovered.
 """
 
 from typing import Any
@@ -8,21 +8,26 @@ from typing import Any
 from faust.exceptions import ConsumerNotStarted
 from prometheus_client import CONTENT_TYPE_LATEST
 
-STALLED_S = 60.0  # real seconds without a batch while there is something to read
+STALLED_S = 60.0  # real seconds without a batch while there is lag
 _UNAVAILABLE = 503
 
 
 def liveness(lags: dict[str, int], idle_s: dict[str, float]) -> dict[str, str]:
-    """Agent to what is wrong with it: there is something to read and nothing happened for `STALLED_S`."""
+    """Return the stalled agents and why: there is lag, and no batch was handled for `STALLED_S`.
+
+    Args:
+        lags: agent to its lag, in records.
+        idle_s: agent to the real seconds since its last batch.
+    """
     return {
-        agent: f"{lag} records wait and none was handled for {idle_s[agent]:.0f} s"
+        agent: f"{lag} records are waiting and none was handled for {idle_s[agent]:.0f} s"
         for agent, lag in lags.items()
         if lag > 0 and idle_s.get(agent, 0.0) > STALLED_S
     }
 
 
 def _assigned(app: Any) -> set[Any]:
-    """The worker's partitions; none before its consumer has begun, which pages may be asked for earlier."""
+    """Return the worker's partitions; none before its consumer has started, because the web server starts earlier."""
     try:
         return set(app.consumer.assignment())
     except ConsumerNotStarted:
@@ -30,10 +35,10 @@ def _assigned(app: Any) -> set[Any]:
 
 
 def attach(app: Any) -> None:
-    """Add the pages to the worker's web server."""
+    """Add the pages to the web server of a `StreamsApp`."""
 
     def waiting() -> dict[str, dict[int, int]]:
-        """Agent to the records before it, by partition."""
+        """Return each agent's lag in records, by partition."""
         assigned = _assigned(app)
         return {
             name: {tp.partition: app.consumer.unhandled(tp) for tp in assigned if tp.topic == topic}
@@ -44,21 +49,21 @@ def attach(app: Any) -> None:
         return {name: sum(by_partition.values()) for name, by_partition in waiting().items()}
 
     def idle(name: str) -> float:
-        """Real seconds since the agent's last batch, or since it could begin."""
+        """Return real seconds since the agent's last batch, or since it could start."""
         began: float = max(app.worker_state.started_at, app.consumer.sought_at)
         return float(app.loop.time() - max(began, app.worker_state.progress.get(name, began)))
 
     @app.page("/metrics", name="metrics")
     async def metrics(view: Any, _request: Any) -> Any:
-        told = app.worker_state.metrics
-        told.agent_lag.clear()  # partitions that moved away
+        current = app.worker_state.metrics
+        current.agent_lag.clear()  # removes revoked partitions
         for name, by_partition in waiting().items():
-            told.lags(name, app.worker_state.topics[name], by_partition)
-        return view.bytes(told.exposition(), content_type=CONTENT_TYPE_LATEST.split(";")[0])
+            current.lags(name, app.worker_state.topics[name], by_partition)
+        return view.bytes(current.exposition(), content_type=CONTENT_TYPE_LATEST.split(";")[0])
 
     @app.page("/health/live", name="health-live")
     async def live(view: Any, _request: Any) -> Any:
-        # While tables are recovered and partitions move nothing is handled: `ready` tells of that.
+        # During recovery and rebalances nothing is handled; `ready` reports that.
         moving = app.rebalancing or app.in_recovery
         wrong = {} if moving else liveness(lags(), {name: idle(name) for name in app.worker_state.topics})
         return view.json({"live": not wrong, "stalled": wrong}, status=_UNAVAILABLE if wrong else 200)

@@ -1,7 +1,6 @@
-"""What a worker must have for itself before it joins its group: its data folder and its web port.
+"""Checks before a worker joins its group: it needs a data folder and a web port of its own.
 
-Two workers on one folder would write one RocksDB, and each would put the other out of the group. It must never touch
-Kafka.
+Two workers on one folder would write to one RocksDB, and each would remove the other from the group.
 """
 
 import asyncio
@@ -15,44 +14,45 @@ _LOCK = "worker.lock"
 
 
 def claim_folder(folder: Path) -> int:
-    """Lock a worker's data folder. Returns the descriptor: the lock lasts until it is closed, at `kill -9` too.
+    """Lock a worker's data folder.
+
+    Returns:
+        The file descriptor that holds the lock; the lock ends when it is closed, also by SIGKILL.
 
     Raises:
-        ConfigurationError: another process holds the folder, or it cannot be written.
+        ConfigurationError: another process holds the lock, or the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise ConfigurationError(
-            f"streams.data_dir: {folder}: expected a folder that can be written: {error}"
-        ) from error
+        raise ConfigurationError(f"streams.data_dir: {folder}: expected a writable folder: {error}") from error
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         holder = os.read(held, 32).decode(errors="replace").strip()
         os.close(held)
         if isinstance(error, BlockingIOError):
-            told = f"pid {holder} holds it, expected a folder that no other worker uses"
+            problem = f"locked by pid {holder}, expected a folder that no other worker uses"
         else:
-            told = f"expected a folder whose files can be locked: {error}"
-        raise ConfigurationError(f"streams.data_dir: {folder}: {told}") from error
+            problem = f"expected a folder whose files can be locked: {error}"
+        raise ConfigurationError(f"streams.data_dir: {folder}: {problem}") from error
     os.ftruncate(held, 0)
     os.write(held, f"{os.getpid()}\n".encode())
     return held
 
 
 async def require_free_port(host: str, port: int) -> None:
-    """Hold that the web server will be able to listen.
+    """Check that the web server can listen on its port.
 
     Raises:
-        ConfigurationError: it cannot.
+        ConfigurationError: the port is in use or not permitted.
     """
     try:
         server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)
     except OSError as error:
         raise ConfigurationError(
-            f"streams.web_port: {port}: expected a free port of {host}: {error.strerror}"
+            f"streams.web_port: {port}: expected a free port on {host}: {error.strerror}"
         ) from error
     server.close()
     await server.wait_closed()

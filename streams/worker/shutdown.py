@@ -1,8 +1,8 @@
-"""A worker that ends when it is told to, whatever the broker does.
+"""Bounded shutdown of a worker, whether or not the brokers answer.
 
-Faust's stop commits offsets and flushes the producer, and waits for both without an end while Kafka is away. Of what
-lies on a topic nothing is lost when they are left out: a start after a kill goes on from what was committed. What Kafka
-had not taken of a poll or of the stream's intervals is lost, as in a kill. It must never hold other logic.
+On shutdown Faust commits offsets and flushes the producer, and waits for both without a timeout while Kafka is down.
+Skipping them loses no record on a topic: the next start continues from the committed offsets. Polled ticks and stream
+intervals that Kafka had not acknowledged are lost, as after SIGKILL.
 """
 
 import logging
@@ -15,22 +15,22 @@ import faust
 
 log = logging.getLogger(__name__)
 
-STOP_S = 4.0  # a user, a supervisor and a rolling restart wait for 5 s
+STOP_S = 4.0  # users, supervisors and rolling restarts wait for 5 s
 
 
 class BoundedWorker(faust.Worker):
-    """Faust's worker, which ends the process `STOP_S` after the first signal if it has not ended by then."""
+    """Faust's worker that ends the process `STOP_S` after the first signal at the latest."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.spinner = None  # it writes escape codes, into files too
+        self.spinner = None  # it writes escape codes, even into files
 
     def _on_sigint(self) -> None:
         self._flag_as_shutdown_by_signal()
-        self._schedule_shutdown(SIGINT)  # as Faust's own, without its -INT- -INT-
+        self._schedule_shutdown(SIGINT)  # like Faust's, without printing -INT- -INT-
 
     def _schedule_shutdown(self, signal: Signals) -> None:
-        # A thread, for the event loop itself may be what hangs.
+        # A thread, because the event loop itself may be blocked.
         end = threading.Timer(STOP_S, _end)
         end.daemon = True
         end.start()
@@ -39,8 +39,8 @@ class BoundedWorker(faust.Worker):
 
 def _end() -> None:
     log.warning(
-        "not stopped after %.0f s: the broker does not answer; ended as it is: what lies on its topics is read again,"
-        " what it has not taken of a poll or of the stream's open intervals is lost",
+        "no clean shutdown within %.0f s, because no broker answers: exiting; uncommitted records are read again,"
+        " unacknowledged ticks of a poll or of the stream's open intervals are lost",
         STOP_S,
     )
     logging.shutdown()

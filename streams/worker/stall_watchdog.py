@@ -1,10 +1,10 @@
-"""A worker that stood still for too long ends, as if it had been killed.
+"""Watchdog that ends a worker whose process was suspended beyond the session timeout.
 
-A process that is stopped (SIGSTOP, `docker pause`) sends no heartbeats. The broker gives its partitions to others, and
-it does not know that when it wakes: what it had begun it would publish once more, and older states over newer ones. A
-kill changes nothing, so it is the way out; a supervisor starts it again. It must never know Kafka.
+A suspended process (SIGSTOP, `docker pause`) sends no heartbeats. The broker reassigns its partitions, and the process
+does not know that when it resumes: it would publish its unfinished work a second time, and overwrite newer states with
+older ones. Ending as if by SIGKILL loses nothing, and a supervisor restarts the worker.
 
-A machine that sleeps is not noticed, for its monotonic clock sleeps too.
+A machine in sleep mode is not detected, because its monotonic clock stops too.
 """
 
 import logging
@@ -15,24 +15,30 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-SHARE = 2 / 3  # of the session: a third may have passed since the last heartbeat
-_LOOKS = 8  # within the limit
+SESSION_SHARE = 2 / 3  # of the session timeout: a third may have passed since the last heartbeat
+_CHECKS_PER_LIMIT = 8
 
 
-def end_now(stood_s: float, limit_s: float) -> None:
-    """End this process at once: no thread of it may send anything any more."""
+def end_now(stalled_s: float, limit_s: float) -> None:
+    """End this process at once, so that none of its threads sends anything more."""
     log.error(
-        "stood still for %.1f s, more than %.1f s (2/3 of streams.session_timeout_s): other workers may have its"
-        " partitions. It ends as by a kill; start it again",
-        stood_s,
+        "process suspended for %.1f s, longer than %.1f s (2/3 of streams.session_timeout_s): other workers may have"
+        " its partitions; exiting without clean-up, restart it",
+        stalled_s,
         limit_s,
     )
     logging.shutdown()
     os._exit(1)
 
 
-class Standstill:
-    """Looks at the clock again and again, and ends the process when it was not looked at for `limit_s`."""
+class StallWatchdog:
+    """Ends the process when more than `limit_s` passed between two checks.
+
+    Args:
+        limit_s: in seconds of `now`.
+        end: called with the measured pause and the limit, in seconds.
+        now: a monotonic clock, in seconds.
+    """
 
     def __init__(
         self,
@@ -43,29 +49,29 @@ class Standstill:
         self._limit_s = limit_s
         self._end = end
         self._now = now
-        self._at: float | None = None
-        self._looking = threading.Lock()  # who comes while another one ends the process goes no further
+        self._checked_at: float | None = None
+        self._checking = threading.Lock()  # a second caller waits while the first one ends the process
 
-    def begin(self) -> None:
-        """From now on."""
-        self._at = self._now()
+    def start(self) -> None:
+        """Measure from now on."""
+        self._checked_at = self._now()
 
-    def watch(self) -> None:
-        """Begin, in a thread: the event loop may be busy for long while heartbeats, in another thread, go on."""
-        self.begin()
-        threading.Thread(target=self._look_always, name="standstill", daemon=True).start()
+    def start_thread(self) -> None:
+        """Start, and check from a thread: heartbeats continue in another thread while the event loop is busy."""
+        self.start()
+        threading.Thread(target=self._check_always, name="stall-watchdog", daemon=True).start()
 
-    def look(self) -> None:
-        """Also for who is about to send something, who may be the first to wake."""
-        if self._at is None:  # not begun: a command, which is in no group
+    def check(self) -> None:
+        """Check now; also called before records are sent, by a thread that may resume before the watchdog's."""
+        if self._checked_at is None:  # not started: a command, which is in no consumer group
             return
-        with self._looking:
+        with self._checking:
             now = self._now()
-            stood_s, self._at = now - self._at, now
-            if stood_s > self._limit_s:
-                self._end(stood_s, self._limit_s)
+            stalled_s, self._checked_at = now - self._checked_at, now
+            if stalled_s > self._limit_s:
+                self._end(stalled_s, self._limit_s)
 
-    def _look_always(self) -> None:
+    def _check_always(self) -> None:
         while True:
-            time.sleep(self._limit_s / _LOOKS)
-            self.look()
+            time.sleep(self._limit_s / _CHECKS_PER_LIMIT)
+            self.check()

@@ -11,10 +11,10 @@ from exchanges.binance.stream import BinanceStream
 from marketdata.codec import decode
 from marketdata.markets import Market
 from marketdata.records import Candle, Tick
-from streams.collection.poller import SleepingClock
+from streams.collection.ports import SleepingClock
 from streams.collection.streamer import StreamFeed
 from streams.collection.tick_builder import Bounds
-from streams.faust_batch.driver import Item
+from streams.kafka.records import OutgoingRecord
 from streams.metrics import Metrics
 
 PATIENCE_S = 40.0
@@ -44,7 +44,7 @@ class Fed:
             **(given | changed),
         )
 
-    async def publish(self, topic: str, items: Sequence[Item]) -> None:
+    async def publish(self, topic: str, items: Sequence[OutgoingRecord]) -> None:
         assert topic == "cryptoTopic"
         self.waiting += len(items)
         await asyncio.sleep(self.delay_s)

@@ -297,8 +297,8 @@ def test_a_worker_does_not_start_on_another_s_folder_or_port(api: Api, tmp_path:
     streams = api.settings.streams
     other_port, other_folder = {"web_port": free_ports(1)[0]}, {"data_dir": tmp_path / "other"}
     for change, told in (
-        (other_port, f"streams.data_dir: {streams.data_dir}: pid {api.program.process.pid} holds it"),
-        (other_folder, f"streams.web_port: {streams.web_port}: expected a free port of {streams.web_host}"),
+        (other_port, f"streams.data_dir: {streams.data_dir}: locked by pid {api.program.process.pid}, expected"),
+        (other_folder, f"streams.web_port: {streams.web_port}: expected a free port on {streams.web_host}"),
     ):
         settings = api.settings.model_copy(update={"streams": streams.model_copy(update=change)})
         ended = command(settings, "worker", "-l", "info", code=1)

@@ -12,8 +12,8 @@ from benchmarks.worker import working
 from config import Settings
 from devstack.state import load_state
 from marketdata.topics import TopicRole
-from streams.faust_batch.delivered_offsets import HEADER
 from streams.kafka import topics
+from streams.kafka.delivered_offsets import HEADER
 from tests.integration.streams.test_end_to_end import on, polled
 from tests.support.stack import ExchangeUnderTest, StackUnderTest, eventually, eventually_async
 from tests.support.streams_worker import everything, without_exchanges, worker
@@ -65,7 +65,7 @@ async def test_what_a_worker_leaves_undone_is_read_again_by_the_next(
         try:
             program.process.send_signal(signal.SIGTERM)
             # Mostly a batch is cut off then; where the commit stands still before that, the worker ends as it is.
-            eventually(lambda: ended() or "went on with batches" in log.read_text(), STOP_S, "a batch is cut off")
+            eventually(lambda: ended() or "did not finish in time" in log.read_text(), STOP_S, "a batch is cut off")
         finally:
             os.kill(kafka, signal.SIGCONT)
         eventually(ended, STOP_S, "the worker's end")

@@ -52,7 +52,7 @@ def run(
     records: list[ConsumerRecord],
     states: dict[bytes, Seen] | None = None,
     delivered: int = -1,
-    most_move: float = math.inf,
+    max_move: float = math.inf,
 ) -> Cleaned:
     known = {} if states is None else states
     return clean(
@@ -62,12 +62,12 @@ def run(
         lateness_ms=120_000,
         max_future_ms=60_000,
         delivered=delivered,
-        most_move=most_move,
+        max_move=max_move,
     )
 
 
 def letters(done: Cleaned) -> list[DeadLetter]:
-    return [decode(DeadLetter, value) for _key, value, _headers in done.letters]
+    return [decode(DeadLetter, value) for _key, value, _headers in done.dead_letters]
 
 
 def test_a_good_tick_goes_on_as_it_came() -> None:
@@ -75,7 +75,7 @@ def test_a_good_tick_goes_on_as_it_came() -> None:
     done = run([record(value, 7)])
     assert done.ticks == [(b"BTC-USD", value, (("source-offset", b"7"),))]
     assert done.states[b"BTC-USD"].offset == 7
-    assert done.letters == []
+    assert done.dead_letters == []
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_duplicate_is_dropped_and_counted_in_any_place() -> None:
     done = run([record(value, offset) for offset, value in enumerate(values)])
     assert [headers[0][1] for _key, _value, headers in done.ticks] == [b"0", b"1", b"2"]
     assert done.duplicates == 2
-    assert done.letters == []
+    assert done.dead_letters == []
 
 
 def test_as_many_timestamps_are_known_as_asked_for() -> None:
@@ -198,7 +198,7 @@ def test_a_jump_is_flagged_and_passes_and_so_is_the_way_back() -> None:
     late = tick(NOW_MS - 1_000, bid_price=1.0, ask_price=2.0)
     values = [encode(one) for one in (*ticks, late)]
     states: dict[bytes, Seen] = {}
-    done = run([record(value, offset) for offset, value in enumerate(values)], states, most_move=1.2)
+    done = run([record(value, offset) for offset, value in enumerate(values)], states, max_move=1.2)
     assert [decode(Tick, value).flags for _key, value, _headers in done.ticks] == [(), (), ("jump",), ("jump",), (), ()]
     assert [value for _key, value, _headers in done.ticks][:2] == values[:2]  # as they came
     assert done.jumps == 2

@@ -53,7 +53,7 @@ def test_absurd_numbers_that_somebody_else_wrote_have_no_part_in_a_row() -> None
     row = decode(FeatureRow, done.rows[-1][1])
     window = row.windows["1m"]
     assert (window.n_ticks, window.high, window.low, window.mean_liquidity) == (4, 100.0, 100.0, 2.0)
-    assert done.letters == []
+    assert done.dead_letters == []
 
 
 def test_a_late_tick_makes_a_row_of_a_higher_revision() -> None:
@@ -79,14 +79,14 @@ def test_a_replay_changes_nothing() -> None:
 
 def test_what_is_no_tick_becomes_a_dead_letter() -> None:
     done = run([record(0, 0, key="ETH-USD"), record(1, 0)], States())
-    (letter,) = [decode(DeadLetter, value) for _key, value, _headers in done.letters]
+    (letter,) = [decode(DeadLetter, value) for _key, value, _headers in done.dead_letters]
     assert (letter.reason, letter.offset) == ("not_a_tick", 0)
     assert len(done.rows) == 1
 
 
 def test_a_tick_out_of_the_future_does_not_end_a_markets_windows() -> None:
     done = run([record(0, 0), record(1, 3_600_001), record(2, 1_000)], States())
-    (letter,) = [decode(DeadLetter, value) for _key, value, _headers in done.letters]
+    (letter,) = [decode(DeadLetter, value) for _key, value, _headers in done.dead_letters]
     assert (letter.reason, letter.field, letter.offset) == ("future", "timestamp", 1)
     assert letter.expected == "at most 2024-08-05T01:00:00.000Z, by the clock"
     assert done.late == 0
@@ -101,7 +101,7 @@ def test_a_letter_of_what_cannot_be_decoded_says_what_the_clean_agent_s_would(
     payload: bytes | None, reason: str, value: str
 ) -> None:
     raw = ConsumerRecord("ticks-clean", 1, 0, 0, 1, b"BTC-USD", payload, None, -1, -1, ())
-    (letter,) = [decode(DeadLetter, one) for _key, one, _headers in run([raw], States()).letters]
+    (letter,) = [decode(DeadLetter, one) for _key, one, _headers in run([raw], States()).dead_letters]
     assert (letter.reason, letter.field, letter.value) == (reason, "payload", value)
     assert "a record that can be processed" not in letter.expected
 
@@ -109,4 +109,4 @@ def test_a_letter_of_what_cannot_be_decoded_says_what_the_clean_agent_s_would(
 def test_an_agent_is_stalled_when_records_wait_and_nothing_happens() -> None:
     assert liveness({"clean": 0, "features": 3}, {"clean": 999.0, "features": STALLED_S}) == {}
     wrong = liveness({"clean": 0, "features": 3}, {"clean": 999.0, "features": STALLED_S + 1})
-    assert wrong == {"features": "3 records wait and none was handled for 61 s"}
+    assert wrong == {"features": "3 records are waiting and none was handled for 61 s"}

@@ -10,7 +10,7 @@ from marketdata.records import Candle
 from marketdata.times import MINUTE_MS
 from streams.collection.candle_gaps import ASKS, Minutes
 from streams.collection.candles import CandleCollector
-from streams.faust_batch.driver import Item
+from streams.kafka.records import OutgoingRecord
 from streams.metrics import Metrics
 
 M = MINUTE_MS
@@ -110,7 +110,7 @@ class StandingClock:
 
 
 async def test_minutes_that_are_given_up_are_counted() -> None:
-    async def publish(topic: str, items: Sequence[Item]) -> None:
+    async def publish(topic: str, items: Sequence[OutgoingRecord]) -> None:
         raise AssertionError(f"{topic}: {items}: there is nothing to publish")
 
     clock, metrics = StandingClock(), Metrics()

@@ -14,7 +14,7 @@ from marketdata.markets import Market
 from marketdata.records import Tick
 from marketdata.times import to_rfc3339
 from streams.collection.poller import Collector
-from streams.faust_batch.driver import Item
+from streams.kafka.records import OutgoingRecord
 from streams.metrics import Metrics
 from tests.support.stack import eventually_async
 
@@ -77,7 +77,7 @@ class Published:
         self._leave_after = leave_after
         self._then = then
 
-    async def __call__(self, topic: str, items: Sequence[Item]) -> None:
+    async def __call__(self, topic: str, items: Sequence[OutgoingRecord]) -> None:
         assert topic == "cryptoTopic"
         ticks = [decode(Tick, value) for _key, value, _headers in items]
         assert [key for key, _value, _headers in items] == [tick.symbol.encode() for tick in ticks]
@@ -340,7 +340,7 @@ class HurryingClock(ScriptedClock):
 async def test_instants_are_counted_while_the_broker_is_still_away(caplog: pytest.LogCaptureFixture) -> None:
     metrics, taken = Metrics(), asyncio.Event()
 
-    async def away(_topic: str, _items: Sequence[Item]) -> None:
+    async def away(_topic: str, _items: Sequence[OutgoingRecord]) -> None:
         await taken.wait()
 
     one = collector(HurryingClock(START_MS), away, metrics, Source("coingecko", prices))
@@ -367,7 +367,7 @@ async def test_instants_are_counted_while_the_broker_is_still_away(caplog: pytes
 async def test_a_poll_that_could_not_be_published_is_counted() -> None:
     metrics = Metrics()
 
-    async def refuses_it(_topic: str, _items: Sequence[Item]) -> None:
+    async def refuses_it(_topic: str, _items: Sequence[OutgoingRecord]) -> None:
         raise OSError("the broker is gone")
 
     with pytest.raises(OSError, match="the broker is gone"):

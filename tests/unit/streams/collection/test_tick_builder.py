@@ -82,7 +82,7 @@ def test_an_interval_without_a_quote_is_no_tick() -> None:
 def test_flags_are_counted_and_the_divergence_is_shown() -> None:
     metrics = Metrics()
     for tick in (polled(), polled(103.0), polled(None), polled(ages_ms=(400_000, 0))):
-        metrics.judged(tick)
+        metrics.count_flags(tick)
     text = metrics.exposition().decode()
     assert 'bitcoin_flagged_ticks_total{flag="divergent"} 1.0' in text
     assert 'bitcoin_flagged_ticks_total{flag="stale_coingecko"} 1.0' in text

@@ -12,10 +12,10 @@ from marketdata.errors import InvalidValueError
 from marketdata.records import Candle, DeadLetter, FeatureRow, Tick, event_time_ms
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
-from streams.commands.finding import Span, find_market, find_role
-from streams.commands.frame import shown
-from streams.commands.replaying import worker_words
-from streams.commands.republishing import letter_id, not_restorable
+from streams.commands.arguments import Span, find_market, find_role
+from streams.commands.command import shown
+from streams.commands.replay import worker_words
+from streams.commands.republish import letter_id, not_restorable
 from tests.support.stack import settings_with
 
 AT = "2024-08-05T00:00:00Z"

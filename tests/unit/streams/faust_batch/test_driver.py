@@ -7,7 +7,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 
 from streams.faust_batch.consumer_thread import BatchConsumerThread
-from streams.faust_batch.driver import FAUST_VERSION, PINNED, BatchConsumer, BatchProducer, BatchTable, RawBatchSchema
+from streams.faust_batch.driver import FAUST_VERSION, PINNED, BatchConsumer, RawBatchSchema
+from streams.faust_batch.producer import BatchProducer
+from streams.faust_batch.table import BatchTable
 
 OURS = {
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread": BatchConsumerThread,

@@ -8,8 +8,8 @@ from typing import Any
 from aiokafka.structs import ConsumerRecord
 
 from config import load_settings
-from streams.faust_batch.delivered_offsets import DeliveredOffsets
 from streams.faust_batch.runner import BatchRunner
+from streams.kafka.delivered_offsets import DeliveredOffsets
 from streams.metrics import Metrics
 
 
@@ -44,7 +44,7 @@ class Known(DeliveredOffsets):
     def known(self, partition: int) -> bool:  # noqa: ARG002
         return True
 
-    def read(self, partition: int, offset: int) -> None:
+    def advance_source_end(self, partition: int, offset: int) -> None:
         pass
 
 
@@ -137,5 +137,5 @@ async def test_a_batch_whose_wait_was_cancelled_from_within_ends_the_worker() ->
     await bench.feed(1, 20)
     assert bench.agent.began == [10]
     assert bench.handled == []
-    assert [str(error) for error in bench.crashes] == ["what the batch waited for was cancelled"]
+    assert [str(error) for error in bench.crashes] == ["a future that the batch awaited was cancelled"]
     bench.loop.cancel()

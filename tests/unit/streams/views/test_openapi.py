@@ -7,8 +7,6 @@ import pytest
 from openapi_spec_validator import validate
 
 from streams.application import build_app
-from streams.faust_batch.consumer_thread import BatchConsumerThread
-from streams.faust_batch.driver import BatchConsumer
 from streams.views import attach, openapi
 from streams.views.__main__ import openapi_json
 from streams.worker.clock import WorkerClock
@@ -36,10 +34,7 @@ def test_security_is_told_where_a_token_is_asked_for() -> None:
     assert "security" not in openapi.document(with_token=False)
 
 
-def test_every_route_of_the_application_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What building an application sets.
-    monkeypatch.setattr(BatchConsumer, "batch_topics", BatchConsumer.batch_topics)
-    monkeypatch.setattr(BatchConsumerThread, "gather_ms", BatchConsumerThread.gather_ms)
+def test_every_route_of_the_application_stands_there(tmp_path: Path) -> None:
     settings = settings_with({"BDI_STREAMS__DATA_DIR": str(tmp_path)})
     app = build_app(settings, WorkerClock.from_settings(settings))
     attach(app, settings, app.clock)

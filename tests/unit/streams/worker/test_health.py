@@ -57,7 +57,7 @@ async def test_records_that_nobody_gets_on_with_are_a_stall_even_before_the_firs
     assert await live(consumer, now=100.0 + health.STALLED_S) == ({"live": True, "stalled": {}}, 200)
     document, status = await live(consumer, now=101.0 + health.STALLED_S)
     assert (document["live"], status) == (False, 503)
-    assert document["stalled"]["clean"].startswith(f"{waiting} records wait")
+    assert document["stalled"]["clean"].startswith(f"{waiting} records are waiting")
 
 
 async def test_what_is_done_with_and_what_cannot_begin_yet_is_no_stall() -> None:

@@ -24,14 +24,14 @@ def test_a_folder_is_one_worker_s_until_it_is_gone_however_it_went(tmp_path: Pat
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(ConfigurationError) as caught:
             claim_folder(folder)
-        assert f"streams.data_dir: {folder}: pid {holder.pid} holds it" in str(caught.value)
+        assert f"streams.data_dir: {folder}: locked by pid {holder.pid}, expected" in str(caught.value)
         holder.kill()
     os.close(claim_folder(folder))
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"streams\.data_dir: .*expected a folder that can be written"):
+    with pytest.raises(ConfigurationError, match=r"streams\.data_dir: .*expected a writable folder"):
         claim_folder(tmp_path / "file")
 
 
@@ -41,7 +41,7 @@ async def test_a_taken_port_names_its_setting() -> None:
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(
-            ConfigurationError, match=rf"streams\.web_port: {port}: expected a free port of 127\.0\.0\.1"
+            ConfigurationError, match=rf"streams\.web_port: {port}: expected a free port on 127\.0\.0\.1"
         ):
             await require_free_port("127.0.0.1", port)
     await require_free_port("127.0.0.1", port)

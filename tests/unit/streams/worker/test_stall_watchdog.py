@@ -1,15 +1,15 @@
-"""A worker that was not looked at for too long is ended; one that is busy is not."""
+"""The watchdog ends a process that was suspended beyond the limit, and no other."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from streams.faust_batch.driver import BatchProducer
-from streams.worker.stall_watchdog import Standstill
+from streams.faust_batch.producer import BatchProducer
+from streams.worker.stall_watchdog import StallWatchdog
 
 
 class Clock:
-    """Seconds, as told."""
+    """Seconds that a test sets."""
 
     def __init__(self) -> None:
         self.s = 1_000.0
@@ -18,32 +18,32 @@ class Clock:
         return self.s
 
 
-def looked_at(*gaps_s: float, begun: bool = True) -> list[tuple[float, float]]:
-    """How it ends when it is looked at after each of these gaps; its limit is 4 s."""
+def ends_after(*gaps_s: float, started: bool = True) -> list[tuple[float, float]]:
+    """The calls of `end` when checks are made after each of these gaps; the limit is 4 s."""
     ends: list[tuple[float, float]] = []
     clock = Clock()
-    standstill = Standstill(4.0, lambda stood_s, limit_s: ends.append((stood_s, limit_s)), clock)
-    if begun:
-        standstill.begin()
+    watchdog = StallWatchdog(4.0, lambda stood_s, limit_s: ends.append((stood_s, limit_s)), clock)
+    if started:
+        watchdog.start()
     for gap_s in gaps_s:
         clock.s += gap_s
-        standstill.look()
+        watchdog.check()
     return ends
 
 
-def test_a_standstill_beyond_the_limit_ends_it() -> None:
-    assert looked_at(0.5, 4.5) == [(4.5, 4.0)]
+def test_a_suspension_beyond_the_limit_ends_the_process() -> None:
+    assert ends_after(0.5, 4.5) == [(4.5, 4.0)]
 
 
-def test_many_short_pauses_are_none() -> None:
-    assert looked_at(*[4.0] * 10) == []
+def test_many_short_pauses_do_not_add_up() -> None:
+    assert ends_after(*[4.0] * 10) == []
 
 
-def test_what_has_not_begun_is_never_ended() -> None:
-    assert looked_at(100.0, 100.0, begun=False) == []
+def test_a_watchdog_that_was_not_started_is_never_ended() -> None:
+    assert ends_after(100.0, 100.0, started=False) == []
 
 
-async def test_who_sends_asks_first() -> None:
+async def test_the_producer_checks_before_it_sends() -> None:
     class Ended(Exception):  # noqa: N818
         pass
 
@@ -51,10 +51,10 @@ async def test_who_sends_asks_first() -> None:
         raise Ended
 
     clock = Clock()
-    standstill = Standstill(4.0, end, clock)
-    standstill.begin()
+    watchdog = StallWatchdog(4.0, end, clock)
+    watchdog.start()
     clock.s += 5.0
     producer = object.__new__(BatchProducer)
-    producer.app = SimpleNamespace(standstill=standstill)
+    producer.app = SimpleNamespace(stall_watchdog=watchdog)
     with pytest.raises(Ended):
         await producer.send_many("topic", 0, [(b"key", b"value", ())])

@@ -24,7 +24,7 @@ from marketdata.errors import DecodeError
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
 from streams.agents.cleaning import check
-from streams.commands.frame import Progress
+from streams.commands.command import Progress
 from streams.kafka.sender import Sender
 from streams.kafka.topics import TopicAdmin, notes_policy
 

@@ -11,8 +11,8 @@ from marketdata.errors import InvalidValueError
 from marketdata.records import FeatureRow, Prediction, Record, WindowFeatures
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
-from streams.commands.finding import decoded, find_market, find_role, newest, record_of
-from streams.commands.frame import COUNT, JSON_OPTION, StreamsCommand, shown
+from streams.commands.arguments import decoded, find_market, find_role, newest, record_of
+from streams.commands.command import COUNT, JSON_OPTION, StreamsCommand, shown
 
 _MARKET_TAIL = 2_000  # records of each partition, among which one market's newest are looked for
 _FEATURES_TAIL = 2_000
@@ -31,7 +31,7 @@ class tail(StreamsCommand):  # noqa: N801  Faust names a command by its class
     ]
 
     async def run(self, topic: str, *, count: int, follow: bool, market: str | None, as_json: bool) -> None:
-        settings = self.app.settings
+        settings = self.settings
         role = find_role(settings, topic)
         cls = record_of(role)
         key = None if market is None else find_market(settings, market).encode()
@@ -83,7 +83,7 @@ class features(StreamsCommand):  # noqa: N801
     options = [argument("market"), JSON_OPTION]  # noqa: RUF012
 
     async def run(self, market: str, *, as_json: bool) -> None:
-        settings = self.app.settings
+        settings = self.settings
         market = find_market(settings, market)
         rows = await newest(settings, TopicRole.FEATURES, FeatureRow, _FEATURES_TAIL, lambda row: row.symbol == market)
         if not rows:
@@ -115,7 +115,7 @@ class predictions(StreamsCommand):  # noqa: N801
     ]
 
     async def run(self, market: str | None, *, count: int, as_json: bool) -> None:
-        settings = self.app.settings
+        settings = self.settings
         market = None if market is None else find_market(settings, market)
         found = await newest(
             settings, TopicRole.PREDICTIONS, Prediction, _PREDICTIONS_TAIL, lambda one: market in {None, one.symbol}

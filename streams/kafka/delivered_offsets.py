@@ -1,11 +1,9 @@
-"""How far an output topic already answers its source, as the output itself tells.
+"""Find the source offset up to which an agent's outputs are already on its output topic.
 
-An agent sends its outputs before it stores the state that suppresses their replay, so a crash between the two makes it
-read records again whose outputs are already there. Each output record carries its source's offset as a header, outputs
-keep their source's partition and order, and so the last record of an output partition says up to where the source is
-answered: what a replay computes for offsets up to there is not sent again. This needs no transactions.
-
-It must never know what the records mean.
+An agent sends its outputs before it stores the state that suppresses their replay, so after a crash between the two it
+reads records again whose outputs already exist. Each output record carries its source offset as a header, and outputs
+keep the partition and order of their source. The last record of an output partition therefore gives the source offset
+up to which outputs exist, and a replay does not send those again. This needs no transactions.
 """
 
 import logging
@@ -19,19 +17,19 @@ log = logging.getLogger(__name__)
 HEADER = "source-offset"
 NOTHING = -1
 
-# Records looked at from the end, until one of each partition carries the header: those sent back by hand do not.
+# Records to read from the end, until one of each partition carries the header; republished dead letters have none.
 _TAILS = (200, 5_000, 200_000)
 
 
 def header(offset: int) -> tuple[tuple[str, bytes], ...]:
-    """The headers of an output record whose source record stands at `offset`."""
+    """Return the headers of an output record made from the source record at `offset`."""
     return ((HEADER, str(offset).encode()),)
 
 
 class DeliveredOffsets:
-    """Per partition: the newest source offset whose output is on the output topic, and the end of the source topic.
+    """Per partition, the newest source offset whose output is on the output topic, and the end of the source topic.
 
-    `load` is called once for each partition after it was assigned, before its first batch.
+    Call `load` for a partition after it was assigned, before its first batch.
     """
 
     def __init__(self, kafka: KafkaSettings, source: str, output: str) -> None:
@@ -42,7 +40,7 @@ class DeliveredOffsets:
         self._ends: dict[int, int] = {}
 
     def forget(self) -> None:
-        """Partitions moved: what is known is no longer sure."""
+        """Discard everything: partitions were reassigned."""
         self._delivered.clear()
         self._ends.clear()
 
@@ -50,22 +48,22 @@ class DeliveredOffsets:
         return partition in self._delivered
 
     def delivered(self, partition: int) -> int:
-        """Outputs of source offsets up to this one are there already; -1 for none."""
+        """Return the newest source offset whose output is on the output topic; -1 for none."""
         return self._delivered[partition]
 
-    def read(self, partition: int, offset: int) -> None:
-        """A source record was read: the source's end is after it."""
+    def advance_source_end(self, partition: int, offset: int) -> None:
+        """Move the known end of the source past a record that was read from it."""
         self._ends[partition] = max(self._ends[partition], offset + 1)
 
     def trusted(self, partition: int, offset: int) -> int:
-        """A source offset found in a state, or -1 when the source has never come that far: it was created anew."""
+        """Return a stored source offset, or -1 if it is beyond the source's end, because the topic was recreated."""
         return offset if offset < self._ends[partition] else NOTHING
 
     async def load(self, partitions: Iterable[int]) -> None:
-        """Read the tail of the output's partitions.
+        """Read the source's ends and the tails of the output's partitions.
 
         Raises:
-            ConfigurationError: the broker does not answer.
+            ConfigurationError: no broker answers.
         """
         async with TopicReader(self._kafka, self._source) as reader:
             ends = {tp.partition: end for tp, end in (await reader.ends()).items()}
@@ -77,7 +75,7 @@ class DeliveredOffsets:
             self._delivered[partition] = self.trusted(partition, last)
             if last != self._delivered[partition]:
                 log.warning(
-                    "%s: partition %d ends at %d, before %s says it was read (%d): taken for a new topic",
+                    "%s: partition %d ends at %d, but %s has outputs of offset %d: treated as a recreated topic",
                     self._source,
                     partition,
                     ends[partition],
@@ -87,7 +85,7 @@ class DeliveredOffsets:
 
 
 async def _newest(reader: TopicReader) -> dict[int, int]:
-    """Partition to the newest source offset that its last records carry."""
+    """Return each partition's newest source offset among its last records."""
     found: dict[int, int] = {}
     async for _, froms, ends in reader.backwards(_TAILS):
         lacking = {tp: first for tp, first in froms.items() if tp.partition not in found}

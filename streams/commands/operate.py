@@ -11,9 +11,10 @@ from faust.cli import argument
 from exchanges.interface import OK, PollResult, QuoteSource
 from marketdata.errors import BitcoinDataError, ConfigurationError, StorageError
 from marketdata.times import floor_to, to_rfc3339
-from streams.commands.frame import JSON_OPTION, StreamsCommand
-from streams.faust_batch.driver import Item
+from streams.collection.build import build_collector, build_feed, poll_plan_warnings
+from streams.commands.command import JSON_OPTION, StreamsCommand
 from streams.kafka import topics as topic_admin
+from streams.kafka.records import OutgoingRecord
 from streams.kafka.sender import Sender
 
 _TIMEOUT_S = 5.0  # real seconds that a check waits for one part
@@ -25,16 +26,14 @@ class collect_once(StreamsCommand):  # noqa: N801  Faust names a command by its 
     options = [JSON_OPTION]  # noqa: RUF012  Faust's name and type
 
     async def run(self, *, as_json: bool) -> int:
-        from streams.application import build_collector
-
-        settings, clock = self.app.settings, self.app.clock
+        settings, clock = self.settings, self.clock
         await topic_admin.ensure(settings)
         await clock.start(_TIMEOUT_S)
         async with Sender(settings.kafka) as sender:
-            collector = build_collector(self.app, sender.publish)
+            collector = build_collector(settings, clock, self.worker_state, sender.publish)
             instant_ms = floor_to(clock.now_ms(), int(settings.streams.poll_interval_s * 1000))
             ticks = await collector.collect(instant_ms, _TIMEOUT_S)
-        await self.app.worker_state.exchanges.close()
+        await self.worker_state.exchanges.close()
         if as_json or self.json:
             self.lines(ticks)
         else:
@@ -61,8 +60,8 @@ class topics(StreamsCommand):  # noqa: N801
     options = [argument("action", type=click.Choice(["create", "show"])), JSON_OPTION]  # noqa: RUF012
 
     async def run(self, action: str, *, as_json: bool) -> int:
-        settings = self.app.settings
-        policies = topic_admin.declared(settings, self.app.worker_state.changelogs)
+        settings = self.settings
+        policies = topic_admin.declared(settings, self.worker_state.changelogs)
         as_json = as_json or self.json
         async with topic_admin.TopicAdmin(settings.kafka) as admin:
             created = await admin.create(policies) if action == "create" else []
@@ -111,7 +110,7 @@ class check(StreamsCommand):  # noqa: N801
     options = [JSON_OPTION]  # noqa: RUF012
 
     async def run(self, *, as_json: bool) -> int:
-        exchanges = self.app.worker_state.exchanges
+        exchanges = self.worker_state.exchanges
         checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
             ("settings", self._settings),
             ("kafka", self._kafka),
@@ -139,18 +138,16 @@ class check(StreamsCommand):  # noqa: N801
         return 0 if all(one["ok"] for one in results) else 1
 
     async def _settings(self) -> str:
-        from streams.application import plan_of
-
-        settings = self.app.settings
-        warnings = plan_of(self.app)
+        settings = self.settings
+        warnings = poll_plan_warnings(settings, self.clock, self.worker_state)
         told = (
             f"profile {settings.profile}, {len(settings.markets)} markets every {settings.streams.poll_interval_s:g} s"
         )
         return "; ".join([told, *warnings])
 
     async def _kafka(self) -> str:
-        settings = self.app.settings
-        policies = topic_admin.declared(settings, self.app.worker_state.changelogs)
+        settings = self.settings
+        policies = topic_admin.declared(settings, self.worker_state.changelogs)
         async with topic_admin.TopicAdmin(settings.kafka) as admin:
             drift = await admin.drift(policies)
         if drift:
@@ -158,12 +155,12 @@ class check(StreamsCommand):  # noqa: N801
         return f"{settings.kafka.brokers}: {len(policies)} topics as declared"
 
     async def _clock(self) -> str:
-        await self.app.clock.start(0.0)
-        return f"exchange time is {to_rfc3339(self.app.clock.now_ms())}"
+        await self.clock.start(0.0)
+        return f"exchange time is {to_rfc3339(self.clock.now_ms())}"
 
     def _source(self, source: QuoteSource) -> Callable[[], Awaitable[str]]:
         async def look() -> str:
-            markets = self.app.settings.parsed_markets
+            markets = self.settings.parsed_markets
             result: PollResult = await source.poll(markets, _TIMEOUT_S)
             missing = [market.symbol for market in markets if market.symbol not in result.quotes]
             if missing:
@@ -173,17 +170,15 @@ class check(StreamsCommand):  # noqa: N801
         return look
 
     async def _stream(self) -> str:
-        from streams.application import build_feed
-
-        async def nowhere(_topic: str, _items: Sequence[Item]) -> None:
+        async def nowhere(_topic: str, _items: Sequence[OutgoingRecord]) -> None:
             """Nothing is published by a check."""
 
-        feed = build_feed(self.app, nowhere, None)
+        feed = build_feed(self.settings, self.clock, self.worker_state, nowhere, None)
         connections = 0 if feed is None else await feed.probe()
-        return f"{self.app.settings.binance.stream_url}: all markets subscribed, {connections} connection(s)"
+        return f"{self.settings.binance.stream_url}: all markets subscribed, {connections} connection(s)"
 
     async def _hdfs(self) -> str:
-        hdfs = self.app.settings.hdfs
+        hdfs = self.settings.hdfs
         try:
             async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
                 answer = await client.get(

@@ -1,8 +1,8 @@
 """The features agent: ticks-clean to features, with the rolling state of each market in a table.
 
-The table holds what `MarketFeatures.flush` writes, under `SYMBOL/suffix`; the states themselves stay in memory while a
-partition is assigned and are restored from the table after it moved. Order of a batch: rows are delivered, then the
-state is stored and its changelog sent, then the offset is committed (see `streams.agents.clean`).
+The table holds what `MarketFeatures.flush` writes, under `SYMBOL/suffix`. States stay in memory while their partition
+is assigned, and are restored from the table after a rebalance. For each batch, rows are delivered first, then the state
+is stored and its changelog sent, then the offset is committed (see `streams.agents.clean_agent`).
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from marketdata.topics import TopicRole
 from marketdata.windows import WINDOWS
 from streams.agents.dead_letters import RefusalLog
 from streams.agents.rolling import Rolled, roll
-from streams.faust_batch.delivered_offsets import DeliveredOffsets
+from streams.kafka.delivered_offsets import DeliveredOffsets
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,15 @@ _OFFSET = attrgetter("offset")
 
 
 class FeaturesAgent:
-    """Handles the batches of ticks-clean."""
+    """Handles the batches of ticks-clean.
+
+    Args:
+        settings: the worker's.
+        clock: event time.
+        metrics: the worker's.
+        table: maps `SYMBOL/suffix` to a part of the market's state.
+        producer: returns the `BatchProducer`.
+    """
 
     def __init__(self, settings: Settings, clock: Clock, metrics: Metrics, table: Any, producer: Any) -> None:
         self._clock = clock
@@ -40,7 +48,7 @@ class FeaturesAgent:
         self._table = table
         self._producer = producer
         self._output = settings.topic(TopicRole.FEATURES).name
-        self._letters = settings.topic(TopicRole.DEAD_LETTERS).name
+        self._dead_letters = settings.topic(TopicRole.DEAD_LETTERS).name
         self._refusals = RefusalLog(NAME)
         self._lateness_ms = int(settings.streams.lateness_s * 1000)
         self._max_future_ms = int(settings.streams.max_future_s * 1000)
@@ -48,22 +56,22 @@ class FeaturesAgent:
         self.delivered = DeliveredOffsets(settings.kafka, settings.topic(TopicRole.TICKS_CLEAN).name, self._output)
 
     def forget(self) -> None:
-        """Partitions moved: states are restored from the table when they are next needed."""
+        """Discard states after a rebalance; they are restored from the table when next needed."""
         self._states.clear()
         self.delivered.forget()
 
     async def handle(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
-        """One batch of one partition.
+        """Process one batch of one partition.
 
         Raises:
-            KafkaError: outputs cannot be delivered; nothing of this batch may be committed then.
+            KafkaError: outputs were not delivered; the batch must not be committed.
         """
         delivered = self.delivered.delivered(partition)
         states = self._states.setdefault(partition, {})
         now_ms = self._clock.now_ms()
-        # What was answered before a crash is computed as its own batch, so that revisions go on from there.
-        answered = bisect_right(records, delivered, key=_OFFSET)
-        old, new = records[:answered], records[answered:]
+        # Records whose rows were delivered before a crash form a separate batch, so that revisions continue from it.
+        split = bisect_right(records, delivered, key=_OFFSET)
+        old, new = records[:split], records[split:]
         parts = [
             roll(partition, part, lambda key: self._state(partition, states, key), now_ms, self._max_future_ms)
             for part in (old, new)
@@ -71,8 +79,8 @@ class FeaturesAgent:
         ]
         producer = self._producer()
         futures = []
-        if letters := [letter for part in parts for letter in part.letters]:
-            futures += await producer.send_many(self._letters, partition, letters)
+        if dead_letters := [one for part in parts for one in part.dead_letters]:
+            futures += await producer.send_many(self._dead_letters, partition, dead_letters)
         if new and (rows := parts[-1].rows):
             futures += await producer.send_many(self._output, partition, rows)
         await asyncio.gather(*futures)
@@ -106,7 +114,7 @@ class FeaturesAgent:
                 symbol, lambda suffix: self._table.get(_table_key(key, suffix)), self._lateness_ms
             )
         except InvalidValueError:
-            log.exception("features of %s cannot be restored; they start anew", symbol)
+            log.exception("features of %s cannot be restored; starting with an empty state", symbol)
         suffixes = [HEAD, *(f"j{n}" for n in range(JOURNAL_SIZE)), *(f"p{n}" for n in range(len(WINDOWS)))]
         for suffix in suffixes:
             self._table.pop(_table_key(key, suffix), None)

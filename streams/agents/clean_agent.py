@@ -1,8 +1,8 @@
 """The clean agent: cryptoTopic to ticks-clean and dead-letters, each tick once.
 
-Order of a batch, so that a crash at any point loses and doubles nothing: outputs are delivered, then the state is
-stored and its changelog sent, then the offset is committed. After a crash between the first two, `DeliveredOffsets`
-suppresses what is already there.
+For each batch, outputs are delivered first, then the state is stored and its changelog sent, then the offset is
+committed. A crash at any point neither loses nor duplicates a record: after a crash between the first two steps,
+`DeliveredOffsets` suppresses outputs that already exist.
 """
 
 import asyncio
@@ -17,14 +17,22 @@ from marketdata.topics import TopicRole
 from streams.agents.cleaning import JUMP, clean
 from streams.agents.dead_letters import RefusalLog
 from streams.agents.seen import Seen, remembered
-from streams.faust_batch.delivered_offsets import DeliveredOffsets
+from streams.kafka.delivered_offsets import DeliveredOffsets
 from streams.metrics import Metrics
 
 NAME = "clean"
 
 
 class CleanAgent:
-    """Handles the batches of cryptoTopic; `table` maps a key to the bytes of its `Seen`."""
+    """Handles the batches of cryptoTopic.
+
+    Args:
+        settings: the worker's.
+        clock: event time.
+        metrics: the worker's.
+        table: maps a key to the bytes of its `Seen`.
+        producer: returns the `BatchProducer`.
+    """
 
     def __init__(self, settings: Settings, clock: Clock, metrics: Metrics, table: Any, producer: Any) -> None:
         self._clock = clock
@@ -33,27 +41,27 @@ class CleanAgent:
         self._producer = producer
         self._source = settings.topic(TopicRole.TICKS).name
         self._output = settings.topic(TopicRole.TICKS_CLEAN).name
-        self._letters = settings.topic(TopicRole.DEAD_LETTERS).name
+        self._dead_letters = settings.topic(TopicRole.DEAD_LETTERS).name
         self._refusals = RefusalLog(NAME)
         self._lateness_ms = int(settings.streams.lateness_s * 1000)
         streams = settings.streams
         interval_s = streams.poll_interval_s if streams.feed == "poll" else streams.stream_interval_s
         self._remembered = remembered(streams.lateness_s, interval_s)
-        self._most_move = 1 + streams.jump_bps / 10_000
+        self._max_move = 1 + streams.jump_bps / 10_000
         self._max_future_ms = int(settings.streams.max_future_s * 1000)
         self._states: dict[int, dict[bytes, Seen]] = {}
         self.delivered = DeliveredOffsets(settings.kafka, self._source, self._output)
 
     def forget(self) -> None:
-        """Partitions moved: states come from the table when they are next needed."""
+        """Discard states after a rebalance; they are read from the table when next needed."""
         self._states.clear()
         self.delivered.forget()
 
     async def handle(self, partition: int, records: Sequence[ConsumerRecord]) -> None:
-        """One batch of one partition.
+        """Process one batch of one partition.
 
         Raises:
-            KafkaError: outputs cannot be delivered; nothing of this batch may be committed then.
+            KafkaError: outputs were not delivered; the batch must not be committed.
         """
         done = clean(
             records,
@@ -62,13 +70,13 @@ class CleanAgent:
             lateness_ms=self._lateness_ms,
             max_future_ms=self._max_future_ms,
             remembered=self._remembered,
-            most_move=self._most_move,
+            max_move=self._max_move,
             delivered=self.delivered.delivered(partition),
         )
         producer = self._producer()
         futures = []
-        if done.letters:
-            futures += await producer.send_many(self._letters, partition, done.letters)
+        if done.dead_letters:
+            futures += await producer.send_many(self._dead_letters, partition, done.dead_letters)
         if done.ticks:
             futures += await producer.send_many(self._output, partition, done.ticks)
         await asyncio.gather(*futures)

@@ -23,10 +23,10 @@ from marketdata.errors import InvalidValueError
 from marketdata.records import event_time_ms
 from marketdata.times import to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
-from streams.commands.finding import FROM_OPTION, TO_OPTION, Span, decoded, find_role, record_of
-from streams.commands.frame import JSON_OPTION, Progress, StreamsCommand
-from streams.faust_batch.delivered_offsets import HEADER
-from streams.faust_batch.driver import Item
+from streams.commands.arguments import FROM_OPTION, TO_OPTION, Span, decoded, find_role, record_of
+from streams.commands.command import JSON_OPTION, Progress, StreamsCommand
+from streams.kafka.delivered_offsets import HEADER
+from streams.kafka.records import OutgoingRecord
 from streams.kafka.sender import Sender
 from streams.kafka.topics import TopicAdmin, TopicPolicy
 
@@ -70,7 +70,7 @@ class Source:
     asked: str
     role: TopicRole
     partitions: int
-    records: AsyncIterator[tuple[int | None, Item]]
+    records: AsyncIterator[tuple[int | None, OutgoingRecord]]
 
 
 class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
@@ -107,7 +107,7 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
         offsets: tuple[str, ...],
         as_json: bool,
     ) -> None:
-        settings = self.app.settings
+        settings = self.settings
         span = Span.parse(since, until)
         if _TOPIC_NAME.fullmatch(target) is None or target in {".", ".."}:
             raise InvalidValueError("target", target, "a topic's name: up to 249 of A-Z a-z 0-9 . _ -")
@@ -147,13 +147,13 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
     async def _from_hdfs(self, target: str, span: Span) -> Copied:
         from streams.commands.raw_data import RawData  # pyarrow: nothing for a worker to load
 
-        settings = self.app.settings
+        settings = self.settings
         stored = RawData(settings.hdfs)
         hours = await asyncio.to_thread(stored.hours, span)
         copied = Copied()
         progress = Progress("hours replayed", len(hours))
 
-        async def records() -> AsyncIterator[tuple[int | None, Item]]:
+        async def records() -> AsyncIterator[tuple[int | None, OutgoingRecord]]:
             for hour in hours:
                 for tick in await asyncio.to_thread(stored.ticks, hour, span):
                     copied.met(tick.timestamp_ms)
@@ -166,7 +166,7 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
         return copied
 
     async def _from_topic(self, role: TopicRole, target: str, span: Span, by: str, offsets: tuple[str, ...]) -> Copied:
-        settings = self.app.settings
+        settings = self.settings
         name, cls = settings.topic(role).name, record_of(role)
         if name == target:
             raise InvalidValueError("target", target, "another topic than the source")
@@ -178,7 +178,7 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
             progress = Progress("records read", sum(max(ends[tp] - froms[tp], 0) for tp in froms))
             chosen = Span(None, None) if by == ARRIVAL else span
 
-            async def records() -> AsyncIterator[tuple[int | None, Item]]:
+            async def records() -> AsyncIterator[tuple[int | None, OutgoingRecord]]:
                 async for raw in reader.between(froms, ends):
                     progress.step()
                     if raw.key is None and raw.value is None:  # aiokafka sends no such record, and none means anything
@@ -204,7 +204,7 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
         return copied
 
     async def _copy(self, source: Source, target: str, copied: Copied) -> None:
-        settings = self.app.settings
+        settings = self.settings
         topic = settings.topic(source.role)
         policy = TopicPolicy(target, source.partitions, topic.replication_factor, topic.config)
         await _refuse_used(settings, policy)

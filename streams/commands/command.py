@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
 
 import click
 import msgspec
@@ -21,7 +21,10 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from clients.logging_setup import logging_config
+from config import Settings
 from marketdata.errors import BitcoinDataError
+from streams.worker.clock import WorkerClock
+from streams.worker.state import WorkerState
 
 COUNT = click.IntRange(min=1)
 """Of options that say how many."""
@@ -40,7 +43,19 @@ class StreamsCommand(AppCommand):
     """A command of this project; `run` returns its exit code, None for 0."""
 
     abstract: ClassVar[bool] = True
-    app: Any  # a StreamsApp; Faust's interface knows nothing of what it was wired with
+    app: Any  # a StreamsApp
+
+    @property
+    def settings(self) -> Settings:
+        return cast("Settings", self.app.settings)
+
+    @property
+    def clock(self) -> WorkerClock:
+        return cast("WorkerClock", self.app.clock)
+
+    @property
+    def worker_state(self) -> WorkerState:
+        return cast("WorkerState", self.app.worker_state)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run to the end and leave.
