@@ -1,5 +1,5 @@
-"""The simulated exchange: a server on loopback that speaks Binance and CoinGecko from stored history.
+"""The simulated exchange: a local server that speaks the Binance and CoinGecko APIs from stored candles.
 
-It stands at the border of the product, so it may derive what the history lacks (quotes, trades, supplies), by the
-stated, seeded rules of `derive`. It never imports streams, batch, forecasting or config: all comes by arguments.
+Data that the candles lack (quotes, trades, supplies) is derived by the seeded rules of `derive`. The package reads no
+settings: everything is passed as arguments.
 """

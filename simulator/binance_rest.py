@@ -1,6 +1,6 @@
-"""Binance spot's REST interface (https://developers.binance.com, Spot API; the public market data part of it).
+"""Binance's spot REST API, public market data (https://developers.binance.com, Spot API).
 
-Prices and quantities are JSON strings, times ms, or µs where the header X-MBX-TIME-UNIT asks for it.
+Prices and quantities are JSON strings. Times are ms, or µs if the header X-MBX-TIME-UNIT requests it.
 """
 
 import numpy as np
@@ -11,13 +11,13 @@ from simulator import derive
 from simulator.binance_wire import (
     BinanceError,
     answer,
-    asked_symbols,
     decimal,
-    listed,
+    integer,
+    listed_symbols,
     missing,
+    requested_symbols,
     time_of,
     unit_of,
-    whole,
 )
 from simulator.candles import Candles
 from simulator.faults import Fault
@@ -40,8 +40,8 @@ INTERVALS_MS = {
     "3d": 3 * DAY_MS,
     "1w": 7 * DAY_MS,
 }
-WEEK_ORIGIN_MS = 4 * DAY_MS  # weeks begin on Mondays; the epoch was a Thursday
-DEFAULT_ROWS, MOST_ROWS = 500, 1000
+WEEK_ORIGIN_MS = 4 * DAY_MS  # weeks start on Monday; the epoch was a Thursday
+DEFAULT_ROWS, MAX_ROWS = 500, 1000
 MINI_FIELDS = (
     *("symbol", "openPrice", "highPrice", "lowPrice", "lastPrice", "volume", "quoteVolume"),
     *("openTime", "closeTime", "firstId", "lastId", "count"),
@@ -50,8 +50,8 @@ MINI_FIELDS = (
 _ROW = '[%d,"%.8f","%.8f","%.8f","%.8f","%s",%d,"%s",%d,"%s","%s","0"]'
 
 
-def faulty(quote: derive.Quote, fault: Fault | None) -> derive.Quote:
-    """A quote as a fault makes it: crossed or zero."""
+def apply_quote_fault(quote: derive.Quote, fault: Fault | None) -> derive.Quote:
+    """Apply a fault to a quote: crossed or zero."""
     if fault is None:
         return quote
     if fault.name == "zero":
@@ -60,7 +60,7 @@ def faulty(quote: derive.Quote, fault: Fault | None) -> derive.Quote:
 
 
 NO_QUOTE = derive.Quote(0.0, 0.0, 0.0, 0.0)
-"""What Binance shows of a symbol that does not trade."""
+"""Binance's quote of a symbol that does not trade."""
 
 
 def _book(symbol: str, quote: derive.Quote) -> dict[str, str]:
@@ -119,47 +119,49 @@ async def server_time(request: web.Request) -> web.Response:
 async def book_ticker(request: web.Request) -> web.Response:
     """GET /api/v3/ticker/bookTicker."""
     state = request.app[STATE]
-    asked = asked_symbols(request.query, listed(state, request.path_qs))
+    requested = requested_symbols(request.query, listed_symbols(state, request.path_qs))
     fault = state.faults.take(request.path_qs, "crossed", "zero")
     now_ms = as_of_ms(request)
-    books = [_book(one, faulty(state.market.quote(one, now_ms) or NO_QUOTE, fault)) for one in asked.symbols]
-    return answer(json_bytes(books[0] if asked.one else books))
+    books = [
+        _book(one, apply_quote_fault(state.market.quote(one, now_ms) or NO_QUOTE, fault)) for one in requested.symbols
+    ]
+    return answer(json_bytes(books[0] if requested.one else books))
 
 
 async def ticker_day(request: web.Request) -> web.Response:
-    """GET /api/v3/ticker/24hr; `type=MINI` leaves the quotes and changes out."""
+    """GET /api/v3/ticker/24hr; `type=MINI` omits quotes and changes."""
     state = request.app[STATE]
-    asked = asked_symbols(request.query, listed(state, request.path_qs))
+    requested = requested_symbols(request.query, listed_symbols(state, request.path_qs))
     fault = state.faults.take(request.path_qs, "crossed", "zero")
     now_ms = as_of_ms(request)
     unit = unit_of(request)
     days = []
-    for symbol in asked.symbols:
-        quote = faulty(state.market.quote(symbol, now_ms) or NO_QUOTE, fault)
+    for symbol in requested.symbols:
+        quote = apply_quote_fault(state.market.quote(symbol, now_ms) or NO_QUOTE, fault)
         day = _day(state, symbol, state.market.stats(symbol, now_ms), quote, now_ms)
         day["openTime"], day["closeTime"] = (now_ms - DAY_MS) * unit, now_ms * unit
         if request.query.get("type") == "MINI":
             day = {name: day[name] for name in MINI_FIELDS}
         days.append(day)
-    return answer(json_bytes(days[0] if asked.one else days))
+    return answer(json_bytes(days[0] if requested.one else days))
 
 
 async def ticker_price(request: web.Request) -> web.Response:
-    """GET /api/v3/ticker/price: the running minute's first price."""
+    """GET /api/v3/ticker/price: the first price of the running minute."""
     state = request.app[STATE]
-    asked = asked_symbols(request.query, listed(state, request.path_qs))
+    requested = requested_symbols(request.query, listed_symbols(state, request.path_qs))
     now_ms = as_of_ms(request)
     prices = []
-    for symbol in asked.symbols:
+    for symbol in requested.symbols:
         stats = state.market.stats(symbol, now_ms)
         prices.append({"symbol": symbol, "price": decimal(stats.last_price if stats else 0.0)})
-    return answer(json_bytes(prices[0] if asked.one else prices))
+    return answer(json_bytes(prices[0] if requested.one else prices))
 
 
 async def average_price(request: web.Request) -> web.Response:
-    """GET /api/v3/avgPrice: the volume-weighted price of the last 5 closed minutes."""
+    """GET /api/v3/avgPrice: the volume-weighted average price of the last 5 closed minutes."""
     state = request.app[STATE]
-    symbol = asked_symbols(request.query, listed(state, request.path_qs), needed=True).symbols[0]
+    symbol = requested_symbols(request.query, listed_symbols(state, request.path_qs), needed=True).symbols[0]
     now_ms = as_of_ms(request)
     minute_ms = now_ms - now_ms % MINUTE_MS
     last = state.history.minutes(symbol, minute_ms - 5 * MINUTE_MS, minute_ms)
@@ -170,14 +172,12 @@ async def average_price(request: web.Request) -> web.Response:
 
 
 def _kline_rows(state: ExchangeState, symbol: str, candles: Candles, step_ms: int, unit: int) -> bytes:
-    """The rows as JSON; written by hand, for a thousand rows of twelve are most of the server's work."""
+    """Format the rows as JSON directly: encoding 1,000 rows of 12 columns is most of the server's work."""
     close_ms = (candles.time_ms + step_ms) * unit - 1
     if step_ms == MINUTE_MS:
         counts = derive.trade_counts(state.seed, symbol, candles)
     else:
-        counts = np.where(
-            candles.volume > 0, (derive.TRADES_AT_LEAST + derive.TRADES_SPREAD // 2) * step_ms // MINUTE_MS, 0
-        )
+        counts = np.where(candles.volume > 0, (derive.MIN_TRADES + derive.TRADES_SPREAD // 2) * step_ms // MINUTE_MS, 0)
     taker = derive.taker_buy_volumes(state.seed, symbol, candles)
     mean = np.divide(candles.quote_volume, candles.volume, out=np.zeros(len(candles)), where=candles.volume > 0)
     columns = (
@@ -193,7 +193,7 @@ def _kline_rows(state: ExchangeState, symbol: str, candles: Candles, step_ms: in
     return f"[{','.join(_ROW % row for row in zip(*columns, strict=True))}]".encode()
 
 
-def _without_missing(candles: Candles, fault: Fault | None) -> Candles:
+def _drop_missing(candles: Candles, fault: Fault | None) -> Candles:
     if fault is None:
         return candles
     if "from_ms" in fault.params or "to_ms" in fault.params:
@@ -203,16 +203,16 @@ def _without_missing(candles: Candles, fault: Fault | None) -> Candles:
 
 
 async def klines(request: web.Request) -> web.Response:
-    """GET /api/v3/klines: with startTime the oldest rows from there, else the newest; the last may be unfinished."""
+    """GET /api/v3/klines: the oldest rows from startTime, otherwise the newest; the last may be unfinished."""
     state = request.app[STATE]
-    symbol = asked_symbols(request.query, listed(state, request.path_qs), needed=True).symbols[0]
+    symbol = requested_symbols(request.query, listed_symbols(state, request.path_qs), needed=True).symbols[0]
     interval = request.query.get("interval")
     if not interval:
         raise missing("interval")
     step_ms = INTERVALS_MS.get(interval)
     if step_ms is None:
         raise BinanceError(-1120, "Invalid interval.")
-    limit = whole(request, "limit")
+    limit = integer(request, "limit")
     if limit == 0:
         raise BinanceError(-1130, "Data sent for parameter 'limit' is not valid.")
     now_ms = as_of_ms(request)
@@ -220,12 +220,12 @@ async def klines(request: web.Request) -> web.Response:
         symbol,
         step_ms,
         now_ms,
-        limit=min(limit or DEFAULT_ROWS, MOST_ROWS),
+        limit=min(limit or DEFAULT_ROWS, MAX_ROWS),
         start_ms=time_of(request, "startTime"),
         end_ms=time_of(request, "endTime"),
         origin_ms=WEEK_ORIGIN_MS if interval == "1w" else 0,
     )
-    candles = _without_missing(candles, state.faults.take(request.path_qs, "missing_candles"))
+    candles = _drop_missing(candles, state.faults.take(request.path_qs, "missing_candles"))
     return answer(_kline_rows(state, symbol, candles, step_ms, unit_of(request)))
 
 
@@ -262,7 +262,7 @@ def _symbol_info(symbol: str) -> dict[str, object]:
 async def exchange_info(request: web.Request) -> web.Response:
     """GET /api/v3/exchangeInfo."""
     state = request.app[STATE]
-    asked = asked_symbols(request.query, listed(state, request.path_qs))
+    requested = requested_symbols(request.query, listed_symbols(state, request.path_qs))
     limits = [
         {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": state.limiter.limit},
         {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 61000},
@@ -274,14 +274,14 @@ async def exchange_info(request: web.Request) -> web.Response:
                 "serverTime": as_of_ms(request) * unit_of(request),
                 "rateLimits": limits,
                 "exchangeFilters": [],
-                "symbols": [_symbol_info(symbol) for symbol in asked.symbols],
+                "symbols": [_symbol_info(symbol) for symbol in requested.symbols],
             }
         )
     )
 
 
 def routes(prefix: str) -> list[web.RouteDef]:
-    """The routes under a prefix such as /binance."""
+    """Return the routes under a prefix such as /binance."""
     base = f"{prefix}/api/v3"
     return [
         web.get(f"{base}/ping", ping),

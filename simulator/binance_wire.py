@@ -1,4 +1,4 @@
-"""What Binance's REST answers share: a request's parameters and weight, errors, and numbers as Binance writes them."""
+"""Shared parts of Binance's REST API: request parameters, weights, error responses and number format."""
 
 import json
 import re
@@ -18,7 +18,7 @@ _CONTENT_TYPE = "application/json;charset=UTF-8"
 
 
 class BinanceError(Exception):
-    """An answer {"code", "msg"} with HTTP 400."""
+    """An error response {"code", "msg"} with HTTP 400."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -27,18 +27,18 @@ class BinanceError(Exception):
 
 
 def answer(body: bytes, status: int = 200) -> web.Response:
-    """A JSON answer with Binance's content type."""
+    """Return a JSON response with Binance's content type."""
     headers = {"Content-Type": _CONTENT_TYPE, "Cache-Control": "no-cache, no-store, must-revalidate"}
     return web.Response(body=body, status=status, headers=headers)
 
 
-def error_answer(status: int, code: int, message: str) -> web.Response:
-    """Binance's error shape."""
+def error_response(status: int, code: int, message: str) -> web.Response:
+    """Return an error response in Binance's format."""
     return answer(json_bytes({"code": code, "msg": message}), status)
 
 
 def decimal(value: float) -> str:
-    """A number with 8 decimals; digits beyond the 15 that a double tells are 0."""
+    """Format a number with 8 decimals; digits after the 15 significant ones of a double are 0."""
     if value < 1e7:  # noqa: PLR2004  7 + 8 digits
         return f"{value:.8f}"
     digits = max(15 - len(str(int(value))), 0)
@@ -47,19 +47,19 @@ def decimal(value: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The symbols a request names: the wish for an object (`symbol=`) or an array."""
+class RequestedSymbols:
+    """The symbols of a request; `one` requests an object (`symbol=`), otherwise an array."""
 
     symbols: tuple[str, ...]
     one: bool
     all: bool
 
 
-def asked_symbols(values: Mapping[str, str], known: tuple[str, ...], *, needed: bool = False) -> Asked:
-    """Read `symbol` or `symbols`.
+def requested_symbols(values: Mapping[str, str], known: tuple[str, ...], *, needed: bool = False) -> RequestedSymbols:
+    """Parse `symbol` or `symbols`.
 
     Raises:
-        BinanceError: both are named, one is malformed, unknown, or missing where it is needed.
+        BinanceError: both are present, or a symbol is malformed, unknown, or missing although `needed`.
     """
     symbol, symbols = values.get("symbol"), values.get("symbols")
     if symbol is not None and symbols is not None:
@@ -72,12 +72,12 @@ def asked_symbols(values: Mapping[str, str], known: tuple[str, ...], *, needed: 
         if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
             legal = '^\\[("[A-Z0-9-_.]{1,20}"(,"[A-Z0-9-_.]{1,20}"){0,}){0,1}\\]$'
             raise BinanceError(-1100, f"Illegal characters found in parameter 'symbols'; legal range is '{legal}'.")
-        return Asked(tuple(_known(name, known) for name in names), one=False, all=False)
+        return RequestedSymbols(tuple(_known(name, known) for name in names), one=False, all=False)
     if symbol is None or not symbol:
         if needed or symbol is not None:
             raise missing("symbol")
-        return Asked(known, one=False, all=True)
-    return Asked((_known(symbol, known),), one=True, all=False)
+        return RequestedSymbols(known, one=False, all=True)
+    return RequestedSymbols((_known(symbol, known),), one=True, all=False)
 
 
 def _known(symbol: str, known: tuple[str, ...]) -> str:
@@ -91,15 +91,15 @@ def _known(symbol: str, known: tuple[str, ...]) -> str:
 
 
 def missing(name: str) -> BinanceError:
-    """The refusal of a request without a parameter."""
+    """Return the error for a missing parameter."""
     return BinanceError(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
 
 
-def whole(request: web.Request, name: str) -> int | None:
-    """A parameter that is a whole number.
+def integer(request: web.Request, name: str) -> int | None:
+    """Return an integer parameter, or None if it is absent.
 
     Raises:
-        BinanceError: it is something else.
+        BinanceError: the value is not an integer.
     """
     text = request.query.get(name)
     if text is None:
@@ -110,18 +110,18 @@ def whole(request: web.Request, name: str) -> int | None:
 
 
 def time_of(request: web.Request, name: str) -> int | None:
-    """A parameter that is a time, in ms."""
-    value = whole(request, name)
+    """Return a time parameter in ms."""
+    value = integer(request, name)
     return value // 1000 if value is not None and value >= MICROSECONDS_FROM else value
 
 
 def unit_of(request: web.Request) -> int:
-    """What a ms is multiplied with in the answer."""
+    """Return the factor from ms to the requested time unit."""
     return 1000 if request.headers.get("X-MBX-TIME-UNIT", "").upper() == "MICROSECOND" else 1
 
 
 def weight_of(path: str, values: Mapping[str, str]) -> int:
-    """The documented weight of a request."""
+    """Return the documented weight of a request."""
     name = path.rpartition("/api/v3/")[2]
     if name == "ticker/24hr":
         if "symbol" in values:
@@ -133,8 +133,8 @@ def weight_of(path: str, values: Mapping[str, str]) -> int:
     return {"klines": 2, "uiKlines": 2, "avgPrice": 2, "exchangeInfo": 20}.get(name, 1)
 
 
-def listed(state: ExchangeState, target: str) -> tuple[str, ...]:
-    """The symbols that Binance has for a request or stream: all, but for those that a fault takes off."""
+def listed_symbols(state: ExchangeState, target: str) -> tuple[str, ...]:
+    """Return the symbols listed for a request or stream: all except those that the fault `unlisted` removes."""
     fault = state.faults.take(target, "unlisted")
-    gone = frozenset(fault.names_of("symbols", ())) if fault is not None else frozenset[str]()
-    return tuple(symbol for symbol in state.market.symbols if symbol not in gone)
+    unlisted = frozenset(fault.names_of("symbols", ())) if fault is not None else frozenset[str]()
+    return tuple(symbol for symbol in state.market.symbols if symbol not in unlisted)

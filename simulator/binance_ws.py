@@ -1,7 +1,7 @@
-"""Binance spot's WebSocket streams: bookTicker, trade, kline_1m, derived from the clock, or a recording replayed.
+"""Binance's spot WebSocket streams bookTicker, trade and kline_1m: derived from the clock, or replayed recordings.
 
-/ws/<stream> and /ws carry bare payloads, /stream?streams=a/b wraps them {"stream", "data"}; SUBSCRIBE, UNSUBSCRIBE and
-LIST_SUBSCRIPTIONS are understood on each. The pace of messages is real time; what they tell is exchange time.
+/ws/<stream> and /ws send bare payloads, /stream?streams=a/b wraps them as {"stream", "data"}. All support SUBSCRIBE,
+UNSUBSCRIBE and LIST_SUBSCRIPTIONS. Messages are paced in real time and contain exchange time.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from aiohttp import web
 
 from marketdata.times import MINUTE_MS, floor_to
 from simulator import derive
-from simulator.binance_rest import faulty
-from simulator.binance_wire import decimal, listed
+from simulator.binance_rest import apply_quote_fault
+from simulator.binance_wire import decimal, listed_symbols
 from simulator.candles import Candles
 from simulator.recording import Message
 from simulator.state import STATE, ExchangeState, json_bytes
@@ -26,10 +26,10 @@ from simulator.state import STATE, ExchangeState, json_bytes
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
-"""Real time between two looks at the clock: the pace of bookTicker and of batches of trades."""
+"""Real seconds between two updates: the pace of bookTicker and of batches of trades."""
 KLINE_EVERY_S = 2.0
-MOST_MINUTES_AT_ONCE = 120
-"""After a jump of the clock, only this many minutes' closed candles and the last minute's trades are told."""
+MAX_CATCH_UP_MINUTES = 120
+"""After a jump of the clock, only the closed candles of this many minutes and the last minute's trades are sent."""
 SHUTDOWN_GRACE_S = 1.0
 REPLAY_STEP_S = 0.02
 _STREAM = re.compile(r"([a-z0-9]{2,20})@(bookTicker|trade|kline_1m)")
@@ -37,7 +37,7 @@ _GOING_AWAY, _POLICY = 1001, 1008
 
 
 class Session:
-    """One connection: its subscriptions, and the loops that feed it."""
+    """One connection with its subscriptions and its background tasks."""
 
     def __init__(
         self,
@@ -58,13 +58,13 @@ class Session:
         self._tasks: set[asyncio.Task[None]] = set()
         self._replays: dict[str, asyncio.Task[None]] = {}
         self._opened_ms = state.clock.played_ms()
-        self._told_ms = state.clock.now_ms()
+        self._sent_until_ms = state.clock.now_ms()
         self._next_kline_s = 0.0
         self._last_pong_s = monotonic()
-        self._heard: deque[float] = deque()
+        self._received_at_s: deque[float] = deque()
 
     def subscribe(self, streams: list[str]) -> None:
-        """Add streams; recorded ones begin to play from the recording's first message."""
+        """Add streams; recorded ones are replayed from the recording's first message."""
         fresh = [stream for stream in streams if stream not in self._streams]
         self._streams.update(dict.fromkeys(fresh))
         recording = self._state.recording
@@ -74,7 +74,7 @@ class Session:
             self._replays.update(dict.fromkeys(recorded, task))
 
     def unsubscribe(self, streams: list[str]) -> None:
-        """Drop streams."""
+        """Remove streams."""
         for stream in streams:
             self._streams.pop(stream, None)
 
@@ -85,7 +85,7 @@ class Session:
         return task
 
     async def run(self) -> None:
-        """Feed and listen until the connection is closed by either side."""
+        """Send and receive messages until either side closes the connection."""
         self._start(self._feed())
         self._start(self._ping())
         try:
@@ -96,10 +96,10 @@ class Session:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _send(self, stream: str, payload: dict[str, object]) -> None:
-        told = {"stream": stream, "data": payload} if self._wrapped else payload
-        await self._socket.send_str(json_bytes(told).decode())
+        message = {"stream": stream, "data": payload} if self._wrapped else payload
+        await self._socket.send_str(json_bytes(message).decode())
 
-    # ------------------------------------------------------------------ what the client says
+    # ------------------------------------------------------------------ messages of the client
 
     async def _listen(self) -> None:
         async for message in self._socket:
@@ -111,10 +111,10 @@ class Session:
             elif message.type in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
                 await self._command(message.data)
             now_s = self._monotonic()
-            self._heard.append(now_s)
-            while self._heard[0] < now_s - 1:
-                self._heard.popleft()
-            if len(self._heard) > self._state.sockets.messages_per_s:
+            self._received_at_s.append(now_s)
+            while self._received_at_s[0] < now_s - 1:
+                self._received_at_s.popleft()
+            if len(self._received_at_s) > self._state.sockets.messages_per_s:
                 await self._socket.close(code=_POLICY, message=b"Too many requests")
 
     async def _command(self, text: str | bytes) -> None:
@@ -146,10 +146,10 @@ class Session:
     async def _refuse(self, code: int, text: str, number: object) -> None:
         await self._socket.send_str(json_bytes({"error": {"code": code, "msg": text}, "id": number}).decode())
 
-    # ------------------------------------------------------------------ what the server does by itself
+    # ------------------------------------------------------------------ background tasks
 
     async def _ping(self) -> None:
-        """Ping every 20 s; drop a client that has not answered for 60 s, and anyone after 24 h of exchange time."""
+        """Ping every 20 s; close after 60 s without a pong, and after 24 h of exchange time."""
         pinged_s = self._monotonic()
         while not self._socket.closed:
             rules = self._state.sockets
@@ -166,8 +166,8 @@ class Session:
                 else:
                     self._last_pong_s = now_s
 
-    async def _hurt(self) -> None:
-        """Do what the faults of this kind of connection ask."""
+    async def _apply_faults(self) -> None:
+        """Apply the active WebSocket faults."""
         faults = self._state.faults
         if faults.take(self._path, "ws_garbage") is not None:
             await self._socket.send_str('{"stream":"btcusdt@trade","da')
@@ -183,31 +183,31 @@ class Session:
     async def _feed(self) -> None:
         try:
             while not self._socket.closed:
-                await self._hurt()
+                await self._apply_faults()
                 if self._socket.closed:
                     return
-                await self._tell_news()
+                await self._send_updates()
                 await asyncio.sleep(TICK_S)
         except ConnectionError:
-            logger.info("%s: the client has gone", self._path)
+            logger.info("%s: client disconnected", self._path)
 
-    async def _tell_news(self) -> None:
+    async def _send_updates(self) -> None:
         now_ms = self._state.clock.now_ms()
-        # After a jump back, or a very long one forward, the streams go on from now.
-        since_ms = min(self._told_ms, now_ms)
-        since_ms = max(since_ms, now_ms - MOST_MINUTES_AT_ONCE * MINUTE_MS)
-        self._told_ms = now_ms
+        # After a jump back, or a long one forward, the streams continue from the current time.
+        since_ms = min(self._sent_until_ms, now_ms)
+        since_ms = max(since_ms, now_ms - MAX_CATCH_UP_MINUTES * MINUTE_MS)
+        self._sent_until_ms = now_ms
         due = self._monotonic() >= self._next_kline_s
         if due:
             self._next_kline_s = self._monotonic() + KLINE_EVERY_S
-        symbols = listed(self._state, self._path)
+        symbols = listed_symbols(self._state, self._path)
         for stream in list(self._streams):
             named = _STREAM.fullmatch(stream)
             if named is None or stream in self._replays or named[1].upper() not in symbols:
-                continue  # Binance says nothing on streams it does not know
+                continue  # Binance sends nothing on unknown streams
             symbol = named[1].upper()
             if named[2] == "bookTicker":
-                await self._tell_book(stream, symbol, now_ms)
+                await self._send_book(stream, symbol, now_ms)
             elif named[2] == "trade":
                 for trade in trade_events(self._state, symbol, max(since_ms, now_ms - MINUTE_MS), now_ms):
                     await self._send(stream, trade)
@@ -215,11 +215,11 @@ class Session:
                 for event in kline_events(self._state, symbol, since_ms, now_ms, running=due):
                     await self._send(stream, event)
 
-    async def _tell_book(self, stream: str, symbol: str, now_ms: int) -> None:
+    async def _send_book(self, stream: str, symbol: str, now_ms: int) -> None:
         quote = self._state.market.quote(symbol, now_ms)
         if quote is None:
             return
-        quote = faulty(quote, self._state.faults.take(f"{self._path}/{stream}", "crossed", "zero"))
+        quote = apply_quote_fault(quote, self._state.faults.take(f"{self._path}/{stream}", "crossed", "zero"))
         update_id = self._state.next_update_id()
         key = derive.stream_key(self._state.seed, symbol, "book-update")
         scale = 10 ** derive.qty_decimals(max(quote.bid_price, 0.01))
@@ -238,8 +238,8 @@ class Session:
         }
         await self._send(stream, payload)
 
-    async def _reach(self, played_ms: float) -> None:
-        """Wait until so much exchange time has passed; in short steps, for the clock may be steered meanwhile."""
+    async def _wait_until(self, played_ms: float) -> None:
+        """Wait until `played_ms` of exchange time have passed; in short steps, because the clock may be set."""
         while True:
             left_ms = played_ms - self._state.clock.played_ms()
             if left_ms <= 0:
@@ -247,19 +247,19 @@ class Session:
             await asyncio.sleep(min(left_ms / 1000 / max(self._state.clock.speed, 1e-3), REPLAY_STEP_S))
 
     async def _replay(self, messages: Iterator[Message]) -> None:
-        """Play a recording whole, at its own pace in exchange time."""
-        begun_ms = self._state.clock.played_ms()
+        """Replay a recording completely, at the recorded pace in exchange time."""
+        began_ms = self._state.clock.played_ms()
         try:
             for message in messages:
-                await self._reach(begun_ms + message.offset_ms)
+                await self._wait_until(began_ms + message.offset_ms)
                 if message.stream in self._streams:
                     await self._socket.send_str(message.raw if self._wrapped else message.data)
         except ConnectionError:
-            logger.info("%s: the client has gone before the recording's end", self._path)
+            logger.info("%s: client disconnected before the end of the recording", self._path)
 
 
 def trade_events(state: ExchangeState, symbol: str, since_ms: int, now_ms: int) -> Iterator[dict[str, object]]:
-    """The @trade events of (since, now]."""
+    """Yield the @trade events of (since, now]."""
     for minute_ms in range(floor_to(since_ms, MINUTE_MS), now_ms + 1, MINUTE_MS):
         trades = state.market.trades(symbol, minute_ms)
         for number, time_ms, price, qty, maker in trades or ():
@@ -280,7 +280,7 @@ def trade_events(state: ExchangeState, symbol: str, since_ms: int, now_ms: int) 
 def kline_event(
     state: ExchangeState, symbol: str, candle: Candles, event_ms: int, *, closed: bool
 ) -> dict[str, object]:
-    """A @kline_1m event of one candle (arrays of length 1)."""
+    """Return the @kline_1m event of one candle (arrays of length 1)."""
     open_ms = int(candle.time_ms[0])
     count = int(derive.trade_counts(state.seed, symbol, candle)[0])
     first_id = open_ms // MINUTE_MS * derive.TRADE_ID_STEP
@@ -316,7 +316,7 @@ def kline_event(
 def kline_events(
     state: ExchangeState, symbol: str, since_ms: int, now_ms: int, *, running: bool
 ) -> Iterator[dict[str, object]]:
-    """The candles that closed in (since, now], each once, and the running one where it is wished."""
+    """Yield an event per candle closed in (since, now] and, with `running`, one for the unfinished candle."""
     closed = state.history.minutes(symbol, floor_to(since_ms, MINUTE_MS), floor_to(now_ms, MINUTE_MS))
     for row in range(len(closed)):
         candle = closed[row : row + 1]
@@ -329,7 +329,7 @@ def kline_events(
 
 async def _connect(request: web.Request, streams: list[str], *, wrapped: bool) -> web.WebSocketResponse:
     state = request.app[STATE]
-    # Pings are answered by the session itself, so that a fault can leave them unanswered.
+    # The session answers pings itself, so that a fault can suppress the pongs.
     socket = web.WebSocketResponse(autoping=False, timeout=1.0)
     await socket.prepare(request)
     state.open_sockets.add(socket)
@@ -353,13 +353,13 @@ async def combined_stream(request: web.Request) -> web.WebSocketResponse:
 
 
 async def close_all(app: web.Application) -> None:
-    """Close every connection, when the server stops."""
+    """Close all connections when the server stops."""
     sockets = list(app[STATE].open_sockets)
     await asyncio.gather(*(socket.close(code=_GOING_AWAY, message=b"server stops") for socket in sockets))
 
 
 def routes(prefix: str) -> list[web.RouteDef]:
-    """The routes under a prefix such as /binance."""
+    """Return the routes under a prefix such as /binance."""
     return [
         web.get(f"{prefix}/ws", raw_stream),
         web.get(f"{prefix}/ws/{{streams:.*}}", raw_stream),

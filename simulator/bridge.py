@@ -1,7 +1,4 @@
-"""The seeded bridge: sixty minute candles that make a known hour exactly.
-
-Pure; must never import the server or do I/O.
-"""
+"""The seeded bridge: 60 minute candles that aggregate exactly to a known hour. Pure functions, no I/O."""
 
 import numpy as np
 
@@ -10,11 +7,11 @@ from simulator.candles import Candles, Floats
 from simulator.derive import MAX_DECIMALS, decimals_of, price_decimals, stream_key, uniforms, volume_unit
 
 MINUTES = 60
-_DRAWS = 512  # positions of draws kept apart for one hour
+_DRAWS = 512  # draw positions reserved per hour
 
 
 def _reflected(path: Floats, low: float, high: float) -> Floats:
-    """A path folded back at the bounds until it lies within them; what lies within already stays."""
+    """Reflect a path at the bounds until it is within them; values within the bounds do not change."""
     width = high - low
     if width <= 0:
         return np.full_like(path, low)
@@ -24,16 +21,16 @@ def _reflected(path: Floats, low: float, high: float) -> Floats:
 
 
 def bridge_hour(seed: int, symbol: str, hour: Candles) -> Candles:
-    """The 60 minutes of one hour candle.
+    """Generate the 60 minutes of one hour candle.
 
-    The first open, the highest high, the lowest low, the last close and the summed volume are the hour's own; each
-    minute opens where the one before closed. In between: a Brownian bridge from open to close, folded into [low, high],
-    with seeded wicks and volumes. Prices have the hour's own decimals, volumes are whole units of its last decimal, so
-    as decimals they add up to the hour's (as floats within rounding).
+    The first open, the highest high, the lowest low, the last close and the summed volume equal those of the hour. Each
+    minute opens at the close of the previous one. The path is a Brownian bridge from open to close, reflected into
+    [low, high], with seeded wicks and volumes. Prices have the decimals of the hour. Volumes are multiples of its last
+    decimal, so they add up exactly as decimals (and within rounding as floats).
 
     Args:
-        seed: the exchange's.
-        symbol: its name there.
+        seed: seed of the exchange.
+        symbol: exchange symbol.
         hour: one candle (arrays of length 1) with low <= open, close <= high.
     """
     hour_ms = int(hour.time_ms[0])
@@ -43,11 +40,11 @@ def bridge_hour(seed: int, symbol: str, hour: Candles) -> Candles:
     draws = uniforms(key, hour_ms // HOUR_MS * _DRAWS + np.arange(5 * MINUTES + 2, dtype=np.int64))
     decimals = max(price_decimals(high), *(decimals_of(price) for price in (open_, high, low, close)))
 
-    # Box and Muller (1958) make the steps normal.
+    # Box-Muller transform (1958) to normal steps.
     angle, radius = 2 * np.pi * draws[:MINUTES], np.sqrt(-2 * np.log(1 - draws[MINUTES : 2 * MINUTES]))
     walk = np.concatenate(([0.0], np.cumsum(radius * np.cos(angle))))
     part = np.arange(MINUTES + 1) / MINUTES
-    sigma = (high - low) / np.sqrt(MINUTES) * 0.8  # about the range that such an hour would have
+    sigma = (high - low) / np.sqrt(MINUTES) * 0.8  # matches the expected range of such an hour approximately
     path = open_ + (close - open_) * part + sigma * (walk - part * walk[-1])
     path = np.clip(np.round(_reflected(path, low, high), decimals), low, high)
     path[0], path[-1] = open_, close

@@ -1,4 +1,4 @@
-"""Candles as columns of one length. Pure; must never import the server or do I/O."""
+"""Candles as NumPy columns of equal length. Pure functions, no I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ Ints = npt.NDArray[np.int64]
 
 
 def _sums(volumes: Floats, starts: Ints) -> Floats:
-    """Sums of runs; rounded to the 8 decimals that volumes have."""
+    """Sum each group, rounded to the 8 decimals of volumes."""
     sums: Floats = np.add.reduceat(volumes, starts)
     return np.round(sums, 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Candles:
-    """Candles ascending by their open time; one array element a candle.
+    """Candles ascending by open time; one array element per candle.
 
-    `time_ms` int64, the open time, UTC; the rest float64: `open`, `high`, `low`, `close` in quote currency, `volume` in
-    coins, `quote_volume` in quote currency.
+    `time_ms` is int64, the open time in Unix ms. The others are float64: `open`, `high`, `low`, `close` and
+    `quote_volume` in quote currency, `volume` in coins.
     """
 
     time_ms: Ints
@@ -34,12 +34,12 @@ class Candles:
 
     @classmethod
     def empty(cls) -> "Candles":
-        """No candle."""
+        """Return zero candles."""
         return cls(np.empty(0, np.int64), *(np.empty(0) for _ in range(6)))
 
     @classmethod
     def joined(cls, parts: Sequence["Candles"]) -> "Candles":
-        """All candles of the parts, in the order of time."""
+        """Return all candles of the parts, ordered by time."""
         parts = [part for part in parts if len(part)]
         if not parts:
             return cls.empty()
@@ -51,29 +51,29 @@ class Candles:
         return whole
 
     def __len__(self) -> int:
-        """How many candles."""
+        """Return the number of candles."""
         return len(self.time_ms)
 
     def __getitem__(self, rows: "slice | Ints | npt.NDArray[np.bool_]") -> "Candles":
-        """The chosen candles."""
+        """Return the selected candles."""
         times, *rest = self.columns()
         return Candles(times[rows], *(column[rows] for column in rest))
 
     def columns(self) -> tuple[Ints, Floats, Floats, Floats, Floats, Floats, Floats]:
-        """The seven arrays, in the order of the fields."""
+        """Return the seven arrays in field order."""
         return (self.time_ms, self.open, self.high, self.low, self.close, self.volume, self.quote_volume)
 
     def prices(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """Open, high, low, close."""
+        """Return the open, high, low and close arrays."""
         return (self.open, self.high, self.low, self.close)
 
     def between(self, start_ms: int, end_ms: int) -> "Candles":
-        """Those that open in [start, end)."""
+        """Return the candles that open in [start, end)."""
         first, last = np.searchsorted(self.time_ms, [start_ms, end_ms])
         return self[slice(int(first), int(last))]
 
     def grouped(self, step_ms: int, origin_ms: int = 0) -> tuple["Candles", Ints]:
-        """Candles of `step_ms` on the grid through `origin_ms`, and of each the number of those it was made from."""
+        """Aggregate to candles of `step_ms` aligned to `origin_ms`; return them and the number of inputs of each."""
         if not len(self):
             return self, np.empty(0, np.int64)
         slots = (self.time_ms - origin_ms) // step_ms

@@ -1,4 +1,4 @@
-"""The command line: `python -m devstack exchange --data DIR --start TIME --speed N`."""
+"""Command line of the simulated exchange: `python -m devstack exchange --data DIR --start TIME --speed N`."""
 
 import argparse
 import asyncio
@@ -25,43 +25,51 @@ logger = logging.getLogger(__name__)
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="devstack exchange",
-        description="A simulated exchange on loopback that speaks Binance and CoinGecko, from stored candles.",
+        description="Run a local simulated exchange that speaks the Binance and CoinGecko APIs from stored candles.",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with klines_1m/ and klines_1h/")
     parser.add_argument("--start", metavar="TIME", help="exchange time at start, RFC 3339 (default: the first candle)")
     parser.add_argument(
-        "--speed", type=float, default=1.0, metavar="N", help="exchange seconds a real second (default 1)"
+        "--speed", type=float, default=1.0, metavar="N", help="exchange seconds per real second (default 1)"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes any free one (default)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 selects a free one (default)")
     parser.add_argument(
-        "--seed", type=int, default=DEFAULT_SEED, help=f"of everything derived (default {DEFAULT_SEED})"
+        "--seed", type=int, default=DEFAULT_SEED, help=f"seed of all derived data (default {DEFAULT_SEED})"
     )
     parser.add_argument(
-        "--state-file", type=Path, metavar="FILE", help="keeps the exchange time; a restart goes on from it"
+        "--state-file",
+        type=Path,
+        metavar="FILE",
+        help="file that stores the exchange time; a restart continues from it",
     )
     parser.add_argument(
-        "--ws-recording", type=Path, nargs="+", default=[], metavar="FILE", help="recorded streams to replay (gzip)"
+        "--ws-recording",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="recorded WebSocket streams to replay (gzip)",
     )
     return parser
 
 
-def _build(arguments: argparse.Namespace, kept: StateFile | None) -> ExchangeState:
+def _build(arguments: argparse.Namespace, state_file: StateFile | None) -> ExchangeState:
     history = MarketHistory.load(arguments.data, arguments.seed)
     start_ms = history.start_ms if arguments.start is None else from_rfc3339(arguments.start, "start")
-    kept_ms = None if kept is None else kept.read_ms()
-    if kept_ms is not None:
-        logger.info("going on from %s, as kept in %s", to_rfc3339(kept_ms), arguments.state_file)
-        start_ms = kept_ms
+    stored_ms = None if state_file is None else state_file.read_ms()
+    if stored_ms is not None:
+        logger.info("continuing from %s, stored in %s", to_rfc3339(stored_ms), arguments.state_file)
+        start_ms = stored_ms
     recording = Recording(arguments.ws_recording) if arguments.ws_recording else None
     clock = ReplayClock(start_ms, history.start_ms, history.end_ms, arguments.speed)
     return ExchangeState(history, clock, recording)
 
 
-def _tell_ready(state: ExchangeState, host: str, port: int) -> None:
+def _print_ready(state: ExchangeState, host: str, port: int) -> None:
     address = f"http://{host}:{port}"
     now_ms = state.clock.now_ms()
-    told = {
+    ready = {
         "address": address,
         "binance": address + BINANCE,
         "binance_ws": f"ws://{host}:{port}{BINANCE}",
@@ -74,29 +82,30 @@ def _tell_ready(state: ExchangeState, host: str, port: int) -> None:
         "end_ms": state.clock.end_ms,
         "symbols": state.market.symbols,
     }
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
 
 
-async def _run(state: ExchangeState, host: str, port: int, kept: StateFile | None) -> None:
+async def _run(state: ExchangeState, host: str, port: int, state_file: StateFile | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(state, host, port, kept=kept, ready=lambda *where: _tell_ready(state, *where), stop=stop)
+    await serve(state, host, port, state_file=state_file, ready=lambda *where: _print_ready(state, *where), stop=stop)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the exchange until it is told to stop (SIGTERM, SIGINT); the exit code.
+    """Run the exchange until SIGTERM or SIGINT; return the exit code.
 
-    On readiness one JSON line goes to standard output: {"address": "http://127.0.0.1:PORT", …}; logs to standard error.
+    When ready, it prints one JSON line to standard output: {"address": "http://127.0.0.1:PORT", …}. Logs go to standard
+    error.
     """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    kept = None if arguments.state_file is None else StateFile(arguments.state_file)
+    state_file = None if arguments.state_file is None else StateFile(arguments.state_file)
     try:
-        state = _build(arguments, kept)
-        asyncio.run(_run(state, arguments.host, arguments.port, kept))
+        state = _build(arguments, state_file)
+        asyncio.run(_run(state, arguments.host, arguments.port, state_file))
     except BitcoinDataError as error:
         sys.stderr.write(f"devstack exchange: {error}\n")
         return 1

@@ -1,7 +1,4 @@
-"""The exchange's clock: real elapsed time times a speed, from a start to the end of the history; steerable.
-
-Must never import the server.
-"""
+"""The exchange's clock: elapsed real time multiplied by a speed, from a start time to the end of the history."""
 
 import json
 import os
@@ -11,11 +8,11 @@ from pathlib import Path
 
 from marketdata.errors import InvalidValueError
 
-HIGHEST_SPEED = 1e6
+MAX_SPEED = 1e6
 
 
 class ReplayClock:
-    """Exchange time: `speed` exchange seconds a real second; it stands still at speed 0 and at the end of its data."""
+    """Exchange time: `speed` exchange seconds per real second; stops at speed 0 and at the end of the data."""
 
     def __init__(
         self,
@@ -26,10 +23,10 @@ class ReplayClock:
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A clock that shows `start_ms` now.
+        """Start the clock at `start_ms`.
 
         Raises:
-            InvalidValueError: the start lies outside the data, or the speed is no number from 0 up.
+            InvalidValueError: the start is outside the data, or the speed is not in [0, `MAX_SPEED`].
         """
         self.start_ms = start_ms
         self.data_start_ms = data_start_ms
@@ -47,11 +44,11 @@ class ReplayClock:
 
     @staticmethod
     def _checked_speed(speed: float) -> float:
-        if not 0 <= speed <= HIGHEST_SPEED:
-            raise InvalidValueError("speed", speed, f"0 to {HIGHEST_SPEED:g}")
+        if not 0 <= speed <= MAX_SPEED:
+            raise InvalidValueError("speed", speed, f"0 to {MAX_SPEED:g}")
         return speed
 
-    def _run_on(self) -> None:
+    def _advance(self) -> None:
         real = self._monotonic()
         passed_ms = (real - self._anchor) * 1000 * self.speed
         self._anchor = real
@@ -59,27 +56,27 @@ class ReplayClock:
         self._anchor_ms = min(self._anchor_ms + passed_ms, float(self.end_ms))
 
     def now_ms(self) -> int:
-        """Exchange time, UTC ms; never beyond the end of the data."""
-        self._run_on()
+        """Return exchange time in Unix ms, at most the end of the data."""
+        self._advance()
         return int(self._anchor_ms)
 
     def played_ms(self) -> float:
-        """Exchange ms that have passed since the clock was made, on past the end of the data; it only ever grows."""
-        self._run_on()
+        """Return the exchange ms elapsed since creation; never decreases and continues past the end of the data."""
+        self._advance()
         return self._played_ms
 
     @property
     def ended(self) -> bool:
-        """The end of the data is reached: time stands still."""
+        """True once the clock has reached the end of the data and stopped."""
         return self.now_ms() >= self.end_ms
 
     def steer(self, *, now_ms: int | None = None, advance_ms: int = 0, speed: float | None = None) -> None:
-        """Set the time, step it forward, change its speed; all or nothing.
+        """Set the time, advance it, or change the speed. Invalid values change nothing.
 
         Raises:
-            InvalidValueError: a time outside the data, a step backwards, a speed below 0.
+            InvalidValueError: the time is outside the data, the step is negative, or the speed is out of range.
         """
-        self._run_on()
+        self._advance()
         if advance_ms < 0:
             raise InvalidValueError("advance_ms", advance_ms, "0 or more")
         speed = self.speed if speed is None else self._checked_speed(speed)
@@ -91,16 +88,16 @@ class ReplayClock:
 
 
 class StateFile:
-    """Keeps the exchange time over restarts."""
+    """Stores the exchange time across restarts."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read_ms(self) -> int | None:
-        """The time that was kept; None where there is no file yet.
+        """Return the stored time (ms), or None if the file does not exist.
 
         Raises:
-            InvalidValueError: the file is not one of ours.
+            InvalidValueError: the file has another format.
         """
         try:
             text = self._path.read_text(encoding="utf-8")
@@ -112,8 +109,8 @@ class StateFile:
             raise InvalidValueError("state-file", str(self._path), 'a file with {"now_ms": ms}') from error
 
     def write_ms(self, now_ms: int) -> None:
-        """Keep a time: replaced whole, so that no reader and no crash sees half of it."""
+        """Store a time. The file is replaced atomically, so a reader or a crash never sees a partial one."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
-        fresh.write_text(json.dumps({"now_ms": now_ms}), encoding="utf-8")
-        fresh.replace(self._path)
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
+        temporary.write_text(json.dumps({"now_ms": now_ms}), encoding="utf-8")
+        temporary.replace(self._path)

@@ -1,4 +1,4 @@
-"""CoinGecko's REST interface, version 3 (https://docs.coingecko.com; markets, charts, candles, simple prices)."""
+"""CoinGecko's REST API, version 3 (https://docs.coingecko.com): markets, charts, candles, simple prices."""
 
 from dataclasses import dataclass
 
@@ -15,26 +15,26 @@ from simulator.state import STATE, ExchangeState, as_of_ms, json_bytes
 NAMES = {"BTC": "Bitcoin", "ETH": "Ethereum", "XRP": "XRP"}
 MAX_SUPPLY = {"BTC": 21_000_000.0, "XRP": 100_000_000_000.0}
 OTHER_IDS = {"BNB": "binancecoin", "SOL": "solana", "ADA": "cardano", "DOGE": "dogecoin", "LTC": "litecoin"}
-DEFAULT_PAGE, MOST_ON_PAGE = 100, 250
+DEFAULT_PAGE, MAX_PAGE = 100, 250
 FINE_DAYS, HOURLY_DAYS = 1, 90
 CANDLES_FINE_DAYS, CANDLES_MIDDLE_DAYS = 2, 30
 
 
 @dataclass(frozen=True, slots=True)
 class Coin:
-    """A coin of the exchange: its base asset on Binance, and CoinGecko's id."""
+    """A coin: its base asset on Binance and its CoinGecko id."""
 
     base: str
     coin_id: str
 
     @property
     def supply(self) -> float:
-        """Coins in circulation."""
+        """Return the number of coins in circulation."""
         return derive.CIRCULATING_SUPPLY.get(self.base, derive.DEFAULT_SUPPLY)
 
 
 class CoinGeckoError(Exception):
-    """An answer {"error": text}."""
+    """An error response {"error": text}."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -43,13 +43,13 @@ class CoinGeckoError(Exception):
 
 
 def answer(value: object, status: int = 200) -> web.Response:
-    """A JSON answer with CoinGecko's content type."""
+    """Return a JSON response with CoinGecko's content type."""
     headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "max-age=30, public"}
     return web.Response(body=json_bytes(value), status=status, headers=headers)
 
 
 def coins(state: ExchangeState) -> list[Coin]:
-    """The coins that have a dollar market."""
+    """Return the coins that have a dollar market."""
     quote = BINANCE_QUOTES["USD"]
     bases = [symbol.removesuffix(quote) for symbol in state.market.symbols if symbol.endswith(quote)]
     ids = OTHER_IDS | COINGECKO_IDS
@@ -73,7 +73,7 @@ def _currency(request: web.Request) -> str:
 
 
 def _now_ms(request: web.Request) -> int:
-    """Exchange time, or the time at which the service froze."""
+    """Return exchange time, or the time of the fault `frozen`."""
     state = request.app[STATE]
     frozen = state.faults.take(request.path_qs, "frozen")
     now_ms = as_of_ms(request)
@@ -81,10 +81,10 @@ def _now_ms(request: web.Request) -> int:
 
 
 def market_row(state: ExchangeState, coin: Coin, currency: str, now_ms: int) -> dict[str, object] | None:
-    """A coin's row of /coins/markets as of its last update; None where it had no price by then.
+    """Return a coin's row of /coins/markets as of its last update; None if it had no price then.
 
-    Everything is that of the minute of the update: the price near the mid of the quote, the rest from the 1,440 minutes
-    before; the volume is that of this exchange's one market, in the currency.
+    All values are from the minute of the update: the price is close to the mid of the quote, the statistics cover the
+    1,440 minutes before. The volume is that of the exchange's only market of the coin in this currency.
     """
     symbol = _symbol(state, coin, currency)
     updated_ms = derive.coingecko_update_ms(state.seed, coin.coin_id, now_ms)
@@ -143,7 +143,7 @@ def _count(request: web.Request, name: str, default: int, most: int) -> int:
     return min(int(text), most)
 
 
-def _blank(rows: list[dict[str, object]], fault: Fault | None) -> None:
+def _set_nulls(rows: list[dict[str, object]], fault: Fault | None) -> None:
     if fault is None:
         return
     ids = fault.names_of("ids", [])
@@ -158,7 +158,7 @@ async def ping(_: web.Request) -> web.Response:
 
 
 async def markets(request: web.Request) -> web.Response:
-    """GET /coins/markets; unknown ids are simply absent."""
+    """GET /coins/markets; unknown ids are omitted."""
     state = request.app[STATE]
     currency = _currency(request)
     now_ms = _now_ms(request)
@@ -174,13 +174,13 @@ async def markets(request: web.Request) -> web.Response:
     rows = [row for row in ranked if wanted is None or row["id"] in wanted]
     field, descending = _ORDERS.get(request.query.get("order", ""), _ORDERS["market_cap_desc"])
     rows.sort(key=lambda row: row[field], reverse=descending)  # type: ignore[arg-type, return-value]
-    per_page = _count(request, "per_page", DEFAULT_PAGE, MOST_ON_PAGE)
+    per_page = _count(request, "per_page", DEFAULT_PAGE, MAX_PAGE)
     first = (_count(request, "page", 1, 10**6) - 1) * per_page
     rows = rows[first : first + per_page]
     missing = state.faults.take(request.path_qs, "missing_coin")
     if missing is not None:
         rows = [row for row in rows if row["id"] not in missing.names_of("ids", ["bitcoin"])]
-    _blank(rows, state.faults.take(request.path_qs, "nulls"))
+    _set_nulls(rows, state.faults.take(request.path_qs, "nulls"))
     return answer(rows)
 
 
@@ -208,7 +208,7 @@ def _closed(state: ExchangeState, symbol: str, step_ms: int, start_ms: int, now_
 
 
 async def market_chart(request: web.Request) -> web.Response:
-    """GET /coins/{id}/market_chart: 5-minute points for 1 day, hourly to 90, then daily; volumes are of 24 h."""
+    """GET /coins/{id}/market_chart: 5-minute points for 1 day, hourly up to 90 days, then daily; 24 h volumes."""
     state = request.app[STATE]
     coin, currency, now_ms = _coin(state, request), _currency(request), _now_ms(request)
     symbol = _symbol(state, coin, currency)
@@ -232,7 +232,10 @@ async def market_chart(request: web.Request) -> web.Response:
 
 
 async def ohlc(request: web.Request) -> web.Response:
-    """GET /coins/{id}/ohlc, [close time, open, high, low, close]: 30 minutes to 2 days, 4 hours to 30, then 4 days."""
+    """GET /coins/{id}/ohlc: [close time, open, high, low, close].
+
+    Candles of 30 minutes up to 2 days, 4 hours up to 30 days, then 4 days.
+    """
     state = request.app[STATE]
     coin, currency, now_ms = _coin(state, request), _currency(request), _now_ms(request)
     days = _days(state, request, now_ms)
@@ -259,7 +262,7 @@ async def simple_price(request: web.Request) -> web.Response:
 
 
 def routes(prefix: str) -> list[web.RouteDef]:
-    """The routes under a prefix such as /coingecko."""
+    """Return the routes under a prefix such as /coingecko."""
     base = f"{prefix}/api/v3"
     return [
         web.get(f"{base}/ping", ping),

@@ -1,4 +1,4 @@
-"""The control endpoints, for tests and tools: clock, faults, limits, journal. Not part of any real exchange."""
+"""Control endpoints for tests and tools: clock, faults, limits, journal. No real exchange has them."""
 
 import msgspec
 from aiohttp import web
@@ -10,11 +10,11 @@ from simulator.state import STATE, ExchangeState, json_bytes
 
 
 def answer(value: object, status: int = 200) -> web.Response:
-    """A JSON answer."""
+    """Return a JSON response."""
     return web.Response(body=json_bytes(value), status=status, content_type="application/json")
 
 
-async def _wanted(request: web.Request, *known: str) -> dict[str, object]:
+async def _json_object(request: web.Request, *known: str) -> dict[str, object]:
     body = await request.read()
     try:
         wanted = msgspec.json.decode(body)
@@ -37,13 +37,13 @@ def _number(wanted: dict[str, object], name: str) -> float | None:
     return value
 
 
-def _whole(wanted: dict[str, object], name: str) -> int | None:
+def _integer(wanted: dict[str, object], name: str) -> int | None:
     value = _number(wanted, name)
     return None if value is None else int(value)
 
 
-def clock_told(state: ExchangeState) -> dict[str, object]:
-    """The clock as it stands."""
+def clock_state(state: ExchangeState) -> dict[str, object]:
+    """Return the state of the clock."""
     clock = state.clock
     now_ms = clock.now_ms()
     return {
@@ -59,32 +59,34 @@ def clock_told(state: ExchangeState) -> dict[str, object]:
 
 async def get_clock(request: web.Request) -> web.Response:
     """GET /control/clock."""
-    return answer(clock_told(request.app[STATE]))
+    return answer(clock_state(request.app[STATE]))
 
 
 async def post_clock(request: web.Request) -> web.Response:
     """POST /control/clock {"now_ms", "speed", "advance_ms"}, each optional."""
     state = request.app[STATE]
-    wanted = await _wanted(request, "now_ms", "speed", "advance_ms")
+    wanted = await _json_object(request, "now_ms", "speed", "advance_ms")
     state.clock.steer(
-        now_ms=_whole(wanted, "now_ms"), advance_ms=_whole(wanted, "advance_ms") or 0, speed=_number(wanted, "speed")
+        now_ms=_integer(wanted, "now_ms"),
+        advance_ms=_integer(wanted, "advance_ms") or 0,
+        speed=_number(wanted, "speed"),
     )
-    return answer(clock_told(state))
+    return answer(clock_state(state))
 
 
 async def get_faults(request: web.Request) -> web.Response:
-    """GET /control/faults: those switched on, and what there is."""
-    return answer({"faults": [fault.told() for fault in request.app[STATE].faults], "known": FAULTS})
+    """GET /control/faults: the active faults and all known ones."""
+    return answer({"faults": [fault.as_json() for fault in request.app[STATE].faults], "known": FAULTS})
 
 
 async def post_faults(request: web.Request) -> web.Response:
     """POST /control/faults {"fault", "match", "count", …params}."""
     state = request.app[STATE]
-    return answer(state.faults.add(await _wanted(request), state.clock.now_ms()).told(), 201)
+    return answer(state.faults.add(await _json_object(request), state.clock.now_ms()).as_json(), 201)
 
 
 async def delete_faults(request: web.Request) -> web.Response:
-    """DELETE /control/faults[?fault=NAME]; without a name also refusals and bans are forgotten."""
+    """DELETE /control/faults[?fault=NAME]; without a name, refusals and bans are reset too."""
     state = request.app[STATE]
     name = request.query.get("fault")
     if name is None:
@@ -95,7 +97,7 @@ async def delete_faults(request: web.Request) -> web.Response:
 _SOCKET_RULES = ("ping_s", "pong_timeout_s", "life_ms", "messages_per_s", "most_streams")
 
 
-def _limits_told(state: ExchangeState) -> dict[str, object]:
+def _limits(state: ExchangeState) -> dict[str, object]:
     rules = {name: getattr(state.sockets, name) for name in _SOCKET_RULES}
     limiter = state.limiter
     return {"weight": limiter.limit, "used": limiter.used, "ignored_before_ban": limiter.ignored_before_ban, **rules}
@@ -103,28 +105,28 @@ def _limits_told(state: ExchangeState) -> dict[str, object]:
 
 async def get_limits(request: web.Request) -> web.Response:
     """GET /control/limits."""
-    return answer(_limits_told(request.app[STATE]))
+    return answer(_limits(request.app[STATE]))
 
 
 async def post_limits(request: web.Request) -> web.Response:
-    """POST /control/limits: weight (a minute), ignored_before_ban, and the WebSocket rules."""
+    """POST /control/limits: weight (per minute), ignored_before_ban, and the WebSocket limits."""
     state = request.app[STATE]
-    wanted = await _wanted(request, "weight", "ignored_before_ban", *_SOCKET_RULES)
+    wanted = await _json_object(request, "weight", "ignored_before_ban", *_SOCKET_RULES)
     for name in wanted:
         value = _number(wanted, name)
         if value is None or value < 0:
-            raise InvalidValueError(name, wanted[name], "a number from 0 up")
+            raise InvalidValueError(name, wanted[name], "a number of 0 or more")
         if name == "weight":
             state.limiter.limit = int(value)
         elif name == "ignored_before_ban":
             state.limiter.ignored_before_ban = int(value)
         else:
             setattr(state.sockets, name, type(getattr(state.sockets, name))(value))
-    return answer(_limits_told(state))
+    return answer(_limits(state))
 
 
 async def get_journal(request: web.Request) -> web.Response:
-    """GET /control/journal?match=part of the path&last=N: the requests answered, oldest first."""
+    """GET /control/journal?match=PART&last=N: requests whose path contains PART, oldest first."""
     match = request.query.get("match", "")
     rows = [row for row in request.app[STATE].journal if match in row.path]
     last = request.query.get("last", "")
@@ -140,15 +142,15 @@ async def delete_journal(request: web.Request) -> web.Response:
 
 
 async def get_health(request: web.Request) -> web.Response:
-    """GET /control/health: it answers, and from what to when."""
+    """GET /control/health: symbols, open sockets and clock."""
     state = request.app[STATE]
     return answer(
-        {"healthy": True, "symbols": state.market.symbols, "sockets": len(state.open_sockets), **clock_told(state)}
+        {"healthy": True, "symbols": state.market.symbols, "sockets": len(state.open_sockets), **clock_state(state)}
     )
 
 
 def routes(prefix: str) -> list[web.RouteDef]:
-    """The routes under a prefix such as /control."""
+    """Return the routes under a prefix such as /control."""
     return [
         web.get(f"{prefix}/health", get_health),
         web.get(f"{prefix}/clock", get_clock),

@@ -1,9 +1,7 @@
-"""What the history lacks, by stated rules: quotes, trades, supplies, euro prices. Pure functions of seed and past.
+"""Rules for data that the candles lack: quotes, trades, supplies, euro prices. Pure functions of seed and past data.
 
-Every random draw is a hash of (seed, symbol, time, purpose), so the same question has the same answer in every process
-and on every machine, in any order, and no answer depends on anything later than the time asked about.
-
-Must never import: the server, anything that does I/O.
+Every random draw is a hash of (seed, symbol, time, purpose). Results are the same in every process, on every machine
+and in any order of calls, and never depend on data later than the requested time.
 """
 
 import math
@@ -21,21 +19,21 @@ from simulator.candles import Candles
 Floats = npt.NDArray[np.float64]
 
 EUR_PER_USD = 0.92
-"""The one rate of this exchange, constant: BTCEUR = BTCUSDT x 0.92, rounded to the price's own decimals."""
+"""Constant exchange rate: BTCEUR = BTCUSDT x 0.92, rounded to the decimals of the price."""
 
 CIRCULATING_SUPPLY = {"BTC": 19_740_000.0, "ETH": 120_250_000.0, "XRP": 55_900_000_000.0}
-"""Coins in circulation (about August 2024, constant); market_cap = price x this."""
+"""Coins in circulation (about August 2024, constant); market_cap = price x supply."""
 DEFAULT_SUPPLY = 1_000_000_000.0
 
 SPREAD_FLOOR_BPS = 0.5
 SPREAD_CEILING_BPS = 25.0
-SPREAD_PER_RANGE = 0.02  # of the high-low range of the last hour: about 1 bps on a quiet hour of BTC, 6 in a crash
-MEAN_QUOTE_NOTIONAL = 60_000.0  # quote currency on each side of the best quote, on average
-COINGECKO_DEVIATION_BPS = 3.0  # CoinGecko's price lies within this of the mid
+SPREAD_PER_RANGE = 0.02  # share of the last hour's high-low range: about 1 bps in a quiet hour of BTC, 6 in a crash
+MEAN_QUOTE_NOTIONAL = 60_000.0  # mean size of each side of the best quote, in quote currency
+COINGECKO_DEVIATION_BPS = 3.0  # maximum deviation of CoinGecko's price from the mid
 COINGECKO_PERIOD_MS = MINUTE_MS
-TRADES_AT_LEAST = 4  # so that open, high, low and close each have a trade
+MIN_TRADES = 4  # one trade each for open, high, low and close
 TRADES_SPREAD = 36
-TRADE_ID_STEP = 64  # ids of a minute's trades start at (minutes since the epoch) x this
+TRADE_ID_STEP = 64  # first trade id of a minute = minutes since the epoch x this
 MAX_DECIMALS = 8
 
 _MASK = (1 << 64) - 1
@@ -45,7 +43,7 @@ _TO_UNIT = 1.0 / (1 << 53)
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The best bid and ask: prices in quote currency, quantities in coins."""
+    """Best bid and ask: prices in quote currency, quantities in coins."""
 
     bid_price: float
     bid_qty: float
@@ -54,15 +52,16 @@ class Quote:
 
     @property
     def mid(self) -> float:
-        """The middle of bid and ask."""
+        """Return the mid price."""
         return (self.bid_price + self.ask_price) / 2
 
 
 @dataclass(frozen=True, slots=True)
 class Trades:
-    """The trades of one minute, ascending in time; one array element a trade.
+    """Trades of one minute, ascending in time; one array element per trade.
 
-    `time_ms` int64, UTC; `price`, `qty` float64; `buyer_is_maker` bool (a sale by the taker); `first_id` of the first.
+    `time_ms` is int64, Unix ms; `price` and `qty` are float64; `buyer_is_maker` is bool (True: the taker sold);
+    `first_id` is the id of the first trade.
     """
 
     time_ms: npt.NDArray[np.int64]
@@ -72,7 +71,7 @@ class Trades:
     first_id: int
 
     def __iter__(self) -> Iterator[tuple[int, int, float, float, bool]]:
-        """Trade id, time, price, quantity, buyer-is-maker, of each trade."""
+        """Yield id, time, price, quantity and buyer-is-maker of each trade."""
         columns = zip(
             self.time_ms.tolist(), self.price.tolist(), self.qty.tolist(), self.buyer_is_maker.tolist(), strict=True
         )
@@ -89,17 +88,17 @@ def _mix(value: int) -> int:
 
 @lru_cache(maxsize=1024)
 def stream_key(seed: int, symbol: str, purpose: str) -> int:
-    """64 bits that name one stream of draws."""
+    """Return the 64-bit key of a stream of draws."""
     return _mix((_mix(seed & _MASK) + zlib.crc32(f"{symbol}/{purpose}".encode()) * _GOLDEN) & _MASK)
 
 
 def uniform(key: int, position: int) -> float:
-    """The draw in [0, 1) at a position (a time, an index) of a stream."""
+    """Return the draw in [0, 1) at a position (a time or an index) of a stream."""
     return (_mix((key + (position & _MASK) * _GOLDEN) & _MASK) >> 11) * _TO_UNIT
 
 
 def uniforms(key: int, positions: npt.NDArray[np.int64]) -> Floats:
-    """`uniform` for many positions at once; the same values."""
+    """Return `uniform` for many positions, vectorised."""
     with np.errstate(over="ignore"):
         value = np.uint64(key) + positions.astype(np.uint64) * np.uint64(_GOLDEN)
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -109,21 +108,21 @@ def uniforms(key: int, positions: npt.NDArray[np.int64]) -> Floats:
 
 
 def price_decimals(price: float) -> int:
-    """Decimals of a price on the exchange, by its size (BTC and ETH 2, XRP 4)."""
-    if price >= 100:  # noqa: PLR2004  the bands are this rule itself
+    """Return the number of decimals of a price on the exchange (BTC and ETH 2, XRP 4)."""
+    if price >= 100:  # noqa: PLR2004  the thresholds define the rule
         return 2
     return 4 if price >= 0.1 else 6  # noqa: PLR2004
 
 
 def qty_decimals(price: float) -> int:
-    """Decimals of a quantity on the exchange, by the coin's price (BTC 5, ETH 4, XRP 1)."""
+    """Return the number of decimals of a quantity, by the coin's price (BTC 5, ETH 4, XRP 1)."""
     if price >= 10_000:  # noqa: PLR2004
         return 5
     return 4 if price >= 100 else 1  # noqa: PLR2004
 
 
 def decimals_of(value: float) -> int:
-    """Decimals that a number needs to be written exactly as it was read, at most 8."""
+    """Return the number of decimals needed to write a number exactly, at most 8."""
     text = repr(float(value))
     if "e" in text:
         text = f"{value:.{MAX_DECIMALS}f}".rstrip("0")
@@ -131,14 +130,14 @@ def decimals_of(value: float) -> int:
 
 
 def round_prices(prices: Floats) -> Floats:
-    """Each price rounded to its own `price_decimals`; monotone, so a high stays a high."""
+    """Round each price to its `price_decimals`. Rounding is monotone, so low <= high is preserved."""
     coarse = np.where(prices >= 100, np.round(prices, 2), np.round(prices, 4))  # noqa: PLR2004
     rounded: Floats = np.where(prices >= 0.1, coarse, np.round(prices, 6))  # noqa: PLR2004
     return rounded
 
 
 def to_eur(candles: Candles) -> Candles:
-    """Candles in US dollars told in euros: prices x `EUR_PER_USD`, the same volumes in coins."""
+    """Convert candles from US dollars to euros: prices x `EUR_PER_USD`, volumes in coins unchanged."""
     return Candles(
         candles.time_ms,
         round_prices(candles.open * EUR_PER_USD),
@@ -151,18 +150,18 @@ def to_eur(candles: Candles) -> Candles:
 
 
 def quote(seed: int, symbol: str, minute_open_price: float, recent_range: float, minute_ms: int) -> Quote:
-    """The best quote during a whole minute, from what was known when it began.
+    """Return the best quote of a minute, from data known at its start.
+
+    The spread is `SPREAD_FLOOR_BPS` + `SPREAD_PER_RANGE` x the range in bps, multiplied by a draw in [0.5, 1.5),
+    limited to floor and ceiling, and at least one price step. The open price is inside the spread, 30 to 70 % above the
+    bid. Quantities are exponential draws with mean `MEAN_QUOTE_NOTIONAL` in quote currency.
 
     Args:
-        seed: the exchange's.
-        symbol: its name there, such as BTCUSDT.
-        minute_open_price: the minute's first price (of a minute without trades: the last price before it).
-        recent_range: highest high minus lowest low of the 60 minutes before this one, in quote currency; 0 if unknown.
-        minute_ms: the minute's start, or any time within it.
-
-    The spread is `SPREAD_FLOOR_BPS` + `SPREAD_PER_RANGE` x the range in bps, times a draw in [0.5, 1.5), within its
-    floor and ceiling, and at least one price step; the open price lies inside it, 30 to 70 per cent of the way up.
-    Quantities are exponential draws around `MEAN_QUOTE_NOTIONAL`.
+        seed: seed of the exchange.
+        symbol: exchange symbol, such as BTCUSDT.
+        minute_open_price: first price of the minute; for a minute without trades, the last price before it.
+        recent_range: highest high minus lowest low of the previous 60 minutes, in quote currency; 0 if unknown.
+        minute_ms: start of the minute, or any time within it.
     """
     start_ms = floor_to(minute_ms, MINUTE_MS)
     key = stream_key(seed, symbol, "quote")
@@ -185,38 +184,38 @@ def quote(seed: int, symbol: str, minute_open_price: float, recent_range: float,
 
 
 def coingecko_update_ms(seed: int, coin_id: str, now_ms: int) -> int:
-    """`last_updated` of a coin as asked at a time: every 60 s on the coin's own grid, so 0 to 60 s before now."""
+    """Return `last_updated` of a coin at `now_ms`: every 60 s on the coin's own grid, so 0 to 60 s before now."""
     phase_ms = int(uniform(stream_key(seed, coin_id, "coingecko-phase"), 0) * COINGECKO_PERIOD_MS)
     return floor_to(now_ms - phase_ms, COINGECKO_PERIOD_MS) + phase_ms
 
 
 def coingecko_price(seed: int, coin_id: str, mid: float, updated_ms: int) -> float:
-    """CoinGecko's price of a coin: the mid of the quote at its update, off by up to `COINGECKO_DEVIATION_BPS`."""
+    """Return CoinGecko's price: the mid at the update, off by at most `COINGECKO_DEVIATION_BPS`."""
     draw = 2 * uniform(stream_key(seed, coin_id, "coingecko-price"), updated_ms) - 1
     return round(mid * (1 + draw * COINGECKO_DEVIATION_BPS / 10_000), price_decimals(mid) + 2)
 
 
 def volume_unit(volume: float, price: float) -> int:
-    """Units a coin of volume is counted in: a power of ten that tells the volume exactly."""
+    """Return the units per coin in which a volume is an integer: a power of ten."""
     return int(10 ** max(decimals_of(volume), qty_decimals(price)))
 
 
 def trade_counts(seed: int, symbol: str, candles: Candles) -> npt.NDArray[np.int64]:
-    """Trades of each minute candle: 4 to 39 by a draw, none in a minute without volume."""
+    """Return the number of trades of each minute candle: 4 to 39 by a draw, 0 without volume."""
     draws = uniforms(stream_key(seed, symbol, "trades"), candles.time_ms // MINUTE_MS)
-    counts = TRADES_AT_LEAST + (draws * TRADES_SPREAD).astype(np.int64)
+    counts = MIN_TRADES + (draws * TRADES_SPREAD).astype(np.int64)
     return np.where(candles.volume > 0, counts, 0)
 
 
 def taker_buy_volumes(seed: int, symbol: str, candles: Candles) -> Floats:
-    """Volume bought by takers in each candle, coins: 30 to 70 per cent of it by a draw, rounded to 8 decimals."""
+    """Return the taker buy volume of each candle in coins: 30 to 70 % by a draw, rounded to 8 decimals."""
     draws = uniforms(stream_key(seed, symbol, "taker"), candles.time_ms // MINUTE_MS)
     bought: Floats = np.round(candles.volume * (0.3 + 0.4 * draws), MAX_DECIMALS)
     return bought
 
 
 def _split(total: int, weights: Floats) -> npt.NDArray[np.int64]:
-    """Whole units shared out by weights, summing to the total."""
+    """Split an integer total by weights into integers that add up to it."""
     bounds = np.round(np.cumsum(weights) / weights.sum() * total).astype(np.int64)
     bounds[-1] = total
     shares: npt.NDArray[np.int64] = np.diff(bounds, prepend=np.int64(0))
@@ -224,15 +223,15 @@ def _split(total: int, weights: Floats) -> npt.NDArray[np.int64]:
 
 
 def minute_trades(seed: int, symbol: str, candle: Candles) -> Trades:
-    """The trades that make one minute candle: first at its open and start, last at its close, volumes summing to its.
+    """Return trades that aggregate to one minute candle.
+
+    The first trade is at the open and the start of the minute, the last at the close. Two drawn positions trade at the
+    high and the low, the other prices are drawn between them. Volumes add up to the candle's.
 
     Args:
-        seed: the exchange's.
-        symbol: its name there.
-        candle: one candle of a minute (arrays of length 1).
-
-    The high and the low are traded at two drawn places; the other prices are drawn between them. A client that has seen
-    the trades up to a time has seen no price beyond them.
+        seed: seed of the exchange.
+        symbol: exchange symbol.
+        candle: one minute candle (arrays of length 1).
     """
     minute_ms = int(candle.time_ms[0])
     count = int(trade_counts(seed, symbol, candle)[0])

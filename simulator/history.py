@@ -1,7 +1,7 @@
-"""The stored candles of a folder, and the market they make: minutes and hours of every symbol.
+"""The stored candles of a folder as minutes and hours of every symbol.
 
-`MarketHistory` is also for use without a server, by tests that recompute what the exchange said. It knows the whole
-of the history; what may be told at a time is decided in `market`. Must never import the server.
+`MarketHistory` contains the whole history; `market` limits it to a point in time. Tests use both without a server to
+recompute the exchange's responses.
 """
 
 import logging
@@ -22,11 +22,11 @@ from simulator.derive import to_eur
 logger = logging.getLogger(__name__)
 
 MINUTE_FOLDER, HOUR_FOLDER = "klines_1m", "klines_1h"
-NEEDED_COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
+REQUIRED_COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
 DOLLAR, EURO = "USDT", "EUR"
 MICROSECONDS_FROM = 10**14
-"""A time of this or more is in microseconds (Binance's archives from 2025 on), a smaller one in ms."""
-BRIDGED_HOURS_KEPT = 4096
+"""Times at or above this are in microseconds (Binance's archives from 2025 on), smaller ones in ms."""
+BRIDGED_HOURS_CACHED = 4096
 
 
 def _times_ms(column: pa.ChunkedArray) -> Ints:
@@ -37,19 +37,19 @@ def _times_ms(column: pa.ChunkedArray) -> Ints:
 
 
 def read_candles(path: Path) -> Candles:
-    """The candles of one Parquet file: timestamp (open time), open, high, low, close, volume, maybe quote_volume.
+    """Read a Parquet file with timestamp (open time), open, high, low, close, volume and optionally quote_volume.
 
-    Rows with a missing number, or whose low and high do not enclose open and close, are left out (and logged): to the
-    exchange they are missing candles. A quote volume that is not stored is volume x (open + high + low + close) / 4.
+    Rows with a missing number, or with open or close outside [low, high], are skipped and logged; the exchange treats
+    them as missing candles. A missing quote volume becomes volume x (open + high + low + close) / 4.
 
     Raises:
-        InvalidValueError: it is no Parquet file, or lacks a column.
+        InvalidValueError: the file is not Parquet, or a column is missing.
     """
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise InvalidValueError(path.name, str(error), "a readable Parquet file") from error
-    for name in NEEDED_COLUMNS:
+    for name in REQUIRED_COLUMNS:
         if name not in table.column_names:
             raise InvalidValueError(path.name, table.column_names, f"a column {name}")
 
@@ -57,15 +57,15 @@ def read_candles(path: Path) -> Candles:
         numbers: Floats = pc.cast(table[name], pa.float64()).to_numpy()
         return numbers
 
-    open_, high, low, close, volume = (floats(name) for name in NEEDED_COLUMNS[1:])
+    open_, high, low, close, volume = (floats(name) for name in REQUIRED_COLUMNS[1:])
     quote = floats("quote_volume") if "quote_volume" in table.column_names else np.full(len(volume), np.nan)
     quote = np.where(np.isnan(quote), np.round(volume * (open_ + high + low + close) / 4, 8), quote)
     candles = Candles(_times_ms(table["timestamp"]), open_, high, low, close, volume, quote)
-    # Comparisons with NaN are false, so a missing number fails here too.
-    sound = (low > 0) & (low <= np.minimum(open_, close)) & (np.maximum(open_, close) <= high) & (volume >= 0)
-    if not sound.all():
-        logger.warning("%s: %d rows are no candles and are left out", path.name, int((~sound).sum()))
-        candles = candles[sound]
+    # Comparisons with NaN are false, so missing numbers are invalid too.
+    valid = (low > 0) & (low <= np.minimum(open_, close)) & (np.maximum(open_, close) <= high) & (volume >= 0)
+    if not valid.all():
+        logger.warning("%s: %d invalid candles skipped", path.name, int((~valid).sum()))
+        candles = candles[valid]
     return candles
 
 
@@ -77,13 +77,13 @@ def _read_folder(folder: Path, interval: str) -> dict[str, Candles]:
 
 
 def _unique(candles: Candles) -> Candles:
-    """One candle an open time: of two, the one that was read later."""
+    """Keep one candle per open time: of duplicates, the one read last."""
     last = np.append(np.diff(candles.time_ms) > 0, [True])[: len(candles)]
     return candles if last.all() else candles[last]
 
 
 class _Stored:
-    """One symbol as it is stored: minutes where they are known, hours from minutes or else from the hour file."""
+    """Stored candles of one symbol; hours come from complete minutes, otherwise from the hour file."""
 
     def __init__(self, minutes: Candles, hour_rows: Candles) -> None:
         self.minutes = minutes
@@ -96,16 +96,16 @@ class _Stored:
 
 
 class MarketHistory:
-    """All that happens on the exchange, from the first candle to the last, deterministic for (folder, seed).
+    """All candles of the exchange, deterministic for (folder, seed).
 
     Attributes:
-        symbols: the names, such as BTCUSDT and (from it) BTCEUR, sorted.
-        start_ms: the open time of the first candle of all.
-        end_ms: the end of the last one.
+        symbols: sorted symbols, such as BTCUSDT and the derived BTCEUR.
+        start_ms: open time of the first candle.
+        end_ms: end of the last candle.
     """
 
     def __init__(self, stored: dict[str, tuple[Candles, Candles]], seed: int) -> None:
-        """From minutes and hours of each symbol; `load` reads them from a folder."""
+        """Create from minutes and hours by symbol; `load` reads them from a folder."""
         self.seed = seed
         self._stored = {symbol: _Stored(*candles) for symbol, candles in stored.items() if any(map(len, candles))}
         if not self._stored:
@@ -122,10 +122,10 @@ class MarketHistory:
 
     @classmethod
     def load(cls, folder: Path, seed: int) -> "MarketHistory":
-        """Read klines_1m/SYMBOL-1m-*.parquet and klines_1h/SYMBOL-1h-*.parquet of a folder; either may be absent.
+        """Read klines_1m/SYMBOL-1m-*.parquet and klines_1h/SYMBOL-1h-*.parquet; either folder may be missing.
 
         Raises:
-            InvalidValueError: there are no candles, or a file is not what it must be.
+            InvalidValueError: there are no candles, or a file is invalid.
         """
         minutes = _read_folder(folder / MINUTE_FOLDER, "1m")
         hours = _read_folder(folder / HOUR_FOLDER, "1h")
@@ -147,12 +147,12 @@ class MarketHistory:
         found = self._bridged.get(key)
         if found is None:
             found = self._bridged[key] = bridge_hour(self.seed, source, hour)
-            if len(self._bridged) > BRIDGED_HOURS_KEPT:
+            if len(self._bridged) > BRIDGED_HOURS_CACHED:
                 self._bridged.popitem(last=False)
         return found
 
     def minutes(self, symbol: str, start_ms: int, end_ms: int) -> Candles:
-        """The minute candles that open in [start, end): stored ones, and bridged ones where only the hour is known."""
+        """Return minute candles that open in [start, end): stored ones, and bridged ones if only the hour is stored."""
         source = self._source[symbol]
         one = self._stored[source]
         known = one.minutes.between(start_ms, end_ms)
@@ -163,10 +163,10 @@ class MarketHistory:
         return known if source == symbol else to_eur(known)
 
     def hours(self, symbol: str, start_ms: int, end_ms: int) -> Candles:
-        """The hour candles that open in [start, end).
+        """Return hour candles that open in [start, end).
 
-        An hour is the aggregate of its minutes where all 60 are stored; else the hour file's row; else the aggregate of
-        the minutes there are.
+        An hour is the aggregate of its minutes if all 60 are stored, otherwise the row of the hour file, otherwise the
+        aggregate of the stored minutes.
         """
         source = self._source[symbol]
         hours = self._stored[source].hours
@@ -177,6 +177,6 @@ class MarketHistory:
         return hours.between(start_ms, end_ms)
 
     def first_ms(self, symbol: str) -> int:
-        """The open time of a symbol's first candle."""
+        """Return the open time (ms) of a symbol's first candle."""
         one = self._stored[self._source[symbol]]
         return min(int(candles.time_ms[0]) for candles in (one.minutes, one.hours) if len(candles))

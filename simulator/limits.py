@@ -1,7 +1,4 @@
-"""Request weights as Binance counts them: 429 beyond the limit, 418 when that is ignored.
-
-Must never import the server.
-"""
+"""Request weights as Binance counts them: 429 above the limit, 418 (a ban) for clients that ignore it."""
 
 import math
 from dataclasses import dataclass
@@ -15,17 +12,17 @@ IGNORED_BEFORE_BAN = 1
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """429 (too much) or 418 (banned), and the exchange seconds to wait."""
+    """Status 429 (too many requests) or 418 (banned), and the exchange seconds to wait."""
 
     status: int
     retry_after_s: int
 
 
 class WeightLimiter:
-    """The used weight of the running exchange minute, for all clients together.
+    """Counts the weight used in the current exchange minute, for all clients together.
 
-    A refused client is to stay away for Retry-After. The first `ignored_before_ban` requests before that get 429 again,
-    the next brings a ban (418) of `BAN_S`; each request during a ban gets 418.
+    A refused client must wait for Retry-After. The first `ignored_before_ban` earlier requests get 429 again, the next
+    one starts a ban (418) of `BAN_S` seconds. Every request during a ban gets 418.
     """
 
     def __init__(self, limit: int = WEIGHT_LIMIT) -> None:
@@ -38,7 +35,7 @@ class WeightLimiter:
         self._banned = False
 
     def charge(self, weight: int, now_ms: int) -> Refusal | None:
-        """Count a request; a refusal if it is not to be served."""
+        """Count a request; return a refusal if it must not be served."""
         minute_ms = floor_to(now_ms, MINUTE_MS)
         if minute_ms != self._minute_ms:
             self._minute_ms, self.used = minute_ms, 0
@@ -55,14 +52,14 @@ class WeightLimiter:
         return None
 
     def refuse(self, now_ms: int, retry_after_s: float, *, ban: bool = False) -> Refusal:
-        """Begin a time of refusals."""
+        """Refuse all requests for `retry_after_s` exchange seconds."""
         self._blocked_until_ms = now_ms + math.ceil(retry_after_s * 1000)
         self._ignored = 0
         self._banned = ban
         return self._refusal(now_ms)
 
     def clear(self) -> None:
-        """Forget refusals, bans and used weight."""
+        """Reset refusals, bans and used weight."""
         self.used = 0
         self._blocked_until_ms = 0
         self._banned = False

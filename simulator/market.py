@@ -1,6 +1,6 @@
-"""The market as it can be known at a time: quotes, 24 h statistics, candles up to now. Nothing here looks ahead.
+"""The market at a point in time: quotes, 24 h statistics and candles up to then, without look-ahead.
 
-Made of `MarketHistory` and the rules of `derive`; pure but for its caches. Must never import the server.
+Computed from `MarketHistory` by the rules of `derive`; pure except for caches.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from simulator.candles import Candles
 from simulator.history import MarketHistory
 
 RECENT_MS = HOUR_MS
-"""The span before a minute whose high-low range sets its quote's spread."""
+"""The high-low range of this period before a minute determines the spread of its quote."""
 LOOK_BACK_MS = 7 * DAY_MS
-"""How far back the last price is looked for when a minute has no candle."""
+"""How far back to search for the last price if a minute has no candle."""
 _CHUNK_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class DayStats:
-    """A symbol's trailing 1,440 minutes during one minute: the closed minutes before it, and its first price.
+    """24 h statistics during one minute: the 1,440 minutes before it, and its first price.
 
-    `start_ms` is that minute's start; the window is [start - 24 h, start). Prices in quote currency, `volume` in coins,
-    `quote_volume` in quote currency. `range_1h` is the high-low range of the last 60 minutes. `previous_close` is the
-    close just before the window.
+    `start_ms` is the start of the minute; the window is [start - 24 h, start). Prices and `quote_volume` are in quote
+    currency, `volume` in coins. `range_1h` is the high-low range of the last 60 minutes. `previous_close` is the last
+    close before the window.
     """
 
     start_ms: int
@@ -42,17 +42,17 @@ class DayStats:
 
     @property
     def change(self) -> float:
-        """Last price minus the price 24 hours ago."""
+        """Return last price minus the price 24 hours ago."""
         return self.last_price - self.open
 
     @property
     def change_percent(self) -> float:
-        """The change in per cent of the price 24 hours ago."""
+        """Return the change in percent of the price 24 hours ago."""
         return self.change / self.open * 100
 
 
-class Market:
-    """What the exchange knows at each time. Every answer is a function of (history, seed, time)."""
+class SimulatedMarket:
+    """The exchange's view of the market at any time. Every result is a function of (history, seed, time)."""
 
     def __init__(self, history: MarketHistory) -> None:
         self.history = history
@@ -63,11 +63,11 @@ class Market:
         self._quotes = lru_cache(maxsize=2048)(self._compute_quote)
 
     def stats(self, symbol: str, now_ms: int) -> DayStats | None:
-        """The 24 h statistics during the minute that holds a time; None where the symbol has no price by then."""
+        """Return the 24 h statistics during the minute of `now_ms`; None if the symbol has no price yet."""
         return self._stats(symbol, floor_to(now_ms, MINUTE_MS))
 
     def quote(self, symbol: str, now_ms: int) -> derive.Quote | None:
-        """The best bid and ask during the minute that holds a time; None where the symbol has no price by then."""
+        """Return the best bid and ask during the minute of `now_ms`; None if the symbol has no price yet."""
         return self._quotes(symbol, floor_to(now_ms, MINUTE_MS))
 
     def _compute_quote(self, symbol: str, minute_ms: int) -> derive.Quote | None:
@@ -77,7 +77,7 @@ class Market:
         return derive.quote(self.seed, symbol, stats.last_price, stats.range_1h, minute_ms)
 
     def _last_close(self, symbol: str, before_ms: int) -> float | None:
-        """The close of the newest minute that opens before a time."""
+        """Return the close of the last minute that opens before `before_ms`."""
         end_ms = before_ms
         step_ms = MINUTE_MS
         while end_ms > before_ms - LOOK_BACK_MS:
@@ -90,7 +90,7 @@ class Market:
 
     def _compute_stats(self, symbol: str, minute_ms: int) -> DayStats | None:
         window = self.history.minutes(symbol, minute_ms - DAY_MS, minute_ms)
-        # Of the running minute only its first price is known.
+        # Only the first price of the running minute is known.
         running = self.history.minutes(symbol, minute_ms, minute_ms + MINUTE_MS)
         if len(running):
             last = float(running.open[0])
@@ -119,7 +119,7 @@ class Market:
         )
 
     def trades(self, symbol: str, minute_ms: int) -> derive.Trades | None:
-        """All trades of a minute, also those yet to come: cut them at the time it is. None where it has no candle."""
+        """Return all trades of a minute, including those after the current time; None if it has no candle."""
         return self._trades(symbol, minute_ms)
 
     def _compute_trades(self, symbol: str, minute_ms: int) -> derive.Trades | None:
@@ -127,14 +127,14 @@ class Market:
         return derive.minute_trades(self.seed, symbol, candle) if len(candle) else None
 
     def running_minute(self, symbol: str, now_ms: int) -> Candles:
-        """The unfinished candle of the minute that holds a time, made of the trades up to then; empty where none."""
+        """Return the unfinished candle of the minute of `now_ms`, from the trades so far; empty without trades."""
         minute_ms = floor_to(now_ms, MINUTE_MS)
         trades = self.trades(symbol, minute_ms)
         if trades is None:
             return Candles.empty()
         count = int(np.searchsorted(trades.time_ms, now_ms, side="right"))
         if count == 0:
-            # A minute without volume: its candle stands at one price, told when it is over.
+            # A minute without volume has a candle of one price, which is published when the minute closes.
             return Candles.empty()
         prices = trades.price[:count]
         volume = round(float(trades.qty[:count].sum()), 8)
@@ -143,7 +143,7 @@ class Market:
         return Candles(np.array([minute_ms]), *(np.array([float(value)]) for value in (*row, quote_volume)))
 
     def _known(self, symbol: str, start_ms: int, end_ms: int, now_ms: int, step_ms: int) -> Candles:
-        """Candles of `step_ms` that open in [start, end), as known now; start lies on their grid."""
+        """Return the candles of `step_ms` that open in [start, end), as known now; `start_ms` is on their grid."""
         minute_ms = floor_to(now_ms, MINUTE_MS)
         hour_ms = floor_to(now_ms, HOUR_MS)
         parts = []
@@ -168,9 +168,9 @@ class Market:
         end_ms: int | None,
         origin_ms: int = 0,
     ) -> Candles:
-        """Up to `limit` candles of a length, ascending, as known now; the last may be unfinished.
+        """Return up to `limit` candles of `step_ms`, ascending, as known now; the last may be unfinished.
 
-        With a start: the oldest that open at or after it; else the newest. None opens after `end_ms`.
+        With `start_ms` these are the oldest that open at or after it, otherwise the newest. None opens after `end_ms`.
         """
         first_ms = self._grid(self.history.first_ms(symbol), step_ms, origin_ms)
         last_ms = self._grid(min(now_ms, now_ms if end_ms is None else end_ms), step_ms, origin_ms) + step_ms

@@ -1,7 +1,4 @@
-"""Recorded WebSocket traffic: gzip, a message a line, "receive time in ns, space, raw JSON".
-
-Must never import the server.
-"""
+"""Recorded WebSocket traffic: gzip files with one message per line, "receive time in ns, space, raw JSON"."""
 
 import gzip
 import heapq
@@ -18,7 +15,7 @@ _STREAM = re.compile(r'\{"stream":"([^"]+)",')
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A recorded message of a combined stream; `offset_ms` since the recording's first message."""
+    """A recorded message of a combined stream; `offset_ms` counts from the recording's first message."""
 
     offset_ms: float
     stream: str
@@ -26,18 +23,18 @@ class Message:
 
     @property
     def data(self) -> str:
-        """The payload alone, as a single-stream connection carries it."""
+        """Return the payload without the wrapper, as a single-stream connection sends it."""
         return self.raw[len(self.stream) + len('{"stream":"","data":') : -1]
 
 
 class Recording:
-    """One or more files, merged in the order of receive times. Lines without a stream name (snapshots) are left out."""
+    """One or more files merged by receive time. Lines without a stream name (snapshots) are skipped."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Look through the files once.
+        """Read the files once to count the messages.
 
         Raises:
-            InvalidValueError: a file cannot be read or holds a line that is not of this form.
+            InvalidValueError: a file cannot be read, or a line has another format.
         """
         self._paths = tuple(paths)
         self.counts: dict[str, int] = {}
@@ -49,11 +46,11 @@ class Recording:
 
     @property
     def streams(self) -> frozenset[str]:
-        """The names of the recorded streams."""
+        """Return the names of the recorded streams."""
         return frozenset(self.counts)
 
     def messages(self, streams: frozenset[str]) -> Iterator[Message]:
-        """The messages of some streams, in their order."""
+        """Yield the messages of some streams in recorded order."""
         for at_ns, stream, raw in self._lines():
             if stream in streams:
                 yield Message((at_ns - self._first_ns) / 1e6, stream, raw)

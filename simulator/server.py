@@ -1,4 +1,4 @@
-"""The HTTP and WebSocket server: routes, faults, weights, journal, Date header; start and stop."""
+"""HTTP and WebSocket server: routes, faults, weights, journal, Date header, start and stop."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,12 @@ from simulator import binance_rest, binance_wire, binance_ws, coingecko, control
 from simulator.clock import StateFile
 from simulator.faults import STATUS_FAULTS, Fault
 from simulator.limits import Refusal
-from simulator.state import AS_OF, STATE, Answered, ExchangeState
+from simulator.state import AS_OF, STATE, ExchangeState, JournalEntry
 
 logger = logging.getLogger(__name__)
 
 BINANCE, COINGECKO, CONTROL = "/binance", "/coingecko", "/control"
-KEEP_EVERY_S = 0.5
+SAVE_EVERY_S = 0.5
 RETRY_AFTER_S = 30.0
 HTTP_NO_KEY, HTTP_BANNED, HTTP_TOO_MANY = 401, 418, 429
 _PAGES = {
@@ -50,13 +50,13 @@ def _refused(state: ExchangeState, refusal: Refusal, now_ms: int) -> web.Respons
     else:
         limit = f"{state.limiter.limit} request weight per 1 MINUTE"
         text = f"Too much request weight used; current limit is {limit}. Please use WebSocket Streams."
-    response = binance_wire.error_answer(refusal.status, -1003, text)
+    response = binance_wire.error_response(refusal.status, -1003, text)
     response.headers["Retry-After"] = str(refusal.retry_after_s)
     return response
 
 
 def _status_fault(state: ExchangeState, fault: Fault, *, binance: bool) -> web.Response:
-    """The answer that a status fault gives, in the shape of the exchange asked."""
+    """Return the response of a status fault in the format of the requested exchange."""
     retry_after_s = fault.number_of("retry_after_s", RETRY_AFTER_S)
     if fault.name == "throttled":
         return web.Response(status=429, text="Throttled", headers={"Retry-After": str(int(retry_after_s))})
@@ -69,22 +69,22 @@ def _status_fault(state: ExchangeState, fault: Fault, *, binance: bool) -> web.R
         now_ms = state.clock.now_ms()
         return _refused(state, state.limiter.refuse(now_ms, retry_after_s, ban=status == HTTP_BANNED), now_ms)
     code, text = _BINANCE_STATUSES[status]
-    return binance_wire.error_answer(status, code, text)
+    return binance_wire.error_response(status, code, text)
 
 
 def _coingecko_status(status: int, retry_after_s: float) -> web.Response:
-    told: dict[str, object] = {"error_code": status, "error_message": _COINGECKO_TEXTS.get(status, "Refused")}
+    status_body: dict[str, object] = {"error_code": status, "error_message": _COINGECKO_TEXTS.get(status, "Refused")}
     if status == HTTP_NO_KEY:
-        told["error_code"] = 10012
-        return coingecko.answer({"error": {"status": told}}, status)
-    response = coingecko.answer({"status": told}, status)
+        status_body["error_code"] = 10012
+        return coingecko.answer({"error": {"status": status_body}}, status)
+    response = coingecko.answer({"status": status_body}, status)
     if status == HTTP_TOO_MANY:
         response.headers["Retry-After"] = str(int(retry_after_s))
     return response
 
 
 async def _cut(request: web.Request, whole: web.StreamResponse) -> web.StreamResponse:
-    """The headers and half the body, then nothing: the connection is closed."""
+    """Send the headers and half the body, then close the connection."""
     body = whole.body if isinstance(whole, web.Response) and isinstance(whole.body, bytes) else b"{}"
     response = web.StreamResponse(status=whole.status, headers={"Content-Type": whole.headers["Content-Type"]})
     response.content_length = len(body)
@@ -114,7 +114,7 @@ async def _answer(request: web.Request, handler: Handler, state: ExchangeState) 
     try:
         response = await handler(request)
     except binance_wire.BinanceError as error:
-        response = binance_wire.error_answer(400, error.code, error.message)
+        response = binance_wire.error_response(400, error.code, error.message)
     except coingecko.CoinGeckoError as error:
         response = coingecko.answer({"error": error.message}, error.status)
     if not response.prepared:
@@ -127,7 +127,7 @@ async def _answer(request: web.Request, handler: Handler, state: ExchangeState) 
 
 @web.middleware
 async def exchange_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Weights, faults, error shapes, the Date header in exchange time, and the journal."""
+    """Apply weights, faults and error formats; set the Date header in exchange time; write the journal."""
     state = request.app[STATE]
     if request.path.startswith(CONTROL):
         try:
@@ -138,18 +138,18 @@ async def exchange_middleware(request: web.Request, handler: Handler) -> web.Str
         response = await _answer(request, handler, state)
     except web.HTTPException as error:
         response = error
-    # What an answer says and its Date must be of one instant: at 60 times real speed a minute may end between the two.
+    # The response and its Date header must use the same instant: at speed 60 a minute may end between two readings.
     now_ms = request.get(AS_OF) or state.clock.now_ms()
     if not response.prepared:
         response.headers["Date"] = formatdate(now_ms / 1000, usegmt=True)
         if request.path.startswith(BINANCE):
             response.headers["X-MBX-USED-WEIGHT"] = response.headers["X-MBX-USED-WEIGHT-1M"] = str(state.limiter.used)
-    state.journal.append(Answered(now_ms, request.path, request.query_string, response.status))
+    state.journal.append(JournalEntry(now_ms, request.path, request.query_string, response.status))
     return response
 
 
 def build_app(state: ExchangeState) -> web.Application:
-    """The application over a state; it may be run by any aiohttp runner."""
+    """Build the application of a state, for any aiohttp runner."""
     app = web.Application(middlewares=[exchange_middleware])
     app[STATE] = state
     app.add_routes(binance_rest.routes(BINANCE))
@@ -160,16 +160,16 @@ def build_app(state: ExchangeState) -> web.Application:
     return app
 
 
-async def _keep_time(state: ExchangeState, kept: StateFile | None) -> None:
-    """Write the exchange time down again and again; say once that the history has ended."""
-    told = False
+async def _save_time(state: ExchangeState, state_file: StateFile | None) -> None:
+    """Store the exchange time periodically; log the end of the history once."""
+    logged = False
     while True:
-        if kept is not None:
-            kept.write_ms(state.clock.now_ms())
-        if state.clock.ended and not told:
-            told = True
-            logger.warning("the history has ended: the exchange's clock stands still at %d", state.clock.end_ms)
-        await asyncio.sleep(KEEP_EVERY_S)
+        if state_file is not None:
+            state_file.write_ms(state.clock.now_ms())
+        if state.clock.ended and not logged:
+            logged = True
+            logger.warning("end of the history: the exchange's clock stopped at %d", state.clock.end_ms)
+        await asyncio.sleep(SAVE_EVERY_S)
 
 
 async def serve(
@@ -177,14 +177,14 @@ async def serve(
     host: str,
     port: int,
     *,
-    kept: StateFile | None,
+    state_file: StateFile | None,
     ready: Callable[[str, int], None],
     stop: asyncio.Event,
 ) -> None:
-    """Serve until `stop` is set; `ready` is called with the host and the port once requests are answered.
+    """Serve until `stop` is set; call `ready` with host and port once the server accepts requests.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
     runner = web.AppRunner(build_app(state), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -192,7 +192,7 @@ async def serve(
     try:
         site = web.TCPSite(runner, host, port)
         await site.start()
-        keeper = asyncio.create_task(_keep_time(state, kept))
+        keeper = asyncio.create_task(_save_time(state, state_file))
         ready(host, runner.addresses[0][1])
         await stop.wait()
     finally:
@@ -200,6 +200,6 @@ async def serve(
             keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
-            if kept is not None:
-                kept.write_ms(state.clock.now_ms())
+            if state_file is not None:
+                state_file.write_ms(state.clock.now_ms())
         await runner.cleanup()

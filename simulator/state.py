@@ -1,4 +1,4 @@
-"""What the handlers of one exchange share. Must never import them."""
+"""State that the request handlers of one exchange share."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,15 +10,15 @@ from simulator.clock import ReplayClock
 from simulator.faults import FaultBook
 from simulator.history import MarketHistory
 from simulator.limits import WeightLimiter
-from simulator.market import Market
+from simulator.market import SimulatedMarket
 from simulator.recording import Recording
 
 JOURNAL_LENGTH = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """One request that was answered (or dropped: status 0)."""
+class JournalEntry:
+    """A request in the journal with the status of its response."""
 
     exchange_ms: int
     path: str
@@ -28,7 +28,7 @@ class Answered:
 
 @dataclass(slots=True)
 class SocketRules:
-    """How the WebSocket side treats a connection; seconds are real ones, but for the life, which is exchange time."""
+    """Limits of a WebSocket connection, in real seconds; `life_ms`, its maximum age, is exchange time."""
 
     ping_s: float = 20.0
     pong_timeout_s: float = 60.0
@@ -39,30 +39,30 @@ class SocketRules:
 
 @dataclass(slots=True)
 class ExchangeState:
-    """Everything one server knows."""
+    """State of one server."""
 
     history: MarketHistory
     clock: ReplayClock
     recording: Recording | None = None
-    market: Market = field(init=False)
+    market: SimulatedMarket = field(init=False)
     faults: FaultBook = field(default_factory=FaultBook)
     limiter: WeightLimiter = field(default_factory=WeightLimiter)
     sockets: SocketRules = field(default_factory=SocketRules)
-    journal: deque[Answered] = field(default_factory=lambda: deque(maxlen=JOURNAL_LENGTH))
+    journal: deque[JournalEntry] = field(default_factory=lambda: deque(maxlen=JOURNAL_LENGTH))
     open_sockets: set[web.WebSocketResponse] = field(default_factory=set)
     update_id: int = 0
 
     def __post_init__(self) -> None:
-        self.market = Market(self.history)
+        self.market = SimulatedMarket(self.history)
         self.update_id = self.clock.now_ms()
 
     @property
     def seed(self) -> int:
-        """The seed of every derived value."""
+        """Return the seed of all derived values."""
         return self.history.seed
 
     def next_update_id(self) -> int:
-        """An order book update id, larger than any before."""
+        """Return the next order book update id."""
         self.update_id += 1
         return self.update_id
 
@@ -71,7 +71,7 @@ STATE = web.AppKey("state", ExchangeState)
 
 
 def json_bytes(value: object) -> bytes:
-    """JSON in UTF-8."""
+    """Encode a value as UTF-8 JSON."""
     return msgspec.json.encode(value)
 
 
@@ -79,7 +79,7 @@ AS_OF = web.RequestKey("as_of_ms", int)
 
 
 def as_of_ms(request: web.Request) -> int:
-    """Exchange time now, noted as the time that this request's answer is of: its Date header tells the same."""
+    """Return current exchange time and store it on the request; the Date header of the response uses the same time."""
     now_ms = request.app[STATE].clock.now_ms()
     request[AS_OF] = now_ms
     return now_ms

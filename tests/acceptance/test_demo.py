@@ -19,7 +19,7 @@ from devstack.stack import ROOT
 from marketdata.markets import Market
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339, to_rfc3339
 from simulator.history import MarketHistory
-from simulator.market import Market as ExchangeMarket
+from simulator.market import SimulatedMarket
 from tests.acceptance.demo_run import BAD_RECORDS, HOURS, Outcome, demo_run
 
 START_MS = from_rfc3339("2024-08-05T00:00:00Z")
@@ -33,10 +33,10 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
 
 
 @pytest.fixture(scope="module")
-def exchange(outcome: Outcome) -> ExchangeMarket:
+def exchange(outcome: Outcome) -> SimulatedMarket:
     """The exchange's own data, read offline."""
     own = outcome.settings.devstack
-    return ExchangeMarket(MarketHistory.load(ROOT / own.exchange_data, own.exchange_seed))
+    return SimulatedMarket(MarketHistory.load(ROOT / own.exchange_data, own.exchange_seed))
 
 
 def test_it_ran_and_stopped_as_promised(outcome: Outcome) -> None:
@@ -68,7 +68,7 @@ def test_every_tick_is_in_raw_once_or_in_the_dead_letters(outcome: Outcome) -> N
     assert len(clean_ids) == len(set(clean_ids))
 
 
-def test_every_quote_is_what_the_exchange_said(outcome: Outcome, exchange: ExchangeMarket) -> None:
+def test_every_quote_is_what_the_exchange_said(outcome: Outcome, exchange: SimulatedMarket) -> None:
     checked = 0
     for tick in outcome.clean:
         binance = tick["sources"]["binance"]
@@ -87,7 +87,7 @@ def test_every_quote_is_what_the_exchange_said(outcome: Outcome, exchange: Excha
     assert checked > HOURS * 60 * len(outcome.settings.markets) * 0.8
 
 
-def test_candles_are_the_exchanges_and_come_once(outcome: Outcome, exchange: ExchangeMarket) -> None:
+def test_candles_are_the_exchanges_and_come_once(outcome: Outcome, exchange: SimulatedMarket) -> None:
     published = [(row["symbol"], row["open_time"]) for row in outcome.candles]
     assert published
     assert len(published) == len(set(published))
@@ -101,7 +101,7 @@ def test_candles_are_the_exchanges_and_come_once(outcome: Outcome, exchange: Exc
         assert row.volume == pytest.approx(truth.volume[0], rel=1e-12)
 
 
-def _expected_hour(outcome: Outcome, exchange: ExchangeMarket, symbol: str, hour: int) -> dict[str, float | None]:
+def _expected_hour(outcome: Outcome, exchange: SimulatedMarket, symbol: str, hour: int) -> dict[str, float | None]:
     """An hour made from the exchange's data alone; of the product only the instants at which it looked are taken."""
     market = Market.parse(symbol).binance
     points: list[tuple[int, float]] = []
@@ -153,7 +153,7 @@ def _expected_hour(outcome: Outcome, exchange: ExchangeMarket, symbol: str, hour
 
 
 def test_every_closed_hour_has_one_row_that_equals_the_exchanges_data(
-    outcome: Outcome, exchange: ExchangeMarket
+    outcome: Outcome, exchange: SimulatedMarket
 ) -> None:
     rows = outcome.hourly.set_index(["symbol", "hour_start"])
     assert rows.index.is_unique
@@ -167,7 +167,7 @@ def test_every_closed_hour_has_one_row_that_equals_the_exchanges_data(
             assert (row.origin, row.basis) == ("live", "ticks")
 
 
-def test_history_is_backfilled_and_invents_no_quotes(outcome: Outcome, exchange: ExchangeMarket) -> None:
+def test_history_is_backfilled_and_invents_no_quotes(outcome: Outcome, exchange: SimulatedMarket) -> None:
     old = outcome.hourly[outcome.hourly.origin == "backfill"]
     assert len(old) > 17_000 * 0.95 * len(outcome.settings.markets)
     assert old[["avg_spread", "avg_spread_percentage", "total_liquidity", "last_market_cap"]].isna().all().all()

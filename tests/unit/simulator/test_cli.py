@@ -1,4 +1,4 @@
-"""The simulated exchange as a program: readiness, restart, stop, mistakes; and the sample it ships with."""
+"""The simulated exchange as a program: readiness, restart, stop, invalid options; and the bundled sample."""
 
 import hashlib
 import json
@@ -38,22 +38,22 @@ def _program(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, A
 
 def _clock(address: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"{address}/control/clock", timeout=10) as response:
-        told: dict[str, Any] = json.load(response)
-        return told
+        clock: dict[str, Any] = json.load(response)
+        return clock
 
 
-def test_it_tells_its_address_stops_at_once_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_it_prints_its_address_stops_at_once_and_resumes_its_time(tmp_path: Path) -> None:
     kept = tmp_path / "state" / "exchange.json"
     options = ("--start", "2024-08-05T00:00:00Z", "--speed", "3600", "--state-file", str(kept))
     with _program(*options) as (program, ready):
         assert ready["address"].startswith("http://127.0.0.1:")
         assert ready["symbols"] == ["BTCEUR", "BTCUSDT", "ETHEUR", "ETHUSDT", "XRPEUR", "XRPUSDT"]
-        told = _clock(ready["address"])
-        assert told["speed"] == 3600
+        clock = _clock(ready["address"])
+        assert clock["speed"] == 3600
         program.send_signal(signal.SIGTERM)
         assert program.wait(timeout=10) == 0
     stopped_ms = json.loads(kept.read_text())["now_ms"]
-    assert stopped_ms >= told["now_ms"] >= DAY
+    assert stopped_ms >= clock["now_ms"] >= DAY
     assert list(kept.parent.iterdir()) == [kept]
     with _program(*options) as (program, ready):
         assert ready["now_ms"] >= stopped_ms
@@ -61,7 +61,7 @@ def test_it_tells_its_address_stops_at_once_and_goes_on_where_it_was(tmp_path: P
         assert program.wait(timeout=10) == 0
 
 
-def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_are_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path)]) == 1
     assert "klines_1m" in capsys.readouterr().err
     assert main(["--data", str(sample.SAMPLE), "--start", "2031-01-01T00:00:00Z"]) == 1
@@ -75,7 +75,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert "choose another --port" in capsys.readouterr().err
 
 
-def test_the_clock_runs_at_its_speed_until_the_data_end() -> None:
+def test_the_clock_runs_at_its_speed_until_the_end_of_the_data() -> None:
     real = [0.0]
     clock = ReplayClock(DAY, DAY, DAY + HOUR_MS, 60.0, monotonic=lambda: real[0])
     real[0] = 10.0
@@ -94,7 +94,7 @@ def test_the_clock_runs_at_its_speed_until_the_data_end() -> None:
         clock.steer(now_ms=DAY - 1)
 
 
-def test_the_state_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_the_state_file_is_replaced_atomically(tmp_path: Path) -> None:
     kept = StateFile(tmp_path / "deep" / "state.json")
     assert kept.read_ms() is None
     for now_ms in (1, 2):
@@ -102,7 +102,7 @@ def test_the_state_file_is_replaced_whole(tmp_path: Path) -> None:
         assert kept.read_ms() == now_ms
 
 
-def test_the_sample_is_what_its_checksums_and_its_readme_say() -> None:
+def test_the_sample_matches_its_checksums_and_readme() -> None:
     lines = (sample.SAMPLE / sample.CHECKSUMS).read_text().splitlines()
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     files = sorted(sample.SAMPLE.glob("klines_*/*.parquet"))
@@ -119,7 +119,7 @@ def test_the_sample_is_what_its_checksums_and_its_readme_say() -> None:
         assert len(times) == {"1h": 19_343, "1m": 24_480}[part.interval]
 
 
-def test_the_samples_hours_are_those_of_its_minutes() -> None:
+def test_the_samples_hours_aggregate_its_minutes() -> None:
     history = MarketHistory.load(sample.SAMPLE, seed=1)
     for symbol in ("BTCUSDT", "ETHUSDT", "XRPUSDT", "XRPEUR"):
         grouped, counts = history.minutes(symbol, DAY, DAY + 3 * DAY_MS).grouped(HOUR_MS)

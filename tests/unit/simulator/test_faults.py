@@ -1,4 +1,4 @@
-"""Each fault of the simulated exchange does to a client what it says."""
+"""Each fault of the simulated exchange has its documented effect on a client."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ async def test_429_becomes_418_when_ignored(exchange: Exchange) -> None:
     assert (await _raw(exchange, BOOK))[0] == 200
 
 
-async def test_429_that_is_heeded_is_over(exchange: Exchange) -> None:
+async def test_429_ends_after_its_retry_after(exchange: Exchange) -> None:
     await exchange.fault("429", match="bookTicker", count=1, retry_after_s=10)
     assert (await _raw(exchange, BOOK))[0] == 429
     await exchange.clock(advance_ms=10_000)
@@ -73,7 +73,7 @@ async def test_binance_refuses(exchange: Exchange, fault: str, status: int, kind
         ("500", 500, {"status": {"error_code": 500, "error_message": "Internal Server Error"}}),
     ],
 )
-async def test_coingecko_refuses_in_its_own_shape(exchange: Exchange, fault: str, status: int, body: object) -> None:
+async def test_coingecko_refuses_in_its_own_format(exchange: Exchange, fault: str, status: int, body: object) -> None:
     await exchange.fault(fault, match="/coingecko/", retry_after_s=7)
     answered = await _raw(exchange, f"{MARKETS}?vs_currency=usd")
     assert answered[0] == status
@@ -82,14 +82,14 @@ async def test_coingecko_refuses_in_its_own_shape(exchange: Exchange, fault: str
     assert (await _raw(exchange, BOOK))[0] == 200
 
 
-async def test_coingecko_wants_a_key(exchange: Exchange) -> None:
+async def test_coingecko_requires_a_key(exchange: Exchange) -> None:
     await exchange.fault("401", match="/coingecko/")
     status, _, body, _ = await _raw(exchange, f"{MARKETS}?vs_currency=usd")
     assert status == 401
     assert json.loads(body)["error"]["status"]["error_code"] == 10012
 
 
-async def test_garbage_is_no_json_and_a_cut_answer_is_no_answer(exchange: Exchange) -> None:
+async def test_garbage_is_not_json_and_a_cut_response_fails(exchange: Exchange) -> None:
     await exchange.fault("garbage", match=BOOK, count=1)
     status, kind, body, _ = await _raw(exchange, BOOK)
     assert (status, kind) == (200, "application/json")
@@ -101,7 +101,7 @@ async def test_garbage_is_no_json_and_a_cut_answer_is_no_answer(exchange: Exchan
     assert (await _raw(exchange, BOOK))[0] == 200
 
 
-async def test_a_slow_answer_outlasts_a_clients_patience(exchange: Exchange) -> None:
+async def test_a_slow_response_exceeds_the_clients_timeout(exchange: Exchange) -> None:
     await exchange.fault("slow", match=BOOK, delay_s=30, count=1)
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(_raw(exchange, BOOK), timeout=0.2)
@@ -133,7 +133,7 @@ async def test_missing_candles(exchange: Exchange) -> None:
     assert (await exchange.get(path, **query))[1] == whole
 
 
-async def test_nulls_in_chosen_fields_of_chosen_coins(exchange: Exchange) -> None:
+async def test_nulls_in_selected_fields_of_selected_coins(exchange: Exchange) -> None:
     await exchange.fault("nulls", fields=["market_cap", "high_24h"], ids=["bitcoin"], count=1)
     _, rows, _ = await exchange.get(MARKETS, vs_currency="usd")
     by_id = {row["id"]: row for row in rows}
@@ -164,9 +164,9 @@ async def test_coingecko_frozen(exchange: Exchange) -> None:
 async def test_faults_are_listed_counted_and_checked(exchange: Exchange) -> None:
     await exchange.fault("500", match=BOOK, count=2)
     await _raw(exchange, BOOK)
-    _, told, _ = await exchange.get("/control/faults")
-    assert told["faults"] == [{"number": 1, "fault": "500", "match": BOOK, "remaining": 1, "hits": 1}]
-    assert set(told["known"]) == set(FAULTS)
+    _, listed, _ = await exchange.get("/control/faults")
+    assert listed["faults"] == [{"number": 1, "fault": "500", "match": BOOK, "remaining": 1, "hits": 1}]
+    assert set(listed["known"]) == set(FAULTS)
     for wrong in ({"fault": "flood"}, {"fault": "500", "count": 0}, {"fault": "500", "match": 3}):
         async with exchange.client.post(f"{exchange.address}/control/faults", json=wrong) as response:
             assert response.status == 400

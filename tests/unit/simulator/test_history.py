@@ -1,4 +1,4 @@
-"""The simulated exchange's history: the bridge keeps its hours, stored candles come as they are stored."""
+"""History of the simulated exchange: the bridge preserves its hours, stored candles are served unchanged."""
 
 import math
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_a_bridged_hour_keeps_its_open_high_low_close_and_volume(hour: Candles, 
     assert units.sum() == round(float(hour.volume[0]) * 10**decimals)
 
 
-def test_the_bridge_is_the_same_for_the_same_seed_and_another_for_another() -> None:
+def test_the_bridge_depends_on_the_seed_only() -> None:
     hour = walk(DAY, 1, HOUR_MS, 3_000.0)
     again = walk(DAY, 1, HOUR_MS, 3_000.0)
     assert (bridge_hour(1, "ETHUSDT", hour).close == bridge_hour(1, "ETHUSDT", again).close).all()
@@ -69,14 +69,14 @@ def test_minutes_of_bridged_hours_aggregate_to_the_stored_hours() -> None:
     assert grouped.volume.tolist() == stored.volume.tolist()
 
 
-def test_stored_minutes_are_used_as_they_are_and_missing_ones_stay_missing() -> None:
+def test_stored_minutes_are_unchanged_and_missing_ones_stay_missing() -> None:
     minutes = walk(DAY, 180, MINUTE_MS, 60_000.0)
     holed = minutes[np.r_[0:70, 80:180]]
     hours_stored = walk(DAY, 4, HOUR_MS, 61_000.0, seed=2)
     history = MarketHistory({"BTCUSDT": (holed, hours_stored)}, SEED)
     assert history.minutes("BTCUSDT", DAY, DAY + 3 * HOUR_MS).open.tolist() == holed.open.tolist()
     served = history.hours("BTCUSDT", DAY, DAY + 4 * HOUR_MS)
-    # Whole hours come from their minutes; the one with a hole, and the one without minutes, from the hour file.
+    # Complete hours come from their minutes; the one with a gap and the one without minutes from the hour file.
     assert served.open[0] == minutes.open[0]
     assert served.close[1] == hours_stored.close[1]
     assert served.close[2] == minutes.close[179]
@@ -84,7 +84,7 @@ def test_stored_minutes_are_used_as_they_are_and_missing_ones_stay_missing() -> 
     assert len(history.minutes("BTCUSDT", DAY + 3 * HOUR_MS, DAY + 4 * HOUR_MS)) == 60
 
 
-def test_euro_prices_come_from_the_stated_rate() -> None:
+def test_euro_prices_use_the_documented_rate() -> None:
     history = small_history()
     assert history.symbols == ("BTCEUR", "BTCUSDT", "ETHEUR", "ETHUSDT")
     dollars = history.minutes("BTCUSDT", DAY, DAY + HOUR_MS)
@@ -114,11 +114,11 @@ def test_a_folder_is_read_with_quote_volume_microseconds_and_overlaps(tmp_path: 
     history = MarketHistory.load(tmp_path, SEED)
     minutes = history.minutes("ABCUSDT", DAY, DAY + HOUR_MS)
     assert minutes.time_ms.tolist() == times
-    assert minutes.quote_volume.tolist() == [7.0] * 3  # the file read later holds
+    assert minutes.quote_volume.tolist() == [7.0] * 3  # the file read last wins
     assert history.symbols == ("ABCEUR", "ABCUSDT")
 
 
-def test_rows_that_are_no_candles_are_left_out(tmp_path: Path) -> None:
+def test_invalid_rows_are_skipped(tmp_path: Path) -> None:
     columns = _columns([DAY + number * MINUTE_MS for number in range(4)])
     columns["high"] = [11.0, 10.2, 11.0, 11.0]
     columns["volume"] = [2.0, 2.0, None, 2.0]

@@ -1,4 +1,4 @@
-"""What the simulated exchange knows at a time: nothing later than it, and the same as a recomputation from its data."""
+"""The simulated market at a time: no look-ahead, and equal to a recomputation from its data."""
 
 import copy
 import math
@@ -12,18 +12,18 @@ from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS
 from simulator import derive
 from simulator.candles import Candles
 from simulator.history import MarketHistory
-from simulator.market import Market
+from simulator.market import SimulatedMarket
 from tests.support.exchange_server import DAY, NOON, SEED, small_history, walk
 
 MINUTES = walk(DAY - DAY_MS, 3 * 1440, MINUTE_MS, 60_000.0)
 
 
-def _market(minutes: Candles) -> Market:
-    return Market(MarketHistory({"BTCUSDT": (minutes, Candles.empty())}, SEED))
+def _market(minutes: Candles) -> SimulatedMarket:
+    return SimulatedMarket(MarketHistory({"BTCUSDT": (minutes, Candles.empty())}, SEED))
 
 
 def _changed_after(minutes: Candles, now_ms: int) -> Candles:
-    """The same past and the same open of the running minute; another future."""
+    """Return a history with the same past and the same open of the running minute, but another future."""
     other = copy.deepcopy(minutes)
     running = other.time_ms >= now_ms - now_ms % MINUTE_MS
     after = other.time_ms > now_ms
@@ -35,7 +35,7 @@ def _changed_after(minutes: Candles, now_ms: int) -> Candles:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(DAY, DAY + DAY_MS - 1))
-def test_quotes_and_statistics_do_not_depend_on_what_comes_later(now_ms: int) -> None:
+def test_quotes_and_statistics_do_not_depend_on_later_data(now_ms: int) -> None:
     real, other = _market(MINUTES), _market(_changed_after(MINUTES, now_ms))
     for symbol in ("BTCUSDT", "BTCEUR"):
         assert real.quote(symbol, now_ms) == other.quote(symbol, now_ms)
@@ -49,7 +49,7 @@ def test_quotes_and_statistics_do_not_depend_on_what_comes_later(now_ms: int) ->
     st.sampled_from(["BTCUSDT", "XRPEUR"]),
     st.integers(),
 )
-def test_a_quote_is_a_sound_market(price: float, range_part: float, minute: int, symbol: str, seed: int) -> None:
+def test_a_quote_is_a_valid_market(price: float, range_part: float, minute: int, symbol: str, seed: int) -> None:
     quote = derive.quote(seed, symbol, price, price * range_part, minute * MINUTE_MS)
     assert 0 < quote.bid_price < quote.ask_price
     assert quote.bid_qty > 0
@@ -71,7 +71,7 @@ def test_the_spread_widens_with_the_range_of_the_last_hour() -> None:
 
 
 def test_statistics_equal_a_recomputation_from_the_minutes() -> None:
-    market = Market(small_history())
+    market = SimulatedMarket(small_history())
     for symbol in market.symbols:
         stats = market.stats(symbol, NOON + 42_000)
         window = market.history.minutes(symbol, NOON - DAY_MS, NOON)
@@ -100,7 +100,7 @@ def test_a_missing_minute_is_quoted_at_the_last_price_before_it() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, len(MINUTES) - 1))
-def test_trades_make_their_candle(row: int) -> None:
+def test_trades_aggregate_to_their_candle(row: int) -> None:
     candle = MINUTES[row : row + 1]
     trades = derive.minute_trades(SEED, "BTCUSDT", candle)
     assert trades.price[0] == candle.open[0]
@@ -114,7 +114,7 @@ def test_trades_make_their_candle(row: int) -> None:
     assert len(trades.time_ms) == derive.trade_counts(SEED, "BTCUSDT", candle)[0]
 
 
-def test_the_running_candle_grows_into_the_closed_one() -> None:
+def test_the_running_candle_becomes_the_closed_one() -> None:
     market = _market(MINUTES)
     closed = market.history.minutes("BTCUSDT", NOON, NOON + MINUTE_MS)
     volumes = []
@@ -133,7 +133,7 @@ def test_the_running_candle_grows_into_the_closed_one() -> None:
     ("symbol", "step_ms"), [("BTCUSDT", 5 * MINUTE_MS), ("ETHUSDT", 15 * MINUTE_MS), ("ETHEUR", 4 * HOUR_MS)]
 )
 def test_pages_of_klines_join_to_the_aggregate_of_all_minutes(symbol: str, step_ms: int) -> None:
-    market = Market(small_history())
+    market = SimulatedMarket(small_history())
     now_ms = NOON + 7 * MINUTE_MS + 30_000
     pages, start_ms = [], market.history.start_ms
     while len(page := market.klines(symbol, step_ms, now_ms, limit=37, start_ms=start_ms, end_ms=None)):
@@ -152,7 +152,7 @@ def test_pages_of_klines_join_to_the_aggregate_of_all_minutes(symbol: str, step_
     assert until.time_ms[-1] == (NOON - HOUR_MS) // step_ms * step_ms
 
 
-def test_klines_go_over_a_hole_longer_than_a_page() -> None:
+def test_klines_skip_a_gap_longer_than_a_page() -> None:
     hole = (MINUTES.time_ms >= DAY) & (MINUTES.time_ms < DAY + 10 * HOUR_MS)
     market = _market(MINUTES[~hole])
     found = market.klines("BTCUSDT", MINUTE_MS, NOON, limit=5, start_ms=DAY - 2 * MINUTE_MS, end_ms=None)

@@ -1,4 +1,4 @@
-"""The simulated exchange over HTTP: Binance's and CoinGecko's answers, errors, weights, clock and journal."""
+"""The simulated exchange over HTTP: responses and errors of Binance and CoinGecko, weights, clock and journal."""
 
 import json
 from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ async def test_book_ticker_is_an_object_for_one_symbol_and_an_array_for_many(exc
     assert [book["symbol"] for book in everything] == list(exchange.state.market.symbols)
 
 
-async def test_quotes_stand_for_a_minute_and_the_clock_can_be_stepped(exchange: Exchange) -> None:
+async def test_quotes_last_a_minute_and_the_clock_can_be_advanced(exchange: Exchange) -> None:
     _, first, _ = await exchange.get(f"{API}/ticker/bookTicker", symbol="BTCUSDT")
     assert (await exchange.clock(advance_ms=29_999))["now_ms"] == NOON + 59_999
     _, same, _ = await exchange.get(f"{API}/ticker/bookTicker", symbol="BTCUSDT")
@@ -81,7 +81,7 @@ async def test_klines_end_with_the_unfinished_candle(exchange: Exchange) -> None
     assert len(default) == 500
 
 
-async def test_microseconds_come_when_asked_for(exchange: Exchange) -> None:
+async def test_microseconds_are_returned_on_request(exchange: Exchange) -> None:
     headers = {"X-MBX-TIME-UNIT": "MICROSECOND"}
     async with exchange.client.get(f"{exchange.address}{API}/time", headers=headers) as response:
         assert (await response.json())["serverTime"] == (NOON + 30_000) * 1000
@@ -92,14 +92,14 @@ async def test_microseconds_come_when_asked_for(exchange: Exchange) -> None:
     assert row[6] == (DAY + MINUTE_MS) * 1000 - 1
 
 
-async def test_the_date_header_tells_exchange_time(exchange: Exchange) -> None:
+async def test_the_date_header_is_exchange_time(exchange: Exchange) -> None:
     _, _, headers = await exchange.get(f"{API}/ping")
     assert parsedate_to_datetime(headers["Date"]).timestamp() * 1000 == NOON + 30_000
     _, _, headers = await exchange.get(f"{GECKO}/ping")
     assert parsedate_to_datetime(headers["Date"]).timestamp() * 1000 == NOON + 30_000
 
 
-async def test_exchange_info_tells_limits_and_symbols(exchange: Exchange) -> None:
+async def test_exchange_info_lists_limits_and_symbols(exchange: Exchange) -> None:
     _, info, _ = await exchange.get(f"{API}/exchangeInfo", symbol="BTCEUR")
     assert info["rateLimits"][0] == {
         "rateLimitType": "REQUEST_WEIGHT",
@@ -130,7 +130,7 @@ async def test_exchange_info_tells_limits_and_symbols(exchange: Exchange) -> Non
         ("klines", {"symbol": "BTCUSDT", "interval": "1m", "startTime": "-5"}, -1100),
     ],
 )
-async def test_mistakes_are_refused_in_binances_words(
+async def test_invalid_requests_get_binances_errors(
     exchange: Exchange, path: str, query: dict[str, str], code: int
 ) -> None:
     status, body, _ = await exchange.get(f"{API}/{path}", **query)
@@ -139,7 +139,7 @@ async def test_mistakes_are_refused_in_binances_words(
     assert set(body) == {"code", "msg"}
 
 
-async def test_weights_are_counted_each_exchange_minute(exchange: Exchange) -> None:
+async def test_weights_are_counted_per_exchange_minute(exchange: Exchange) -> None:
     used = []
     for path, query in (
         ("ticker/bookTicker", {"symbol": "BTCUSDT"}),
@@ -158,7 +158,7 @@ async def test_weights_are_counted_each_exchange_minute(exchange: Exchange) -> N
     assert headers["X-MBX-USED-WEIGHT-1M"] == "1"
 
 
-async def test_too_much_weight_brings_429_and_ignoring_it_418(exchange: Exchange) -> None:
+async def test_too_much_weight_gets_429_and_ignoring_it_418(exchange: Exchange) -> None:
     await exchange.client.post(f"{exchange.address}/control/limits", json={"weight": 3})
     assert (await exchange.get(f"{API}/klines", symbol="BTCUSDT", interval="1m"))[0] == 200
     status, body, headers = await exchange.get(f"{API}/klines", symbol="BTCUSDT", interval="1m")
@@ -173,7 +173,7 @@ async def test_too_much_weight_brings_429_and_ignoring_it_418(exchange: Exchange
     assert (await exchange.get(f"{GECKO}/ping"))[0] == 200
 
 
-async def test_a_client_that_waits_as_told_is_served_again(exchange: Exchange) -> None:
+async def test_a_client_that_waits_for_retry_after_is_served_again(exchange: Exchange) -> None:
     await exchange.client.post(f"{exchange.address}/control/limits", json={"weight": 1})
     await exchange.get(f"{API}/ping")
     _, _, headers = await exchange.get(f"{API}/ping")
@@ -181,7 +181,7 @@ async def test_a_client_that_waits_as_told_is_served_again(exchange: Exchange) -
     assert (await exchange.get(f"{API}/ping"))[0] == 200
 
 
-async def test_markets_have_coingeckos_shape(exchange: Exchange) -> None:
+async def test_markets_have_coingeckos_format(exchange: Exchange) -> None:
     status, rows, _ = await exchange.get(f"{GECKO}/coins/markets", vs_currency="usd", ids="bitcoin,nocoin,ethereum")
     assert status == 200
     assert [row["id"] for row in rows] == ["bitcoin", "ethereum"]
@@ -228,7 +228,7 @@ async def test_coingeckos_errors_and_charts(exchange: Exchange) -> None:
     assert set(prices["bitcoin"]) == {"usd", "eur"}
 
 
-async def test_the_journal_counts_what_was_asked(exchange: Exchange) -> None:
+async def test_the_journal_records_requests(exchange: Exchange) -> None:
     await exchange.get(f"{API}/ticker/bookTicker", symbol="NOPE")
     await exchange.get(f"{API}/ping")
     _, journal, _ = await exchange.get("/control/journal", match="bookTicker")
@@ -239,13 +239,13 @@ async def test_the_journal_counts_what_was_asked(exchange: Exchange) -> None:
     assert (await exchange.get("/control/journal"))[1]["count"] == 0
 
 
-async def test_the_clock_is_set_run_and_ends_with_its_data(exchange: Exchange) -> None:
+async def test_the_clock_is_set_runs_and_ends_with_its_data(exchange: Exchange) -> None:
     assert (await exchange.clock(now_ms=DAY + HOUR_MS, speed=0))["now_ms"] == DAY + HOUR_MS
     end_ms = exchange.state.history.end_ms
-    told = await exchange.clock(now_ms=end_ms - 1000, advance_ms=5000)
-    assert (told["now_ms"], told["ended"], told["end_ms"]) == (end_ms, True, end_ms)
-    told = await exchange.clock(now_ms=DAY)
-    assert not told["ended"]
+    clock = await exchange.clock(now_ms=end_ms - 1000, advance_ms=5000)
+    assert (clock["now_ms"], clock["ended"], clock["end_ms"]) == (end_ms, True, end_ms)
+    clock = await exchange.clock(now_ms=DAY)
+    assert not clock["ended"]
     for wrong in ({"now_ms": end_ms + 1}, {"speed": -1}, {"advance_ms": -1}, {"speed": "fast"}, {"pace": 2}):
         async with exchange.client.post(f"{exchange.address}/control/clock", data=json.dumps(wrong)) as response:
             assert response.status == 400

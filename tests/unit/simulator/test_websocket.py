@@ -1,4 +1,4 @@
-"""The simulated exchange's WebSocket streams: derived ones, recorded ones, and what it may do to a connection."""
+"""WebSocket streams of the simulated exchange: derived and recorded messages, limits and faults of connections."""
 
 import asyncio
 import gzip
@@ -27,7 +27,7 @@ async def exchange() -> AsyncIterator[Exchange]:
 
 
 async def _until(socket: aiohttp.ClientWebSocketResponse, wanted: Callable[[Any], bool]) -> Any:
-    """The first message that is wanted."""
+    """Return the first message that matches."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             message = await socket.receive_json()
@@ -56,7 +56,7 @@ async def test_combined_streams_are_wrapped(exchange: Exchange) -> None:
     assert not kline["data"]["k"]["x"]
 
 
-async def test_a_closed_minute_is_told_with_its_candle_and_all_its_trades(exchange: Exchange) -> None:
+async def test_a_closed_minute_sends_its_candle_and_all_its_trades(exchange: Exchange) -> None:
     async with exchange.client.ws_connect(f"{exchange.address}/binance/ws") as socket:
         await socket.send_json({"method": "SUBSCRIBE", "params": ["btcusdt@trade", "btcusdt@kline_1m"], "id": 5})
         assert await socket.receive_json() == {"result": None, "id": 5}
@@ -80,7 +80,7 @@ async def test_a_closed_minute_is_told_with_its_candle_and_all_its_trades(exchan
     assert kline["n"] == len(made.time_ms)
 
 
-async def test_subscriptions_are_listed_dropped_and_mistakes_refused(exchange: Exchange) -> None:
+async def test_subscriptions_are_listed_and_removed_and_errors_refused(exchange: Exchange) -> None:
     await exchange.client.post(f"{exchange.address}/control/limits", json={"messages_per_s": 100})
     async with exchange.client.ws_connect(f"{exchange.address}/binance/ws/nothing@bookTicker") as socket:
         await socket.send_json({"method": "SUBSCRIBE", "params": ["nobody@trade"], "id": 1})
@@ -97,7 +97,7 @@ async def test_subscriptions_are_listed_dropped_and_mistakes_refused(exchange: E
 
 
 async def _closed(socket: aiohttp.ClientWebSocketResponse) -> tuple[int | None, list[Any]]:
-    """Listen until the connection is closed; the close code and the messages before."""
+    """Receive until the connection closes; return the close code and the messages before it."""
     messages: list[Any] = []
     async with asyncio.timeout(PATIENCE_S):
         while True:
@@ -122,7 +122,7 @@ async def test_a_connection_lives_a_day_of_exchange_time(exchange: Exchange) -> 
         assert (await _closed(socket))[0] == 1001
 
 
-async def test_the_server_pings_and_drops_who_does_not_answer(exchange: Exchange) -> None:
+async def test_the_server_pings_and_closes_without_a_pong(exchange: Exchange) -> None:
     await exchange.client.post(f"{exchange.address}/control/limits", json={"ping_s": 0.05, "pong_timeout_s": 0.2})
     url = f"{exchange.address}/binance/ws"
     async with exchange.client.ws_connect(url, autoping=False) as silent:
@@ -135,14 +135,14 @@ async def test_the_server_pings_and_drops_who_does_not_answer(exchange: Exchange
     await exchange.client.post(f"{exchange.address}/control/limits", json={"messages_per_s": 1000})
     async with exchange.client.ws_connect(url, autoping=False) as answering:
         async with asyncio.timeout(PATIENCE_S):
-            for _ in range(10):  # longer than the time-out
+            for _ in range(10):  # longer than the timeout
                 ping = await answering.receive()
                 assert ping.type is aiohttp.WSMsgType.PING
                 await answering.pong(ping.data)
         assert not answering.closed
 
 
-async def test_pings_of_the_client_are_answered_unless_a_fault_says_otherwise(exchange: Exchange) -> None:
+async def test_pings_of_the_client_are_answered_without_the_fault(exchange: Exchange) -> None:
     async with exchange.client.ws_connect(f"{exchange.address}/binance/ws", autoping=False) as socket:
         await socket.ping(b"one")
         async with asyncio.timeout(PATIENCE_S):
@@ -156,7 +156,7 @@ async def test_pings_of_the_client_are_answered_unless_a_fault_says_otherwise(ex
         assert answered.data == b"three"
 
 
-async def test_forced_closes_and_the_announced_shutdown(exchange: Exchange) -> None:
+async def test_forced_close_and_announced_shutdown(exchange: Exchange) -> None:
     url = f"{exchange.address}/binance/ws"
     async with exchange.client.ws_connect(url) as socket:
         await exchange.fault("ws_shutdown", grace_s=0.05, count=1)
@@ -192,7 +192,7 @@ def _message(stream: str, number: int) -> dict[str, object]:
     return {"stream": stream, "data": {"u": number, "s": stream.partition("@")[0].upper()}}
 
 
-async def test_a_recording_comes_out_complete_and_in_order(tmp_path: Path) -> None:
+async def test_a_recording_is_replayed_completely_and_in_order(tmp_path: Path) -> None:
     second = 10**9
     one: list[tuple[int, object]] = [
         (number * second // 100, _message("btcusdt@bookTicker", number)) for number in range(0, 4000, 2)
@@ -204,8 +204,8 @@ async def test_a_recording_comes_out_complete_and_in_order(tmp_path: Path) -> No
     async with running_exchange(recording=recording, speed=400.0) as exchange:
         url = f"{exchange.address}/binance/stream?streams=btcusdt@bookTicker/ethusdt@trade"
         async with exchange.client.ws_connect(url) as socket, asyncio.timeout(PATIENCE_S):
-            told = [await socket.receive_json() for _ in range(4000)]
-    assert [message["data"]["u"] for message in told] == list(range(4000))
+            messages = [await socket.receive_json() for _ in range(4000)]
+    assert [message["data"]["u"] for message in messages] == list(range(4000))
 
 
 async def test_a_recording_keeps_its_pace_in_exchange_time(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ async def test_a_recording_keeps_its_pace_in_exchange_time(tmp_path: Path) -> No
             await asyncio.wait_for(socket.receive_json(), 0.2)
 
 
-def test_a_recording_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_recording_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(b"no gzip")
     with pytest.raises(InvalidValueError, match="ws-recording"):
         Recording([tmp_path / "a.gz"])
@@ -234,7 +234,7 @@ def test_a_recording_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared_data
-async def test_the_real_recording_comes_out_complete() -> None:
+async def test_the_real_recording_is_replayed_completely() -> None:
     if not SHARED.is_dir():
         pytest.skip("../shared/data/binance_ws is not there: this test replays the real recording")
     recording = Recording(sorted(SHARED.glob("*.gz")))
