@@ -10,7 +10,8 @@ import numpy as np
 from benchmarks.report import Bench, Row, median_seconds
 from clients.webhdfs import Storage
 from devstack.stack import ROOT
-from forecasting.data.hourly_grid import HourlyStore, to_hours
+from forecasting.data.hourly_grid import to_hours
+from forecasting.data.hourly_store import HourlyStore
 from forecasting.data.samples import Samples, build_samples
 from forecasting.models.catalogue import make
 from forecasting.models.lstm_quantile import VALIDATION_SHARE, split_tail

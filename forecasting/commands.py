@@ -93,7 +93,7 @@ def _clock(settings: Settings) -> Clock:
 
 
 def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
-    from forecasting.serving.predictor import look_ahead, newest_hour
+    from forecasting.serving.predictor import forecast_set, newest_hour
     from forecasting.training.trainer import load_samples
 
     storage = _storage(settings)
@@ -106,7 +106,7 @@ def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
         registry = Registry(storage, settings.hdfs.models, symbol)
         pointer = registry.champion()
         loaded = None if pointer is None else registry.load(pointer["version"])
-        outlook = look_ahead(samples, at, loaded, settings.forecasting, issued_at_ms=clock.now_ms())
+        outlook = forecast_set(samples, at, loaded, settings.forecasting, issued_at_ms=clock.now_ms())
         for prediction in outlook.predictions:
             sys.stdout.write(encode(prediction).decode() + "\n")
     return 0

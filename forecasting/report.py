@@ -1,21 +1,22 @@
-"""The comparison of all models by walk-forward: Markdown, JSON and a picture in `forecasting.report_dir`."""
+"""Walk-forward comparison of all models, as Markdown, JSON and a plot in `forecasting.report_dir`."""
 
 import logging
+import math
 from dataclasses import replace
 from typing import Any
 
 from clients.webhdfs import Storage
 from config.settings import Settings
 from forecasting.data.hourly_grid import describe
-from forecasting.data.json_numbers import finite, to_json
 from forecasting.data.samples import Samples
 from forecasting.evaluation import plots
-from forecasting.evaluation.walk_forward import MIN_GAP_H, WalkForward, calibrate, metrics, pinball, walk_forward
+from forecasting.evaluation.metrics import evaluate, pinball
+from forecasting.evaluation.walk_forward import MIN_GAP_H, WalkForward, calibrate, walk_forward
 from forecasting.models import catalogue
 from forecasting.models.interface import Progress
 from forecasting.models.network import Training
-from forecasting.registry.versions import Registry
-from forecasting.registry.walk_forward_store import write_walk
+from forecasting.registry.versions import Registry, canonical_json
+from forecasting.registry.walk_forward_store import write_losses
 from forecasting.training.trainer import load_samples, recipe_of, training_of
 from marketdata.errors import ForecastError
 from marketdata.times import to_rfc3339
@@ -30,15 +31,15 @@ QUICK_WINDOWS = 6_000
 NETS = ("lstm-quantile", "lstm-plain")
 SLOW = (*NETS, "gradient-boosting")
 REFERENCES = ("last-price", "ewma", "har")
-_NOTE = """RMSE is told over the last price: R² or MAPE of price levels would flatter any model. Skill is one minus
-pinball over the pinball of the reference, both with adaptive conformal calibration. Direction is against the last
-price, p by Pesaran and Timmermann; a dash stands where a model names no direction. Persistence is naive: an
-average of a random walk is autocorrelated."""
+_NOTE = """RMSE is relative to the last price: R² or MAPE of price levels would make any model look good. Skill is
+1 − pinball loss / pinball loss of the reference, both after adaptive conformal calibration. Direction is relative to
+the last price, with the p value of Pesaran and Timmermann; a dash means that the model predicts no direction.
+Persistence is naive, because averages of a random walk are autocorrelated."""
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("model", "model", "s"),
     ("n", "n", "d"),
     ("rmse_bps", "RMSE bp", ".2f"),
-    ("rmse_over_last_price", "over last price", ".4f"),
+    ("rmse_over_last_price", "RMSE over last price", ".4f"),
     ("clark_west_t", "Clark-West t", ".2f"),
     ("direction_share", "direction", ".3f"),
     ("direction_p", "PT p", ".3f"),
@@ -68,21 +69,25 @@ def write_report(
     quick: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Run every model through the same walk-forward and write what came of it.
+    """Run all models through the same walk-forward and write the report.
 
-    The references (last price, EWMA, HAR) always run, and first. Losses by hour go to the registry's folder for
-    contests between recipes, unless `quick`.
+    The references (last price, EWMA, HAR) always run, and run first. Unless `quick`, the losses by hour are stored in
+    the registry's folder, where promotion compares recipes.
 
     Args:
-        storage: HDFS with hourly rows.
-        settings: the whole tree.
+        storage: HDFS, with hourly rows and models.
+        settings: all settings.
         symbol: the market.
-        names: models to compare; None for all.
-        quick: two refits, few epochs, one seed: a look, not a judgement.
-        progress: told of each refit.
+        names: models to compare; None: all.
+        quick: few refits and epochs, one seed; the result is not reliable.
+        progress: called after each refit and epoch.
+
+    Returns:
+        The content of `forecasting.json`.
 
     Raises:
         ForecastError: a model is unknown, or there is too little history.
+        StorageError: HDFS failed.
     """
     forecasting = settings.forecasting
     unknown = set(names or ()) - set(catalogue.NAMES)
@@ -102,12 +107,12 @@ def write_report(
         refit_h = _refit_h(name, len(samples.hours) - first, quick=quick)
         runs[name] = _run(name, samples, first, refit_h, training, progress)
         if name in REFERENCES:
-            # Calibration costs constant width nothing and gains it a little, so the harder reference is taken.
+            # The calibrated reference is slightly better than the raw one, and therefore the harder comparison.
             references[name] = pinball(runs[name].calibrated.quantiles, runs[name].truth)
-        lines.append({**metrics(runs[name], samples, references), "refit_every_h": refit_h})
+        lines.append({**evaluate(runs[name], samples, references), "refit_every_h": refit_h})
         if not quick:
             recipe = recipe_of(forecasting, name) if name in NETS else name
-            write_walk(storage, Registry(storage, settings.hdfs.models, symbol).folder, recipe, runs[name], samples)
+            write_losses(storage, Registry(storage, settings.hdfs.models, symbol).folder, recipe, runs[name], samples)
     document = {
         "symbol": symbol,
         "quick": quick,
@@ -122,11 +127,11 @@ def write_report(
     }
     folder = forecasting.report_dir
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "forecasting.json").write_bytes(to_json(document))
+    (folder / "forecasting.json").write_bytes(canonical_json(document))
     (folder / "forecasting.md").write_text(markdown(document), encoding="utf-8")
-    shown = next((name for name in NETS if name in runs), chosen[-1])
-    picture = plots.draw(runs[shown], samples, f"{symbol}: walk-forward, {shown}")
-    (folder / "forecasting.png").write_bytes(picture)
+    plotted = next((name for name in NETS if name in runs), chosen[-1])
+    plot = plots.draw(runs[plotted], samples, f"{symbol}: walk-forward, {plotted}")
+    (folder / "forecasting.png").write_bytes(plot)
     log.info("report written folder=%s models=%d", folder, len(lines))
     return document
 
@@ -138,29 +143,29 @@ def _refit_h(name: str, scored_h: int, *, quick: bool) -> int:
 
 
 def _run(name: str, samples: Samples, first: int, refit_h: int, training: Training, progress: Progress) -> WalkForward:
-    told, forecast = walk_forward(
+    used, forecast = walk_forward(
         lambda: catalogue.make(name, training), samples, first=first, refit_every_h=refit_h, progress=progress
     )
-    return calibrate(told, forecast, samples)
+    return calibrate(used, forecast, samples)
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """The report as a Markdown table, with what a reader must know to judge it."""
+    """Return the report as Markdown: span and data, a table of the metrics, and notes."""
     heads = " | ".join(head for _, head, _ in COLUMNS)
     rows = [f"| {heads} |", "|" + "---|" * len(COLUMNS)]
-    for line in finite(document["lines"]):
+    for line in document["lines"]:
         cells = [_cell(line.get(key), spec) for key, _, spec in COLUMNS]
         rows.append(f"| {' | '.join(cells)} |")
     data = document["data"]
-    budget = f"{document['epochs']} epochs at most, {len(document['seeds'])} seed(s)"
-    look = ", a quick look" if document["quick"] else ""
-    bases = ", ".join(f"{count} of {basis}" for basis, count in data["by_basis"].items())
+    budget = f"at most {document['epochs']} epochs, {len(document['seeds'])} seed(s)"
+    quick = ", quick" if document["quick"] else ""
+    bases = ", ".join(f"{count} {basis}" for basis, count in data["by_basis"].items())
     return "\n".join(
         [
             f"# Forecasts of {document['symbol']}, next hour's average price",
             "",
             f"Walk-forward from {document['scored_from']} to {document['scored_to']}, gap {document['gap_h']} h;",
-            f"{budget}{look}. Rows: {data['rows']} ({bases}), SHA-256 {data['sha256'][:16]}….",
+            f"{budget}{quick}. Rows: {data['rows']} ({bases}), SHA-256 {data['sha256'][:16]}….",
             "",
             *rows,
             "",
@@ -171,4 +176,5 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def _cell(value: Any, spec: str) -> str:
-    return "–" if value is None else format(value, spec)
+    unknown = value is None or (isinstance(value, float) and not math.isfinite(value))
+    return "–" if unknown else format(value, spec)

@@ -1,1 +1,1 @@
-"""Hourly rows as arrays and the samples that models learn from."""
+"""Hourly rows as arrays, and the samples that models are trained on."""

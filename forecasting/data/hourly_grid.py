@@ -1,11 +1,10 @@
-"""Hourly rows of one market as arrays on a gapless grid of hours, read from Parquet on HDFS.
+"""Hourly rows of one market as arrays on a gapless grid of hours.
 
-Missing values are NaN in here and never a made-up number; hours that have no row are marked absent. Imports no Keras.
+Missing values are NaN; they are never replaced by a number. Hours without a row are marked absent.
 """
 
 import hashlib
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clients.webhdfs import FileState, Storage
 from marketdata.errors import ForecastError, StorageError
 from marketdata.parquet import read_parquet
 from marketdata.times import HOUR_MS, to_datetime, to_rfc3339
@@ -43,9 +41,9 @@ COLUMNS = ("symbol", "hour_start", *NUMBERS, "origin", "basis")
 class Hours:
     """Every hour from the first to the last row, shape (hours,) each.
 
-    start_ms: start of the hour. present: a row with average and last price exists. live: it holds ticks. basis:
-    `ticks`, `candles_1m`, `candles_1h`, or an empty text. The numbers are those of `marketdata.records.HourlyRow`, NaN
-    where null or absent.
+    start_ms: start of the hour. present: a row with average and last price exists. live: the row contains ticks. basis:
+    `ticks`, `candles_1m`, `candles_1h`, or an empty string if absent. The numbers are those of
+    `marketdata.records.HourlyRow`, NaN if null or absent.
     """
 
     symbol: str
@@ -79,10 +77,10 @@ class Hours:
 
 
 def month_table(data: bytes, path: str, symbol: str) -> pa.Table:
-    """The rows of one market in one file of hourly_metrics.
+    """Return the rows of one market in a file of hourly_metrics, with the columns COLUMNS.
 
     Raises:
-        StorageError: a column is missing, or the rows are not unique and sorted by hour.
+        StorageError: the file is not Parquet, a column is missing, or the rows are not unique and sorted by hour.
     """
     try:
         schema = pq.read_schema(io.BytesIO(data))
@@ -107,10 +105,11 @@ def _starts(table: pa.Table) -> Ints:
 
 
 def to_hours(table: pa.Table, symbol: str) -> Hours:
-    """Rows of one market on the grid of all hours between the first and the last.
+    """Put the rows of one market on the grid of all hours from the first to the last.
 
     Raises:
-        ForecastError: there are no rows. StorageError: an hour stands twice, or a price is not positive.
+        ForecastError: there are no rows.
+        StorageError: an hour occurs twice, or a price is not positive.
     """
     if table.num_rows == 0:
         raise ForecastError(f"hourly_metrics: no rows of {symbol}: expected at least one (backfill first)")
@@ -120,13 +119,13 @@ def to_hours(table: pa.Table, symbol: str) -> Hours:
     slots = (starts - starts[0]) // HOUR_MS
     size = int(slots[-1]) + 1
 
-    def spread(name: str) -> Floats:
+    def on_grid(name: str) -> Floats:
         grid = np.full(size, np.nan)
         column = pc.cast(table[name], pa.float64())
         grid[slots] = column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
         return grid
 
-    numbers = {name: spread(name) for name in NUMBERS}
+    numbers = {name: on_grid(name) for name in NUMBERS}
     for name in _PRICES:
         if np.any(numbers[name] <= 0):
             raise StorageError(f"hourly_metrics: {name}: a row of {symbol} is not positive; expected a price or null")
@@ -140,7 +139,7 @@ def to_hours(table: pa.Table, symbol: str) -> Hours:
 
 
 def digest(table: pa.Table) -> str:
-    """SHA-256 of the rows' values, whatever file or chunks they came in."""
+    """SHA-256 of the rows' values, independent of files and chunks."""
     sink = io.BytesIO()
     plain = table.select(list(COLUMNS)).combine_chunks().replace_schema_metadata(None)
     with pa.ipc.new_stream(sink, plain.schema) as writer:
@@ -149,67 +148,19 @@ def digest(table: pa.Table) -> str:
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """The rows as one Parquet file."""
+    """Return the rows as one Parquet file (zstd)."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 
-class HourlyStore:
-    """The hourly rows of one market, kept in memory; only month files that changed are read again."""
-
-    def __init__(self, storage: Storage, folder: str, symbol: str) -> None:
-        self._storage = storage
-        self._folder = folder
-        self._symbol = symbol
-        self._seen: dict[str, FileState] = {}
-        self._tables: dict[str, pa.Table] = {}
-
-    def refresh(self, *, hours: int | None = None) -> bool:
-        """Look at the files' states, read what is new; True where anything changed.
-
-        Args:
-            hours: only files that may hold the newest so many hours; None for all.
-        """
-        states = self._storage.files(self._folder, ".parquet")
-        if hours is not None and states:
-            states = states[-(hours // (28 * 24) + 2) :]
-        known = {state.path: state for state in states}
-        changed = [state for state in states if self._seen.get(state.path) != state]
-        if not changed and known.keys() == self._seen.keys():
-            return False
-        data: Sequence[bytes] = self._storage.read_many([state.path for state in changed])
-        for state, content in zip(changed, data, strict=True):
-            self._tables[state.path] = month_table(content, state.path, self._symbol)
-        self._seen = known
-        self._tables = {path: table for path, table in self._tables.items() if path in known}
-        return True
-
-    def table(self, hours: int | None = None) -> pa.Table:
-        """All rows that were read, in order of time; the newest `hours` rows where given."""
-        if not self._tables:
-            return pa.table({name: pa.array([], _EMPTY[name]) for name in COLUMNS})
-        tables = [self._tables[path] for path in sorted(self._tables)]
-        whole = pa.concat_tables(tables, promote_options="permissive")
-        return whole if hours is None else whole.slice(max(0, whole.num_rows - hours))
-
-
-_EMPTY: dict[str, pa.DataType] = {
-    "symbol": pa.string(),
-    "hour_start": pa.timestamp("ms", "UTC"),
-    **dict.fromkeys(NUMBERS, pa.float64()),
-    "origin": pa.string(),
-    "basis": pa.string(),
-}
-
-
 def month_file(hour_start_ms: int) -> str:
-    """The name of the hourly_metrics file that holds an hour."""
+    """Name of the hourly_metrics file that contains an hour."""
     return f"hourly-{to_datetime(hour_start_ms):%Y-%m}.parquet"
 
 
 def describe(table: pa.Table) -> dict[str, object]:
-    """A manifest of the rows: range, count, digest, and how many came from what."""
+    """Return a manifest of the rows: count, range, digest, and count by basis."""
     starts = _starts(table)
     basis, counts = np.unique(np.asarray(table["basis"].to_pylist(), dtype="<U10"), return_counts=True)
     return {

@@ -1,8 +1,7 @@
-"""What models learn from: causal inputs and the target of each hour, on the grid of hours.
+"""Samples for the models: causal inputs and the target of each hour, on the grid of hours. Pure numpy.
 
-An anchor is an hour t at whose end a forecast is made: it uses rows up to t and aims at the average of hour t +
-horizon. Every input is a function of rows at or before its own position, so later rows change nothing before them.
-Pure numpy.
+An anchor is an hour t at whose end a forecast is made. The forecast uses rows up to t; its target is the average price
+of hour t + horizon. Every input depends only on rows at or before its own position.
 """
 
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ EWMA_HALF_LIFE_H = 24.0
 WEEK_H = 168
 BASIS_WIDENING = 1.08
 """(open + high + low + close) / 4 of an hour moves less than the mean of its minutes: sd of log(average / last price)
-is 1.07–1.09 times as large for minutes (BTC 2022–2024, 26,000 hours). Targets of hours known from 1 h candles alone are
-widened by it for learning, and forecasts narrowed by it where such an hour is their truth."""
+is 1.07–1.09 times as large for minutes (BTC 2022–2024, 26,000 hours). Targets of basis `candles_1h` are multiplied by
+it for training; forecasts are divided by it when such an hour is their truth."""
 RANGE_LOSS = 1.02
-"""A range seen at n instants is short of the true range by a factor 1 - 1.02/√n (measured on the same minutes, closes
-against highs and lows; Broadie, Glasserman and Kou 1997 give the form)."""
+"""The range of n ticks is 1 - 1.02/√n times the true range. Measured on the same minutes, closes against highs and
+lows; the form is from Broadie, Glasserman and Kou (1997)."""
 PARKINSON = 4 * np.log(2)  # Parkinson 1980: E[ln(high/low)²] = 4 ln 2 σ²
 VARIANCE_FLOOR = 1e-8
-"""Added before logarithms: 1 bp an hour, below any real hour; an hour of one tick has a range of 0."""
+"""Added before logarithms (1 bp per hour, below any real hour): the range of an hour with one tick is 0."""
 _TINY = 1e-9
 
 NET_INPUTS = (
@@ -41,7 +40,7 @@ PLAIN_INPUTS = ("avg_price", "avg_spread", "total_liquidity", "avg_volatility", 
 
 
 def trailing_mean(values: Floats, width: int, least: int) -> Floats:
-    """Mean of the last `width` entries up to each position, NaN where fewer than `least` are known."""
+    """Mean of the last `width` entries up to each position; NaN if fewer than `least` of them are known."""
     known = np.isfinite(values)
     total = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
     count = np.concatenate([[0], np.cumsum(known)])
@@ -49,17 +48,17 @@ def trailing_mean(values: Floats, width: int, least: int) -> Floats:
     start = np.maximum(stop - width, 0)
     n = count[stop] - count[start]
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Differences of cumulated sums may fall a hair below zero for quantities that are never negative.
+        # Rounding can make these differences slightly negative even if all values are positive.
         return np.where(n >= least, (total[stop] - total[start]) / n, np.nan)
 
 
 def ewma(values: Floats, half_life: float) -> Floats:
-    """Exponentially weighted mean up to each position; unknown entries are passed over, NaN before the first."""
+    """Exponentially weighted mean up to each position; NaN entries are skipped; NaN before the first known one."""
     keep = 0.5 ** (1.0 / half_life)
     out = np.full(len(values), np.nan)
     weight = total = 0.0
     for i, value in enumerate(values.tolist()):
-        if value == value:  # noqa: PLR0124  false for NaN alone; isfinite would cost three times as much here
+        if value == value:  # noqa: PLR0124  false only for NaN; three times as fast as isfinite
             total = total * keep + value
             weight = weight * keep + 1.0
         if weight:
@@ -68,7 +67,7 @@ def ewma(values: Floats, half_life: float) -> Floats:
 
 
 def _shift(values: Floats, by: int) -> Floats:
-    """Entry i is what stood `by` positions earlier; NaN at the start."""
+    """Shift values to later positions by `by`; NaN at the start."""
     out = np.full(len(values), np.nan)
     out[by:] = values[: max(len(values) - by, 0)]
     return out
@@ -78,13 +77,13 @@ def _shift(values: Floats, by: int) -> Floats:
 class Samples:
     """Inputs and targets on the hour grid of `hours` (n = number of hours).
 
-    target: log of the average price of hour t + horizon over the last price of hour t, NaN where unknown, shape (n,).
-    widening: what `target` is multiplied by for learning (see BASIS_WIDENING), shape (n,).
+    target: log of the average price of hour t + horizon over the last price of hour t, NaN if unknown, shape (n,).
+    widening: factor of `target` for training (see BASIS_WIDENING), shape (n,).
     sigma: EWMA of hourly returns (root mean square), log price, shape (n,).
     log_variance: log of the hour's Parkinson variance, shape (n,).
-    net: shape (n, 8), NaN where missing, order of NET_INPUTS. plain: shape (n, 5), order of PLAIN_INPUTS.
+    net: shape (n, 8), NaN if missing, order of NET_INPUTS. plain: shape (n, 5), order of PLAIN_INPUTS.
     har: design of the plain HAR regression; har_rich: with ranges, volume and seasonality; no intercept column.
-    anchors: positions t whose window of `sequence_h` hours is whole and whose inputs are known.
+    anchors: positions t whose window of `sequence_h` hours has no gap and whose inputs are known.
     """
 
     hours: Hours
@@ -102,7 +101,7 @@ class Samples:
 
     @property
     def learnable(self) -> Bools:
-        """Which of the anchors have a known target, shape (anchors,)."""
+        """Whether the target of each anchor is known, shape (anchors,)."""
         return np.isfinite(self.target[self.anchors])
 
     def window(self, values: Floats, anchors: Ints) -> Floats:
@@ -117,12 +116,12 @@ class Samples:
 
 
 def _variance(hours: Hours) -> Floats:
-    """Parkinson's variance of each hour, corrected where the range was seen at ticks only."""
+    """Parkinson variance of each hour; the range of hours of basis `ticks` is corrected by RANGE_LOSS."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        span: Floats = np.log(hours.high_price / hours.low_price)
-        seen = 1.0 - RANGE_LOSS / np.sqrt(np.maximum(hours.n_ticks, 4.0))
-        span = np.where(hours.basis == "ticks", span / seen, span)
-    variance: Floats = span**2 / PARKINSON
+        log_range: Floats = np.log(hours.high_price / hours.low_price)
+        share = 1.0 - RANGE_LOSS / np.sqrt(np.maximum(hours.n_ticks, 4.0))
+        log_range = np.where(hours.basis == "ticks", log_range / share, log_range)
+    variance: Floats = log_range**2 / PARKINSON
     return variance
 
 
@@ -147,7 +146,7 @@ def _har_designs(hours: Hours, variance: Floats, sigma: Floats, log_volume: Floa
     same_hour = np.column_stack([_shift(variance, 24 * d - horizon_h) for d in range(1, 8) if 24 * d >= horizon_h])
     known = np.isfinite(same_hour)
     seasonal = np.where(known, same_hour, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-    weekday = ((hours.start_ms // HOUR_MS + horizon_h) // 24 + 3) % 7  # the epoch was a Thursday; 0 is Monday
+    weekday = ((hours.start_ms // HOUR_MS + horizon_h) // 24 + 3) % 7  # the epoch is a Thursday; 0 is Monday
     rich = np.column_stack(
         [
             plain,
@@ -164,14 +163,14 @@ def _har_designs(hours: Hours, variance: Floats, sigma: Floats, log_volume: Floa
 
 
 def build_samples(hours: Hours, *, sequence_h: int, horizon_h: int = 1) -> Samples:
-    """Inputs and targets of every hour; windows that cross a gap are no anchors."""
+    """Compute inputs and targets of every hour. An hour whose window crosses a gap is not an anchor."""
     n = len(hours)
     log_last = _log(np.where(hours.present, hours.last_price, np.nan))
     log_avg = _log(np.where(hours.present, hours.avg_price, np.nan))
     returns = log_last - _shift(log_last, 1)
     sigma = np.sqrt(ewma(returns**2, EWMA_HALF_LIFE_H)) + 1e-6
     variance = _variance(hours)
-    # Volume of an hour from ticks alone may be unknown; a zero is a real zero and has no logarithm.
+    # The volume of an hour of ticks may be unknown. A zero is a real zero, whose logarithm is NaN here.
     log_volume = _log(hours.avg_volume)
     log_volume = log_volume - trailing_mean(log_volume, WEEK_H, 24)
     angle = 2 * np.pi * (hours.start_ms // HOUR_MS % 24) / 24

@@ -1,1 +1,1 @@
-"""Walk-forward evaluation, conformal calibration, scoring and plots."""
+"""Walk-forward evaluation, metrics, conformal calibration, scoring and plots."""

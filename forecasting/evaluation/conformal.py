@@ -1,8 +1,8 @@
-"""Conformal prediction intervals that keep their coverage: trailing conformal scores and adaptive levels. Pure.
+"""Conformal calibration of prediction intervals with adaptive levels (ACI). Pure.
 
-Scores: how far the truth lay outside a quantile pair, over sigma (Romano, Patterson and Candès 2019), negative inside.
-The pair is widened by the trailing scores' quantile at the level 1 - alpha_t, and after each truth
-alpha_{t+1} = alpha_t + γ (alpha - missed) (Gibbs and Candès 2021).
+A conformal score is the distance of the truth from a quantile pair, over sigma; it is negative inside the pair (Romano,
+Patterson and Candès 2019). The pair is widened by the quantile of the trailing scores at level 1 - alpha_t. After each
+truth, alpha_{t+1} = alpha_t + γ (alpha - missed) (Gibbs and Candès 2021).
 """
 
 from bisect import bisect_left, insort
@@ -20,13 +20,13 @@ from forecasting.models.interface import LEVELS
 WINDOW_H = 1_440
 GAMMA = 0.005
 TRACKS: tuple[tuple[int, float], ...] = ((0, 0.90), (0, 0.95), (1, 0.80), (2, 0.50))
-"""Each: which quantile pair counted from the outermost, and the coverage it is brought to."""
+"""(index of the quantile pair, 0 is the outermost; target coverage) of each calibrated interval."""
 HEADLINE = 0
 MIN_SCORES = 30
 
 
 class Track:
-    """One interval level: its trailing scores, and its current alpha."""
+    """Trailing scores and the current alpha of one interval level."""
 
     def __init__(self, alpha: float, *, window: int = WINDOW_H, gamma: float = GAMMA) -> None:
         self._target = alpha
@@ -40,7 +40,7 @@ class Track:
         return len(self._scores)
 
     def margin(self) -> float:
-        """By how many sigmas the pair is widened (narrowed where negative); 0 while too few scores are known."""
+        """Widening of the pair in sigmas (negative: narrowing); 0 with fewer than MIN_SCORES scores."""
         n = len(self._sorted)
         if n < MIN_SCORES:
             return 0.0
@@ -48,7 +48,7 @@ class Track:
         return self._sorted[min(max(rank, 1), n) - 1]
 
     def update(self, score: float) -> bool:
-        """Take in the score of a truth; returns whether the truth was covered."""
+        """Add the score of a truth; return whether the truth was covered."""
         covered = score <= self.margin()
         if len(self._sorted) >= MIN_SCORES:
             self.alpha += self._gamma * (self._target - (0.0 if covered else 1.0))
@@ -79,7 +79,7 @@ class Band:
 
 
 class Calibrator:
-    """The tracks of one model; it sees forecasts and truths in order of time."""
+    """All tracks of one model. Forecasts and truths are passed in order of time."""
 
     def __init__(self) -> None:
         self._tracks = [Track(1.0 - level) for _, level in TRACKS]
@@ -88,14 +88,14 @@ class Calibrator:
         return len(self._tracks[HEADLINE])
 
     def band(self, quantiles: Floats, sigma: float) -> Band:
-        """What a forecast's quantiles (shape (7,), log price) become."""
+        """Calibrate the quantiles of one forecast: shape (7,), log price."""
         out = quantiles.astype(float).copy()
         sides: list[tuple[float, float]] = []
         for (pair, _), track in zip(TRACKS, self._tracks, strict=True):
             move = track.margin() * sigma
             low, high = float(quantiles[pair]) - move, float(quantiles[-1 - pair]) + move
             middle = float(quantiles[len(LEVELS) // 2])
-            # A pair narrowed past its median stops there.
+            # A pair is never narrowed past its median.
             sides.append((min(low, middle), max(high, middle)))
         for index in (0, 2, 3):
             pair = TRACKS[index][0]
@@ -106,17 +106,17 @@ class Calibrator:
         return Band(quantiles=out, interval=interval, interval_95=wide, n_calib=len(self))
 
     def update(self, quantiles: Floats, sigma: float, truth: float) -> None:
-        """Take in the truth (log target) of a forecast."""
+        """Add the truth (log target) of a forecast."""
         for (pair, _), track in zip(TRACKS, self._tracks, strict=True):
             track.update(max(float(quantiles[pair]) - truth, truth - float(quantiles[-1 - pair])) / sigma)
 
     def replay(self, quantiles: Floats, sigma: Floats, truth: Floats, lag: int = 1) -> "Replay":
-        """Run through forecasts in order of time: each is calibrated by what was known `lag` steps before it.
+        """Calibrate a series of forecasts in order of time, each with the truths known `lag` steps before it.
 
         Args:
             quantiles: shape (m, 7), log price.
             sigma: shape (m,), log price.
-            truth: shape (m,); NaN truths are not learnt from.
+            truth: shape (m,); NaN truths are skipped.
             lag: steps between a forecast and the moment its truth is known (the horizon in hours).
         """
         m = len(truth)
@@ -136,7 +136,7 @@ class Calibrator:
         return Replay(quantiles=out, interval_95=wide, covered=(truth >= out[:, 0]) & (truth <= out[:, -1]))
 
     def state(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The state as JSON values."""
         return {"window_h": WINDOW_H, "gamma": GAMMA, "tracks": [track.state() for track in self._tracks]}
 
     @classmethod
@@ -150,7 +150,7 @@ class Calibrator:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Calibrated quantiles (m, 7), the 95 % interval (m, 2), and whether the outermost pair held the truth (m,)."""
+    """Calibrated quantiles (m, 7), the 95 % interval (m, 2), and whether the outermost pair covers the truth (m,)."""
 
     quantiles: Floats
     interval_95: Floats

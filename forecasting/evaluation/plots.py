@@ -1,4 +1,4 @@
-"""A picture of real against predicted prices with their band (PNG), drawn without a display."""
+"""Plots of actual and predicted prices with their band, as PNG, without a display."""
 
 import io
 from datetime import UTC, datetime
@@ -15,13 +15,13 @@ SHOWN_H = 168
 
 
 def draw(run: WalkForward, samples: Samples, title: str, shown_h: int = SHOWN_H) -> bytes:
-    """The newest `shown_h` forecasts of a run, each over its target hour, and the truth where it is known."""
+    """Plot the newest `shown_h` forecasts of a run at their target hours, with the known actual prices."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     anchors = run.raw.anchors[-shown_h:]
     middle_ms = samples.target_start_ms(anchors) + HOUR_MS // 2
-    times: Any = [datetime.fromtimestamp(ms / 1000, UTC) for ms in middle_ms]  # matplotlib's types leave dates out
+    times: Any = [datetime.fromtimestamp(ms / 1000, UTC) for ms in middle_ms]  # matplotlib's type hints lack datetimes
     last = run.raw.last_price[-shown_h:]
     prices = last[:, None] * np.exp(run.calibrated.quantiles[-shown_h:])
     point = last * np.exp((run.raw.point / samples.widening[run.raw.anchors])[-shown_h:])
@@ -31,11 +31,13 @@ def draw(run: WalkForward, samples: Samples, title: str, shown_h: int = SHOWN_H)
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     level = TRACKS[HEADLINE][1]
-    band = f"{level:.0%} band (held {np.mean(inside):.1%} of {len(inside)})" if inside.size else f"{level:.0%} band"
+    band = (
+        f"{level:.0%} band (coverage {np.mean(inside):.1%}, n = {len(inside)})" if inside.size else f"{level:.0%} band"
+    )
     axes.fill_between(times, prices[:, 0], prices[:, -1], color="#4477aa", alpha=0.18, linewidth=0, label=band)
     axes.fill_between(times, prices[:, 2], prices[:, -3], color="#4477aa", alpha=0.25, linewidth=0, label="50% band")
     axes.plot(times, point, color="#4477aa", linewidth=1.2, label="predicted average price")
-    axes.plot(times, actual, color="#222222", linewidth=1.2, label="real average price")
+    axes.plot(times, actual, color="#222222", linewidth=1.2, label="actual average price")
     axes.set_title(title)
     axes.set_ylabel(f"{samples.hours.symbol.split('-')[1]}")
     axes.set_xlabel("hour (UTC)")

@@ -1,4 +1,4 @@
-"""How a prediction fared, when its hour is known. Pure."""
+"""Scores of published predictions, once the row of their target hour exists. Pure."""
 
 import math
 from collections.abc import Iterable
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from forecasting.data.hourly_grid import Hours
-from forecasting.evaluation.walk_forward import BPS, pinball, winkler
+from forecasting.evaluation.metrics import BPS, pinball, winkler
 from forecasting.models.interface import LEVELS
 from marketdata.records import Prediction, Score
 from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
 
 WAIT_H = 48
-"""For so long the live row of a target hour may be late."""
+"""Hours to wait for the live row of a target hour."""
 
 
 def level_name(level: float) -> str:
@@ -21,31 +21,34 @@ def level_name(level: float) -> str:
 
 
 def known_truths(pending: Iterable[Prediction], hours: Hours) -> tuple[list[tuple[Prediction, int]], list[Prediction]]:
-    """Which predictions can be scored, with the position of their target hour, and which never will be.
+    """Split pending predictions by whether the truth is known.
 
-    A truth is a row that holds ticks, however long ago it came; without one a prediction is given up after WAIT_H.
+    The truth is a row of origin `live`, of any age. A prediction without one expires after WAIT_H.
+
+    Returns:
+        Predictions that can be scored, each with the grid position of its target hour; and expired predictions.
     """
     ready: list[tuple[Prediction, int]] = []
-    given_up: list[Prediction] = []
+    expired: list[Prediction] = []
     for prediction in sorted(pending, key=lambda p: p.target_start):
         start_ms = from_rfc3339(prediction.target_start)
         at = (start_ms - int(hours.start_ms[0])) // HOUR_MS
         if 0 <= at < len(hours) and hours.present[at] and hours.live[at]:
             ready.append((prediction, at))
         elif at < 0 or hours.end_ms - start_ms > WAIT_H * HOUR_MS:
-            given_up.append(prediction)
-    return ready, given_up
+            expired.append(prediction)
+    return ready, expired
 
 
 def score(prediction: Prediction, *, actual: float, n_ticks: int, coverage: float, scored_at_ms: int) -> Score:
-    """The score of a prediction; errors are log(forecast / actual), all in bp.
+    """Score a prediction. Errors are log(forecast / actual); all in basis points.
 
     Args:
-        prediction: as it was published.
+        prediction: the published record.
         actual: the average price of its target hour.
-        n_ticks: of that hour's row.
-        coverage: of that hour's row.
-        scored_at_ms: event time now.
+        n_ticks: ticks in that hour.
+        coverage: share of that hour's minutes with data, 0 to 1.
+        scored_at_ms: event time now, in ms.
     """
     last = prediction.last_price
     truth = np.array([math.log(actual / last)])

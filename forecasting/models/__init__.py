@@ -1,1 +1,1 @@
-"""Models under one interface: `fit`, `predict`, `state`; see `interface` for it and `catalogue` for their names."""
+"""Models behind one interface (`interface`), by name (`catalogue`)."""

@@ -1,4 +1,4 @@
-"""The baselines: what a model must beat before it may be believed."""
+"""The baselines that every model is compared with."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from marketdata.errors import ForecastError
 
 
 class LastPrice(TrailingModel):
-    """The honest baseline: the last price, with the quantiles of the trailing 1,440 h (constant width)."""
+    """The main baseline: the last price, with the residual quantiles of the trailing 1,440 h (constant width)."""
 
     name = "last-price"
 
 
 class Persistence(TrailingModel):
-    """Naive: the hour's average persists. Averages of a random walk are autocorrelated (Working 1960): easy to beat."""
+    """Naive: the next average equals the last one. Averages of a random walk are autocorrelated (Working 1960)."""
 
     name = "persistence-of-average (naive)"
 
@@ -29,7 +29,7 @@ class Persistence(TrailingModel):
 
 
 class Ewma(TrailingModel):
-    """The last price, with an EWMA of hourly returns (24 h half-life) as scale."""
+    """The last price, scaled by an EWMA of hourly returns (24 h half-life)."""
 
     name = "ewma"
 
@@ -59,7 +59,7 @@ class Drift(Ewma):
 
 
 def _table(samples: Samples) -> Floats:
-    """The nets' inputs of the last hours as one row, and HAR's: for models without a memory."""
+    """The nets' inputs of the last four hours and HAR's inputs, as one row per hour."""
     net = np.nan_to_num(samples.net[:, :6])
     lags = [net[:, :2]]
     for lag in (1, 2, 3):
@@ -70,7 +70,7 @@ def _table(samples: Samples) -> Floats:
 
 
 class Ridge(Ewma):
-    """A ridge regression of target / sigma."""
+    """Ridge regression of target / sigma."""
 
     name = "ridge"
 
@@ -95,7 +95,7 @@ class Ridge(Ewma):
 
 
 class Boosting:
-    """Histogram gradient boosting (scikit-learn), one booster a quantile of target / sigma. For reports, not saved."""
+    """Histogram gradient boosting (scikit-learn) with one booster per quantile of target / sigma. For reports only."""
 
     name = "gradient-boosting"
 
@@ -142,14 +142,14 @@ class Boosting:
         )
 
     def save(self) -> Saved:
-        """Never: a pickle is no format for a registry."""
-        raise ForecastError(f"{self.name}: is for reports and is not published")
+        """Not supported: the registry stores no pickles."""
+        raise ForecastError(f"{self.name}: cannot be published: it is for reports only")
 
     def load(self, saved: Saved) -> None:  # noqa: ARG002
-        raise ForecastError(f"{self.name}: is for reports and is not published")
+        raise ForecastError(f"{self.name}: cannot be published: it is for reports only")
 
 
 def spread_to_sd(quantiles: Floats, truth: Floats) -> float:
-    """The factor that turns (0.95 quantile - 0.05 quantile) into a standard deviation, fitted in mean square."""
+    """Fit the factor from (0.95 quantile - 0.05 quantile) to the standard deviation, in mean square."""
     width = np.maximum(quantiles[:, -1] - quantiles[:, 0], 1e-9)
     return float(np.sqrt(np.mean((truth / width) ** 2)))

@@ -1,4 +1,4 @@
-"""The models by name."""
+"""All models, by name."""
 
 from collections.abc import Callable
 from typing import Final
@@ -28,10 +28,10 @@ REFERENCE = LastPrice.name
 
 
 def make(name: str, training: Training) -> Model:
-    """A model that is not fitted yet.
+    """Create an unfitted model.
 
     Raises:
-        ForecastError: there is no such model.
+        ForecastError: no model has this name.
     """
     try:
         return _MAKERS[name](training)

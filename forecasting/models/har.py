@@ -1,4 +1,4 @@
-"""The HAR regression of log variance (Corsi 2009; 1, 24 and 168 h, and the hour of day) as a scale for the target."""
+"""HAR regression of log variance (Corsi 2009; 1, 24 and 168 h, hour of day), used as a scale of the target."""
 
 from typing import Any
 
@@ -15,7 +15,10 @@ MIN_ROWS = 200
 
 
 def ridge(x: Floats, y: Floats, strength: float = RIDGE) -> Floats:
-    """Coefficients, intercept first; columns are standardised for the penalty, the intercept is free."""
+    """Ridge regression; return the coefficients, intercept first.
+
+    The penalty applies to standardised columns; the intercept has no penalty.
+    """
     mean, sd = x.mean(axis=0), x.std(axis=0)
     sd = np.where(sd > 0, sd, 1.0)
     z = (x - mean) / sd
@@ -24,10 +27,10 @@ def ridge(x: Floats, y: Floats, strength: float = RIDGE) -> Floats:
 
 
 class HarScale:
-    """sqrt(exp(fitted log variance of the target hour)), brought to E[(target / scale)²] = 1 on the training span.
+    """sqrt(exp(fitted log variance of the target hour)), normalised to E[(target / scale)²] = 1 on the training span.
 
     Args:
-        rich: with 3 and 6 h, EWMA, volume, past days' same hour and weekday beside the plain HAR's terms.
+        rich: add 3 and 6 h, EWMA, volume, the same hour of past days, and weekday.
     """
 
     def __init__(self, *, rich: bool) -> None:
@@ -39,14 +42,18 @@ class HarScale:
         return samples.har_rich if self.rich else samples.har
 
     def fit(self, samples: Samples, anchors: Ints) -> None:
-        """Raises ForecastError where fewer than MIN_ROWS hours can be learnt from."""
+        """Fit to anchors.
+
+        Raises:
+            ForecastError: fewer than MIN_ROWS hours have known inputs and targets.
+        """
         h = samples.horizon_h
         x = self._design(samples)[anchors]
         v = samples.log_variance[anchors + h]
         y = (samples.target * samples.widening)[anchors]
         known = np.isfinite(x).all(axis=1) & np.isfinite(v) & np.isfinite(y)
         if known.sum() < MIN_ROWS:
-            raise ForecastError(f"har: {int(known.sum())} hours to learn from: expected at least {MIN_ROWS}")
+            raise ForecastError(f"har: {int(known.sum())} training hours: expected at least {MIN_ROWS}")
         self._coefficients = ridge(x[known], v[known])
         variance = np.exp(self._linear(x[known]))
         self._factor = float(np.mean(y[known] ** 2 / variance))
@@ -58,8 +65,8 @@ class HarScale:
         return out
 
     def at(self, samples: Samples) -> Floats:
-        """The scale at every hour of the grid, log price, NaN where inputs are unknown, shape (n,)."""
-        # Inputs far outside what was seen must not make an absurd band: 1 bp to 30 % an hour.
+        """Return the scale at every hour of the grid: shape (n,), log price, NaN if inputs are unknown."""
+        # Limit the scale to 1 bp – 30 % per hour, for inputs far outside the training range.
         return np.clip(np.sqrt(self._factor * np.exp(self._linear(self._design(samples)))), 1e-4, 0.3)
 
     def state(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The one interface of all models, and what their forecasts hold. Pure numpy.
+"""The interface of all models, and the form of their forecasts. Pure numpy.
 
-Models learn `samples.target * samples.widening`; their forecasts are of hours known by minutes.
+Models are fitted to `samples.target * samples.widening`: their forecasts are for hours known by minutes.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """For callers who do not show any."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Forecast:
     """Forecasts made at the ends of the hours `anchors` (m,).
 
     log_quantiles: of log(average price of the target hour / last price), shape (m, 7), ascending, levels LEVELS.
-    point: the one value that is told of the same, shape (m,); it need not be the median.
+    point: point forecast of the same, shape (m,); not necessarily the median.
     sigma: standard deviation of the same, shape (m,).
     last_price: shape (m,).
     """
@@ -45,7 +45,7 @@ class Forecast:
         return out
 
     def narrowed(self, widening: Floats) -> "Forecast":
-        """For targets whose truth is known less finely: everything over `widening`, shape (m,)."""
+        """Divide everything by `widening` (m,), for targets of a coarser basis."""
         return Forecast(
             self.anchors,
             self.log_quantiles / widening[:, None],
@@ -64,26 +64,26 @@ class Saved:
 
 
 class Model(Protocol):
-    """Fit on anchors, forecast at anchors. `name` identifies the recipe."""
+    """A model. `name` identifies its kind."""
 
     name: str
 
     def fit(self, samples: Samples, anchors: Ints, progress: Progress = no_progress) -> None:
-        """Learn from the anchors (positions on the hour grid, ascending, targets known), from nothing later."""
+        """Fit to the anchors (ascending positions on the hour grid with known targets), without using later rows."""
         ...
 
     def predict(self, samples: Samples, anchors: Ints) -> Forecast:
-        """Forecast at anchors, each from rows at or before it."""
+        """Forecast at anchors, each from the rows at or before it."""
         ...
 
     def save(self) -> Saved:
-        """Everything `load` needs."""
+        """Return the fitted model for `load`."""
         ...
 
     def load(self, saved: Saved) -> None:
-        """Become the saved model.
+        """Restore a saved model.
 
         Raises:
-            ForecastError: the parts do not fit.
+            ForecastError: a part is missing or invalid.
         """
         ...

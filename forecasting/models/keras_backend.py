@@ -1,15 +1,11 @@
-"""The one place where Keras is imported: it fixes the back end (JAX) before Keras looks for one.
+"""Import of Keras with its back end: JAX, unless `KERAS_BACKEND` names another one."""
 
-Model code uses `keras.ops` alone, so another back end is a matter of `KERAS_BACKEND`.
-"""
-
-import importlib
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from config.paths import cache_dir
 
@@ -19,8 +15,8 @@ _UNUSED = ("sklearn", "matplotlib", "pandas")
 
 @contextmanager
 def _hidden(names: tuple[str, ...]) -> Iterator[None]:
-    """Packages that Keras imports where it finds them, for parts that are not used here: a third of its import time."""
-    modules: dict[str, Any] = sys.modules  # None in it is how Python is told that there is no such module
+    """Hide optional packages that Keras imports for parts not used here; they take a third of its import time."""
+    modules: dict[str, Any] = sys.modules  # None marks a module as not importable
     hidden = [name for name in names if name not in sys.modules]
     for name in hidden:
         modules[name] = None
@@ -32,14 +28,15 @@ def _hidden(names: tuple[str, ...]) -> Iterator[None]:
 
 
 def load_keras() -> ModuleType:
-    """Keras on its back end; the first call takes seconds."""
+    """Return Keras; the first call imports it, which takes seconds."""
     if "keras" not in sys.modules:
-        # Keras and JAX can be told these things only in this way, and only before their import.
+        # Keras and JAX read these variables once, when they are imported.
         os.environ.setdefault("KERAS_BACKEND", DEFAULT_BACKEND)
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        # What was compiled once is found again by the next training and the next start of the predictor.
+        # Share compiled code between trainings and restarts of the predictor.
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "jax"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         with _hidden(_UNUSED):
-            return importlib.import_module("keras")
+            import keras
+        return cast("ModuleType", keras)
     return sys.modules["keras"]

@@ -1,8 +1,8 @@
-"""The plain LSTM: five levels min-max scaled, 60 steps, LSTM 50 twice with dropout, Dense(1), MSE, the next average.
+"""The plain LSTM: five min-max scaled inputs, 60 steps, two LSTM(50) with dropout, Dense(1), MSE; predicts a price.
 
-Hours without quotes (backfill): avg_spread and total_liquidity are masked, 0 after scaling; where the training part
-never had them they stay masked. The quantiles are conformal: of (truth - forecast) / sigma on the block that the
-early stopping looks at, which the weights were not fitted to.
+In hours without quotes (backfill), avg_spread and total_liquidity are masked: 0 after scaling. If they never occurred
+in training, they stay masked. The quantiles are conformal: those of (truth - forecast) / sigma on the validation block
+of early stopping, which the weights are not fitted to.
 """
 
 from dataclasses import replace
@@ -22,11 +22,11 @@ from marketdata.errors import ForecastError
 
 BATCH_SIZE = 32
 TEST_SHARE = 0.2
-"""The 80/20 split by time: the trainer holds this share out and scores it."""
+"""80/20 split by time: the newest share of the hours, which training leaves out and scores."""
 
 
 class LstmPlain:
-    """See the module. Of `training`, epochs, patience, the first seed and max_windows are used; the batch is 32."""
+    """The model of this module. The batch size is always BATCH_SIZE, and only the first seed is used."""
 
     name = "lstm-plain"
 
@@ -41,7 +41,7 @@ class LstmPlain:
 
     def fit(self, samples: Samples, anchors: Ints, progress: Progress = no_progress) -> None:
         if len(anchors) < MIN_WINDOWS:
-            raise ForecastError(f"{self.name}: {len(anchors)} windows to learn from: expected at least {MIN_WINDOWS}")
+            raise ForecastError(f"{self.name}: {len(anchors)} training windows: expected at least {MIN_WINDOWS}")
         h = samples.horizon_h
         recent = anchors if self._training.max_windows is None else anchors[-self._training.max_windows :]
         fit_on, validate_on = split_tail(recent, VALIDATION_SHARE)
@@ -73,7 +73,7 @@ class LstmPlain:
         scaled = network.run(self._net, samples.window(x, anchors).astype("float32"))[:, 0].astype(float)
         price = scaled * self._output.scale[0] + self._output.shift[0]
         last = samples.hours.last_price[anchors]
-        # A net of levels may say anything; a price below a tenth of the last one has no logarithm worth telling.
+        # The net can predict any price, even a negative one; limit it so that the logarithm exists.
         out: Floats = np.log(np.maximum(price, 0.1 * last) / last)
         return out
 
@@ -122,5 +122,5 @@ class LstmPlain:
 
     @property
     def weights(self) -> bytes:
-        """For a digest of the model."""
+        """The weights as bytes, for a digest of the model."""
         return network.weights_digest_input(self._net)

@@ -1,4 +1,4 @@
-"""The nets themselves and how they are trained; `keras.ops` alone, so that back ends swap."""
+"""The nets and their training. Operations are of `keras.ops` only, so that any Keras back end works."""
 
 import tempfile
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PREDICT_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a net is trained. A net that is only loaded and asked needs none of it."""
+    """Training budget of a net; not used for prediction. max_windows: only the newest; None: all."""
 
     epochs: int = 50
     batch_size: int = 128
@@ -28,7 +28,7 @@ class Training:
 
 
 def lstm(steps: int, inputs: int, outputs: int, *, ascending: bool) -> Any:
-    """LSTM 50 → Dropout .2 → LSTM 50 → Dropout .2 → Dense(outputs), sorted where `ascending`."""
+    """LSTM 50 → Dropout .2 → LSTM 50 → Dropout .2 → Dense(outputs), sorted if `ascending`."""
     keras = load_keras()
     into = keras.Input((steps, inputs))
     x = keras.layers.LSTM(50, return_sequences=True)(into)
@@ -71,7 +71,7 @@ def train(
     net.compile(optimizer=keras.optimizers.Adam(1e-3, clipnorm=1.0), loss=loss)
     whole = len(data[0]) // training.batch_size * training.batch_size
     if whole:
-        # A last, shorter batch would be compiled once more, and teaches little; the oldest windows go.
+        # A shorter last batch would be compiled separately, so the oldest windows are dropped instead.
         data = (data[0][-whole:], data[1][-whole:])
     fill = -len(validation[0]) % PREDICT_BATCH
     weights = np.concatenate([np.ones(len(validation[0])), np.zeros(fill)]).astype("float32")
@@ -86,7 +86,7 @@ def train(
         callbacks=[
             keras.callbacks.EarlyStopping(patience=training.patience, restore_best_weights=True),
             keras.callbacks.LambdaCallback(
-                on_epoch_end=lambda epoch, logs: progress(  # noqa: ARG005  the signature is Keras' own
+                on_epoch_end=lambda epoch, logs: progress(  # noqa: ARG005  Keras defines the signature
                     f"{what} epoch", epoch + 1, training.epochs
                 )
             ),
@@ -96,14 +96,14 @@ def train(
 
 
 def bare(net: Any) -> Any:
-    """The same net without loss and optimizer, so that any Keras can load its file."""
+    """Copy a net without loss and optimizer, so that any Keras installation can load its file."""
     copy = type(net).from_config(net.get_config())
     copy.set_weights(net.get_weights())
     return copy
 
 
 def average(nets: list[Any]) -> Any:
-    """One net that gives the mean of several of the same shape."""
+    """Combine nets of the same shape into one that outputs their mean."""
     if len(nets) == 1:
         return nets[0]
     keras = load_keras()
@@ -115,7 +115,7 @@ def average(nets: list[Any]) -> Any:
 
 
 def run(net: Any, inputs: Float32s) -> Float32s:
-    """The net's outputs; the inputs are filled up to whole batches, so that few shapes are compiled."""
+    """Return the net's outputs. Inputs are padded to whole batches, so that few shapes are compiled."""
     size = 1 if len(inputs) == 1 else PREDICT_BATCH
     fill = -len(inputs) % size
     padded = np.concatenate([inputs, np.repeat(inputs[-1:], fill, axis=0)]) if fill else inputs
@@ -124,7 +124,7 @@ def run(net: Any, inputs: Float32s) -> Float32s:
 
 
 def to_bytes(net: Any) -> bytes:
-    """The net, without loss and optimizer, as a `.keras` file."""
+    """Return the net, without loss and optimizer, as a `.keras` file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         bare(net).save(path)
@@ -132,10 +132,10 @@ def to_bytes(net: Any) -> bytes:
 
 
 def from_bytes(data: bytes) -> Any:
-    """The net of a `.keras` file; only layers and operations of Keras itself are accepted.
+    """Load the net of a `.keras` file. Only layers and operations of Keras itself are accepted.
 
     Raises:
-        ForecastError: it is not one.
+        ForecastError: the file cannot be loaded.
     """
     keras = load_keras()
     with tempfile.TemporaryDirectory() as folder:
@@ -148,5 +148,5 @@ def from_bytes(data: bytes) -> Any:
 
 
 def weights_digest_input(net: Any) -> bytes:
-    """The weights as bytes, for a digest: the file itself holds the time it was saved at."""
+    """Return the weights as bytes, for a digest; the file itself contains its save time."""
     return b"".join(np.ascontiguousarray(w).tobytes() for w in net.get_weights())

@@ -1,7 +1,7 @@
-"""Scalers of the nets' inputs, fitted on the training span alone. Pure numpy.
+"""Scalers of the nets' inputs, fitted to the training span only. Pure numpy.
 
-A missing value becomes 0 after scaling and, where the net has a flag for it, its flag 1: never a made-up price. A
-column that was never known in training stays masked in forecasts, because the net has learnt nothing of it.
+A missing value becomes 0 after scaling, and its flag, if the net has one, becomes 1. A column that was never known in
+training stays masked in forecasts.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CLIP = 8.0
 
 @dataclass(frozen=True)
 class Scaler:
-    """(x - shift) / scale; `seen` tells which columns were known in training, each shape (columns,)."""
+    """(x - shift) / scale. seen: columns that were known in training. Each has shape (columns,)."""
 
     shift: Floats
     scale: Floats
@@ -35,7 +35,7 @@ class Scaler:
 
     @classmethod
     def min_max(cls, rows: Floats) -> "Scaler":
-        """The smallest known value becomes 0, the largest 1."""
+        """Scale the smallest known value to 0 and the largest to 1."""
         known = np.isfinite(rows)
         seen: Bools = np.any(known, axis=0)
         low = np.where(seen, np.where(known, rows, np.inf).min(axis=0), 0.0)
@@ -43,7 +43,7 @@ class Scaler:
         return cls(low, np.where(high > low, high - low, 1.0), seen)
 
     def apply(self, rows: Floats, *, clip: float | None = None) -> tuple[Floats, Bools]:
-        """Scaled rows with 0 where missing, and which were missing; same shape as rows."""
+        """Return the scaled rows, 0 if missing, and the mask of missing values; both have the shape of `rows`."""
         missing = ~np.isfinite(rows) | ~self.seen
         scaled = (np.where(missing, self.shift, rows) - self.shift) / self.scale
         if clip is not None:

@@ -1,4 +1,4 @@
-"""Quantiles for models that tell a centre and a scale: those of their own trailing residuals. Pure numpy."""
+"""Quantiles for models with a centre and a scale, from their own trailing residuals. Pure numpy."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ _CHUNK = 2_000
 
 
 def trailing_quantiles(z: Floats, at: Ints, horizon_h: int) -> tuple[Floats, Floats]:
-    """Quantiles and root mean square of z over the WINDOW_H entries known at each position.
+    """Quantiles and root mean square of z over the last WINDOW_H entries known at each position.
 
     Args:
-        z: residual of the forecast made at each hour, NaN where unknown, shape (n,).
-        at: positions t; entry j is known at t where j + horizon <= t.
+        z: residual of the forecast made at each hour, NaN if unknown, shape (n,).
+        at: positions t; entry j is known at t if j + horizon_h <= t.
         horizon_h: hours until a residual is known.
 
     Returns:
-        Quantiles (m, 7) and root mean squares (m,); NaN where fewer than MIN_RESIDUALS are known.
+        Quantiles (m, 7) and root mean squares (m,); NaN if fewer than MIN_RESIDUALS entries are known.
     """
     padded = np.concatenate([np.full(WINDOW_H, np.nan), z])
     windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_H)
@@ -31,7 +31,7 @@ def trailing_quantiles(z: Floats, at: Ints, horizon_h: int) -> tuple[Floats, Flo
     rms = np.full(len(at), np.nan)
     for start in range(0, len(at), _CHUNK):
         block = slice(start, start + _CHUNK)
-        # Window k of `padded` holds z[k - WINDOW_H : k], so k = t - horizon + 1 ends at t - horizon.
+        # Window k of `padded` is z[k - WINDOW_H : k], so k = t - horizon + 1 ends at t - horizon.
         view = np.sort(windows[at[block] - horizon_h + 1], axis=1)  # NaN sorts to the end
         count = np.isfinite(view).sum(axis=1)
         place = np.maximum(count - 1, 0)[:, None] * np.asarray(LEVELS)[None, :]
@@ -47,16 +47,16 @@ def trailing_quantiles(z: Floats, at: Ints, horizon_h: int) -> tuple[Floats, Flo
 
 
 class TrailingModel:
-    """Quantiles = centre + scale × trailing quantiles of (target - centre) / scale, both given for every hour.
+    """Quantiles = centre + scale × trailing quantiles of (target - centre) / scale.
 
-    The trailing median is taken out, so that the median is the centre itself: the last price stays the last price.
-    Subclasses give `_centre` and `_scale` on the whole hour grid, each entry from rows at or before it.
+    The trailing median is subtracted, so that the median is the centre itself (for `last-price`, the last price).
+    Subclasses define `_centre` and `_scale` on the whole hour grid, each entry from rows at or before it.
     """
 
     name = "trailing"
 
     def fit(self, samples: Samples, anchors: Ints, progress: Progress = no_progress) -> None:  # noqa: ARG002
-        """Nothing to learn unless a subclass says so."""
+        """No parameters by default."""
         return
 
     def _centre(self, samples: Samples) -> Floats:
@@ -66,7 +66,11 @@ class TrailingModel:
         return np.ones(len(samples.hours))
 
     def predict(self, samples: Samples, anchors: Ints) -> Forecast:
-        """Raises ForecastError where too few residuals are known."""
+        """See `Model`.
+
+        Raises:
+            ForecastError: fewer than MIN_RESIDUALS residuals are known at an anchor.
+        """
         centre = self._centre(samples)
         scale = self._scale(samples)
         z = (samples.target * samples.widening - centre) / scale

@@ -1,7 +1,7 @@
-"""Whether a challenger becomes champion. Pure.
+"""Rules by which a challenger becomes champion. Pure.
 
-The rule of a contest between recipes needs 3,000 common walk-forward hours. A refit of the champion's own recipe on
-newer hours is no contest: it replaces the old one unless its out-of-sample check failed.
+A challenger of another recipe is compared on at least MIN_COMMON_H common walk-forward hours. A newer version of the
+champion's own recipe replaces the champion unless its held-out check fails.
 """
 
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from forecasting.data.hourly_grid import Bools, Floats, Ints
-from forecasting.evaluation.walk_forward import hac_t, upper_tail, worst_week
+from forecasting.evaluation.metrics import hac_t, upper_tail, worst_week
 
 MIN_COMMON_H = 3_000
 MIN_GAIN = 0.003
@@ -24,8 +24,12 @@ REFRESH_RMSE_RATIO = 1.02
 
 
 @dataclass(frozen=True)
-class Record:
-    """Walk-forward losses of one recipe by hour: anchors (m,) as hour starts in ms, pinball (m,), covered (m,)."""
+class WalkForwardLosses:
+    """Walk-forward losses of one recipe by hour.
+
+    start_ms: starts of the anchor hours (m,). pinball: mean pinball loss in bps (m,). covered: whether the 90 % band
+    covered the truth (m,). rmse_over_last_price: over all hours.
+    """
 
     start_ms: Ints
     pinball: Floats
@@ -35,7 +39,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`promoted` and why; `checks` names each condition and whether it held."""
+    """Whether a version is promoted, and why. checks: each condition and whether it is met."""
 
     promoted: bool
     why: str
@@ -50,12 +54,12 @@ class Verdict:
 
 
 def first_of_registry() -> Verdict:
-    """The very first model has nobody to beat."""
+    """Promote the first model of a registry provisionally."""
     return Verdict(promoted=True, provisional=True, why="first model of an empty registry: champion provisionally")
 
 
 def refresh(coverage_90: float, rmse_over_last_price: float) -> Verdict:
-    """A refit of the champion's recipe, by its own held-out hours (looser bounds: they are few)."""
+    """Decide on a newer version of the champion's recipe, by its held-out hours (few, hence looser bounds)."""
     checks = (
         ("coverage_90 within .85-.95", REFRESH_COVERAGE[0] <= coverage_90 <= REFRESH_COVERAGE[1]),
         ("rmse <= 1.02", rmse_over_last_price <= REFRESH_RMSE_RATIO),
@@ -66,22 +70,24 @@ def refresh(coverage_90: float, rmse_over_last_price: float) -> Verdict:
 
 
 def replacement(why: str, coverage_90: float, rmse_over_last_price: float) -> Verdict:
-    """A model of another recipe where the champion cannot serve at all: a baseline must not serve for ever."""
+    """Decide on a model of another recipe when the champion cannot serve, so that not only baselines are left."""
     checked = refresh(coverage_90, rmse_over_last_price)
     if not checked.promoted:
         return Verdict(promoted=False, why=f"{why}, but the held-out check failed", checks=checked.checks)
     return Verdict(promoted=True, provisional=True, why=f"{why}: champion provisionally", checks=checked.checks)
 
 
-def contest(challenger: Record, champion: Record, har: Record, attempts: int) -> Verdict:
-    """Another recipe against the champion's, on their common walk-forward hours.
+def contest(
+    challenger: WalkForwardLosses, champion: WalkForwardLosses, har: WalkForwardLosses, attempts: int
+) -> Verdict:
+    """Compare another recipe with the champion's, on their common walk-forward hours.
 
     Args:
-        challenger: the new recipe's walk-forward.
-        champion: that of the champion's recipe.
-        har: that of the HAR baseline.
-        attempts: judgements made before since the champion's promotion; the level is divided by attempts + 1
-            (Bonferroni).
+        challenger: losses of the new recipe.
+        champion: losses of the champion's recipe.
+        har: losses of the HAR baseline.
+        attempts: earlier refusals since the champion's promotion; the significance level is divided by
+            attempts + 1 (Bonferroni).
     """
     common = np.intersect1d(np.intersect1d(challenger.start_ms, champion.start_ms), har.start_ms)
     n = len(common)
@@ -109,7 +115,7 @@ def contest(challenger: Record, champion: Record, har: Record, attempts: int) ->
 
 
 def har_serves(champion: Floats, har: Floats) -> bool:
-    """Whether HAR serves in the champion's place: the champion's pinball trails HAR's over the newest 2,000 h."""
+    """Whether HAR replaces the champion: the champion's mean pinball loss over the newest HAR_WATCH_H is higher."""
     n = min(len(champion), len(har))
     if n < HAR_WATCH_H:
         return False

@@ -1,45 +1,40 @@
-"""Versions of models on HDFS: `models/SYMBOL/versions/VERSION/…`, and an append-only pointer to the champion.
+"""Model versions on HDFS: `models/SYMBOL/versions/VERSION/…`, and an append-only pointer to the champion.
 
-A version is complete when its `_SUCCESS` stands, and used only after its reloaded model gave its stored probe output
-again. Its name comes from what it holds (trained_through and a digest), never from a clock. Imports no Keras itself.
+A version is complete if its file `_SUCCESS` exists. It is used only after its reloaded model reproduced its stored
+probe. Its name is derived from its content (trained_through and a digest), not from a clock.
 """
 
 import hashlib
-import io
 import json
 import logging
 import re
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from clients.webhdfs import Storage
-from forecasting.data.hourly_grid import Floats
-from forecasting.data.json_numbers import to_json
-from forecasting.data.samples import Samples
 from forecasting.evaluation.conformal import Calibrator
 from forecasting.models import catalogue
 from forecasting.models.interface import Model, Saved
 from forecasting.models.network import Training
+from forecasting.registry.probe import check_probe
 from marketdata.errors import ForecastError, StorageError
 from marketdata.times import from_rfc3339
 
 log = logging.getLogger(__name__)
 
 SUCCESS = "_SUCCESS"
-PROBES = 8
 _VERSION = re.compile(r"(.+)-\d{8}T\d{2}-[0-9a-f]{10}")
-PROBE_TOLERANCE = 1e-4
-"""In sigmas of the probe: another machine's floating point differs in the last digits, another net by far more."""
 
 
 @dataclass(frozen=True)
 class Version:
     """A published version.
 
-    name: such as `lstm-quantile-20240805T00-1f2e3d4c5b`. trained_through: the end of the newest hour it has used (its
-    weights end a gap and the calibration hours before), RFC 3339. recipe: digest of what defines the kind of model.
+    name: such as `lstm-quantile-20240805T00-1f2e3d4c5b`. trained_through: end of the newest hour used, RFC 3339; the
+    weights are fitted to hours up to a gap and the calibration hours before it. recipe: digest of what defines the
+    kind of model. config, metrics: contents of `config.json` and `metrics.json`.
     """
 
     symbol: str
@@ -56,7 +51,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A version that passed its probe, ready for use."""
+    """A version that passed its probe. calibrated_from_ms: end of the newest hour in its calibrator."""
 
     version: Version
     model: Model
@@ -65,61 +60,21 @@ class Loaded:
 
 
 def version_name(model: str, trained_through: str, content: bytes) -> str:
-    """Deterministic: the recipe's name, through when it was trained, and a digest of the content."""
+    """Return a version's name: model, hour of `trained_through` (RFC 3339) and digest of the content."""
     compact = trained_through[:13].replace("-", "")
     return f"{model}-{compact}-{hashlib.sha256(content).hexdigest()[:10]}"
 
 
 def model_of(version: str) -> str:
-    """The recipe's name in a version's name; of a baseline the name itself."""
+    """Return the model's name in a version's name. A baseline's version is its name."""
     match = _VERSION.fullmatch(version)
     return match[1] if match else version
 
 
-def _npz(arrays: dict[str, Any]) -> bytes:
-    sink = io.BytesIO()
-    np.savez_compressed(sink, **arrays)
-    return sink.getvalue()
-
-
-def _arrays(data: bytes, names: tuple[str, ...], where: str) -> dict[str, Floats]:
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as held:
-            return {name: held[name] for name in names}
-    except (OSError, ValueError, KeyError) as error:
-        raise ForecastError(f"{where}: not a probe: {error!r}") from error
-
-
-def probe_of(model: Model, samples: Samples, anchors: Any) -> tuple[Samples, bytes, bytes]:
-    """The rows that a handful of forecasts need, and those forecasts: (what to forecast from, input, output)."""
-    from forecasting.data.hourly_grid import NUMBERS
-    from forecasting.data.samples import WEEK_H, build_samples
-
-    need = samples.sequence_h + 2 * WEEK_H + 1_600
-    stop = int(anchors[-1]) + 1
-    hours = samples.hours.slice(max(0, stop - need), stop)
-    inputs = {name: getattr(hours, name) for name in NUMBERS}
-    inputs |= {"start_ms": hours.start_ms, "present": hours.present, "live": hours.live, "basis": hours.basis}
-    own = build_samples(hours, sequence_h=samples.sequence_h, horizon_h=samples.horizon_h)
-    forecast = model.predict(own, own.anchors[-PROBES:])
-    output = {"log_quantiles": forecast.log_quantiles, "sigma": forecast.sigma}
-    return own, _npz(inputs), _npz(output)
-
-
-def check_probe(model: Model, inputs: bytes, output: bytes, *, symbol: str, sequence_h: int, horizon_h: int) -> None:
-    """Raises ForecastError where the model does not give the stored output for the stored input."""
-    from forecasting.data.hourly_grid import NUMBERS, Hours
-    from forecasting.data.samples import build_samples
-
-    held = _arrays(inputs, ("start_ms", "present", "live", "basis", *NUMBERS), "probe_input.npz")
-    expected = _arrays(output, ("log_quantiles", "sigma"), "probe_output.npz")
-    samples = build_samples(Hours(symbol=symbol, **held), sequence_h=sequence_h, horizon_h=horizon_h)  # type: ignore[arg-type]
-    got = model.predict(samples, samples.anchors[-PROBES:])
-    if got.log_quantiles.shape != expected["log_quantiles"].shape:
-        raise ForecastError("probe: another number of forecasts than stored")
-    worst = float(np.max(np.abs(got.log_quantiles - expected["log_quantiles"]) / expected["sigma"][:, None]))
-    if not worst <= PROBE_TOLERANCE:
-        raise ForecastError(f"probe: the model's forecasts differ by {worst:.3g} sigma: expected {PROBE_TOLERANCE:g}")
+def canonical_json(value: Any) -> bytes:
+    """Encode plain data as JSON: keys sorted, so that equal content has equal bytes; NaN and infinity become null."""
+    # float is the hook for numpy.float64, the only other type that occurs.
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=float, order="deterministic"), indent=1)
 
 
 class Registry:
@@ -134,12 +89,12 @@ class Registry:
         return f"{self.folder}/versions/{name}/{file}"
 
     def versions(self) -> list[str]:
-        """The names of complete versions."""
+        """Names of the complete versions, sorted."""
         names = self._storage.folders(f"{self.folder}/versions")
         return [name for name in names if self._storage.exists(self.path(name, SUCCESS))]
 
     def publish(self, name: str, files: dict[str, bytes]) -> bool:
-        """Store a version's files, `_SUCCESS` last; False where the version is there already."""
+        """Store a version's files, `_SUCCESS` last; return False if the version already exists."""
         if self._storage.exists(self.path(name, SUCCESS)):
             return False
         for file, data in files.items():
@@ -149,10 +104,10 @@ class Registry:
         return True
 
     def read_version(self, name: str) -> Version:
-        """A version's description, without its model.
+        """Return a version's description, without its model.
 
         Raises:
-            ForecastError: it is not complete.
+            ForecastError: the version is not complete.
         """
         if not self._storage.exists(self.path(name, SUCCESS)):
             raise ForecastError(f"{name}: no {SUCCESS}: not a complete version")
@@ -164,10 +119,10 @@ class Registry:
             raise ForecastError(f"{name}: config.json: {error} missing") from error
 
     def load(self, name: str) -> Loaded:
-        """A version ready for use.
+        """Load a version and check its probe.
 
         Raises:
-            ForecastError: it is not complete, or its model does not match its probe.
+            ForecastError: the version is not complete, or its model does not reproduce its probe.
         """
         version = self.read_version(name)
         config = version.config
@@ -186,7 +141,7 @@ class Registry:
         return Loaded(version, model, Calibrator.from_state(calibration), from_rfc3339(version.trained_through))
 
     def champion(self) -> dict[str, Any] | None:
-        """The newest promotion: `version`, `why`, `provisional`, …; None where there was none."""
+        """The newest promotion (`version`, `why`, `provisional`, …); None if there was none."""
         files = self._storage.files(f"{self.folder}/champion", ".json")
         if not files:
             return None
@@ -194,10 +149,10 @@ class Registry:
         return entry
 
     def challengers(self, champion: str | None) -> dict[str, str]:
-        """The newest complete version of every other model than the champion's, by the model's name."""
+        """Newest complete version of each model other than the champion's, by model name."""
         names = self._storage.folders(f"{self.folder}/versions")
         found: dict[str, str] = {}
-        for name in reversed(names):  # a name ends with its hour: the newest of a model comes first
+        for name in reversed(names):  # names contain the hour: the newest version of a model comes first
             model = model_of(name)
             if model == (champion and model_of(champion)) or model in found:
                 continue
@@ -209,22 +164,22 @@ class Registry:
         return len(self._storage.files(f"{self.folder}/champion", ".json"))
 
     def attempts(self) -> int:
-        """How often a challenger was judged since the present champion's promotion."""
+        """Number of refused challengers since the champion's promotion."""
         return len(self._storage.files(f"{self.folder}/judged/{self.promotions():06d}", ".json"))
 
     def record_attempt(self, version: str, verdict: dict[str, Any]) -> None:
-        """Note that a challenger was judged and refused; repeated attempts raise the bar."""
-        self._storage.write(f"{self.folder}/judged/{self.promotions():06d}/{version}.json", to_json(verdict))
+        """Record that a challenger was refused; each attempt makes the next test stricter (see `promotion.contest`)."""
+        self._storage.write(f"{self.folder}/judged/{self.promotions():06d}/{version}.json", canonical_json(verdict))
 
     def promote(self, version: str, verdict: dict[str, Any]) -> None:
-        """Append a promotion; the pointer's newest file is the champion.
+        """Append a promotion; the newest file names the champion.
 
         Raises:
-            StorageError: another promotion was made at the same time.
+            StorageError: another promotion happened at the same time.
         """
         number = self.promotions() + 1
         path = f"{self.folder}/champion/{number:06d}.json"
         if self._storage.exists(path):
-            raise StorageError(f"{path}: exists: another promotion was made at the same time")
-        self._storage.write(path, to_json({"version": version, "number": number, **verdict}), overwrite=False)
+            raise StorageError(f"{path}: already exists: another promotion happened at the same time")
+        self._storage.write(path, canonical_json({"version": version, "number": number, **verdict}), overwrite=False)
         log.info("promoted version=%s number=%d why=%s", version, number, verdict.get("why"))

@@ -1,4 +1,4 @@
-"""Walk-forward losses by hour, kept on HDFS beside a market's versions, for contests between recipes."""
+"""Walk-forward losses by hour on HDFS, which promotion uses to compare recipes."""
 
 import io
 
@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 
 from clients.webhdfs import Storage
 from forecasting.data.samples import Samples
-from forecasting.evaluation.walk_forward import WalkForward, pinball
-from forecasting.registry.promotion import Record
+from forecasting.evaluation.metrics import BPS, pinball
+from forecasting.evaluation.walk_forward import WalkForward
+from forecasting.registry.promotion import WalkForwardLosses
 from marketdata.errors import StorageError
 from marketdata.parquet import read_parquet
 
@@ -18,13 +19,13 @@ def _path(folder: str, recipe: str) -> str:
     return f"{folder}/walk_forward/{recipe}.parquet"
 
 
-def write_walk(storage: Storage, folder: str, recipe: str, run: WalkForward, samples: Samples) -> None:
-    """Store the losses of calibrated forecasts, a row an hour, in bp."""
+def write_losses(storage: Storage, folder: str, recipe: str, run: WalkForward, samples: Samples) -> None:
+    """Store the losses of calibrated forecasts: one row per hour, pinball in bps, error and truth in log price."""
     centre = run.raw.point / samples.widening[run.raw.anchors]
     table = pa.table(
         {
             "hour_start_ms": samples.hours.start_ms[run.raw.anchors],
-            "pinball_bps": pinball(run.calibrated.quantiles, run.truth) * 1e4,
+            "pinball_bps": pinball(run.calibrated.quantiles, run.truth) * BPS,
             "covered_90": run.calibrated.covered,
             "error": run.truth - centre,
             "truth": run.truth,
@@ -35,23 +36,23 @@ def write_walk(storage: Storage, folder: str, recipe: str, run: WalkForward, sam
     storage.write(_path(folder, recipe), sink.getvalue())
 
 
-def read_walk(storage: Storage, folder: str, recipe: str) -> Record | None:
-    """What `write_walk` stored; None where there is none.
+def read_losses(storage: Storage, folder: str, recipe: str) -> WalkForwardLosses | None:
+    """Return what `write_losses` stored; None if there is no file.
 
     Raises:
-        StorageError: the file is not one of these.
+        StorageError: the file does not contain walk-forward losses.
     """
     path = _path(folder, recipe)
     if not storage.exists(path):
         return None
     try:
-        held = read_parquet(storage.read(path)).to_pydict()
-        error, truth = np.asarray(held["error"]), np.asarray(held["truth"])
-        return Record(
-            start_ms=np.asarray(held["hour_start_ms"], dtype=np.int64),
-            pinball=np.asarray(held["pinball_bps"], dtype=float),
-            covered=np.asarray(held["covered_90"], dtype=bool),
+        columns = read_parquet(storage.read(path)).to_pydict()
+        error, truth = np.asarray(columns["error"]), np.asarray(columns["truth"])
+        return WalkForwardLosses(
+            start_ms=np.asarray(columns["hour_start_ms"], dtype=np.int64),
+            pinball=np.asarray(columns["pinball_bps"], dtype=float),
+            covered=np.asarray(columns["covered_90"], dtype=bool),
             rmse_over_last_price=float(np.sqrt(np.mean(error**2) / np.mean(truth**2))),
         )
     except (pa.ArrowInvalid, KeyError) as problem:
-        raise StorageError(f"{path}: not a walk-forward record: {problem!r}") from problem
+        raise StorageError(f"{path}: not walk-forward losses: {problem!r}") from problem

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from forecasting.data.hourly_grid import HourlyStore
+from forecasting.data.hourly_store import HourlyStore
 from forecasting.data.samples import Samples
 from forecasting.registry.promotion import HAR_WATCH_H, har_serves
 from forecasting.registry.versions import Loaded, Registry, model_of

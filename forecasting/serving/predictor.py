@@ -1,12 +1,13 @@
-"""What is said of the next hour: the champion where it may be trusted, and the baselines always. No I/O, no clock.
+"""Forecasts of the next hour by the champion, challengers and baselines. No I/O, no clock.
 
-The calibrator is not kept between hours but replayed from the version's own state over the hours since: the same rows
-give the same band before and after a restart.
+No calibrator is kept between hours. The version's stored calibration is replayed over the hours since, so that the same
+rows give the same band before and after a restart.
 """
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,21 +32,21 @@ HEADLINE_LEVEL = TRACKS[0][1]
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """Forecasts for one target hour, and the champion's way up to it for a plot (None where it does not serve)."""
+class ForecastSet:
+    """Predictions of one target hour. champion_run: the replayed forecasts of a usable champion, for a plot."""
 
     predictions: tuple[Prediction, ...]
     champion_run: WalkForward | None
 
 
 def newest_hour(samples: Samples) -> int | None:
-    """Position of the newest hour that has a price; None where there is none."""
+    """Position of the newest hour with a price; None if there is none."""
     present = np.flatnonzero(samples.hours.present)
     return int(present[-1]) if present.size else None
 
 
 def stale_reason(samples: Samples, at: int, loaded: Loaded | None, settings: ForecastingSettings) -> str | None:
-    """Why the champion may not serve at the end of hour `at`; None where it may."""
+    """Return why a version may not serve at the end of hour `at`; None if it may."""
     if loaded is None:
         return "no_model"
     end_ms = int(samples.hours.start_ms[at]) + HOUR_MS
@@ -62,7 +63,7 @@ def stale_reason(samples: Samples, at: int, loaded: Loaded | None, settings: For
     return None
 
 
-def look_ahead(
+def forecast_set(
     samples: Samples,
     at: int,
     loaded: Loaded | None,
@@ -71,85 +72,104 @@ def look_ahead(
     issued_at_ms: int,
     demoted: str | None = None,
     challengers: Sequence[Loaded] = (),
-) -> Outlook:
-    """All predictions of hour `at` + horizon.
+) -> ForecastSet:
+    """Return all predictions of hour `at` + horizon: champion, challengers, then baselines.
+
+    If the champion does not serve, the first baseline has the reason as `stale_reason`.
 
     Args:
-        samples: built from rows up to now.
+        samples: samples of all rows up to now.
         at: position of the newest closed hour.
         loaded: the champion, if any.
         settings: ages and lengths.
-        issued_at_ms: event time now; where the target is over by then, the predictions are of origin `backfill`.
-        demoted: why the champion, though usable, does not serve (it then speaks as challenger).
-        challengers: versions of other models that speak beside it, as far as they may.
+        issued_at_ms: event time now, in ms; if the target hour is over, the predictions have the origin `backfill`.
+        demoted: why a usable champion does not serve; its prediction then has the role `challenger`.
+        challengers: versions of other models; those that may not serve are left out.
     """
     reason = stale_reason(samples, at, loaded, settings)
-    out: list[Prediction] = []
-    run: WalkForward | None = None
-    identity: _Identity
-    serving = reason or demoted
+    predictions: list[Prediction] = []
+    champion_run: WalkForward | None = None
     if loaded is not None and reason is None:
-        run, n_calib = _replayed(samples, at, loaded)
-        role: Role = "challenger" if demoted else "champion"
-        out.append(_prediction(samples, run, _identity(loaded, role), issued_at_ms, n_calib=n_calib))
+        champion_run, n_calib = _replayed(samples, at, loaded)
+        source = _source(loaded, "challenger" if demoted else "champion")
+        predictions.append(_prediction(samples, champion_run, source, issued_at_ms, n_calib=n_calib))
     for challenger in challengers:
         if stale_reason(samples, at, challenger, settings) is None:
-            beside, n_calib = _replayed(samples, at, challenger)
-            identity = _identity(challenger, "challenger")
-            out.append(_prediction(samples, beside, identity, issued_at_ms, n_calib=n_calib))
+            run, n_calib = _replayed(samples, at, challenger)
+            source = _source(challenger, "challenger")
+            predictions.append(_prediction(samples, run, source, issued_at_ms, n_calib=n_calib))
+    predictions += _baseline_predictions(samples, at, settings.train_hours, issued_at_ms, reason or demoted)
+    return ForecastSet(tuple(predictions), champion_run)
+
+
+class _Source(NamedTuple):
+    """The model of a prediction, as its record names it."""
+
+    version: str
+    trained_through: str | None
+    role: Role
+    stale_reason: str | None = None
+
+
+def _source(loaded: Loaded, role: Role) -> _Source:
+    return _Source(loaded.version.name, loaded.version.trained_through, role)
+
+
+def _baseline_predictions(
+    samples: Samples, at: int, train_hours: int, issued_at_ms: int, not_serving: str | None
+) -> list[Prediction]:
+    """Predictions of the baselines; the first one has `not_serving`, the reason against the champion, if any."""
+    predictions: list[Prediction] = []
     for model in _baselines(samples, at):
         known = samples.anchors[samples.anchors <= at] if at in samples.anchors else _present(samples, at)
         anchors = known[-(WINDOW_H + 1) :]
         try:
-            model.fit(samples, _learnable(samples, at, settings.train_hours))
-            # Its own first hours may lack trailing residuals: only hours that have them are replayed.
+            model.fit(samples, _learnable(samples, at, train_hours))
+            # Replay only hours with enough trailing residuals.
             forecast = model.predict(samples, _with_residuals(model, samples, anchors))
             calibrator = Calibrator()
-            baseline = calibrate(model.name, forecast, samples, calibrator)
+            run = calibrate(model.name, forecast, samples, calibrator)
         except ForecastError as error:
-            log.warning("baseline=%s symbol=%s not issued: %s", model.name, samples.hours.symbol, error)
+            log.warning("baseline=%s symbol=%s skipped: %s", model.name, samples.hours.symbol, error)
             continue
-        identity = (model.name, None, "baseline", serving)
-        out.append(_prediction(samples, baseline, identity, issued_at_ms, n_calib=len(calibrator)))
-        serving = None  # only the first baseline stands in for the champion
-    return Outlook(tuple(out), run)
-
-
-_Identity = tuple[str, str | None, Role, str | None]
-
-
-def _identity(loaded: Loaded, role: Role) -> _Identity:
-    return (loaded.version.name, loaded.version.trained_through, role, None)
+        source = _Source(model.name, None, "baseline", None if predictions else not_serving)
+        predictions.append(_prediction(samples, run, source, issued_at_ms, n_calib=len(calibrator)))
+    return predictions
 
 
 def _replayed(samples: Samples, at: int, loaded: Loaded) -> tuple[WalkForward, int]:
-    """A version's forecasts since it was made, up to hour `at`, and how many scores calibrate the last.
+    """Return a version's calibrated forecasts since its training, up to hour `at`, and the number of scores in use.
 
-    Its calibration knows the truths up to trained_through; the hours since are replayed.
+    The stored calibration contains the truths up to `trained_through`; the hours since then are replayed.
     """
-    seen = samples.hours.start_ms[samples.anchors] + (samples.horizon_h + 1) * HOUR_MS <= loaded.calibrated_from_ms
-    since = samples.anchors[~seen & (samples.anchors <= at)]
+    calibrated = (
+        samples.hours.start_ms[samples.anchors] + (samples.horizon_h + 1) * HOUR_MS <= loaded.calibrated_from_ms
+    )
+    since = samples.anchors[~calibrated & (samples.anchors <= at)]
     calibrator = Calibrator.from_state(loaded.calibrator.state())
     run = calibrate(loaded.version.config["model"]["name"], loaded.model.predict(samples, since), samples, calibrator)
     return run, len(calibrator)
 
 
 def _baselines(samples: Samples, at: int) -> list[Model]:
-    """HAR where its inputs are known, and the last price, in the order in which they stand in for the champion."""
+    """HAR, if its inputs are known, and the last price; the first one serves if the champion does not."""
     return [Har(), LastPrice()] if at in samples.anchors else [LastPrice()]
 
 
 def _present(samples: Samples, at: int) -> Ints:
+    """Positions of all hours with a price up to `at`."""
     out: Ints = np.flatnonzero(samples.hours.present[: at + 1]).astype(np.int64)
     return out
 
 
 def _learnable(samples: Samples, at: int, train_hours: int) -> Ints:
+    """The newest anchors whose targets are known at the end of hour `at`."""
     anchors = samples.anchors[samples.anchors + samples.horizon_h <= at]
     return anchors[np.isfinite(samples.target[anchors])][-train_hours:]
 
 
 def _with_residuals(model: Model, samples: Samples, anchors: Ints) -> Ints:
+    """Anchors at which at least MIN_RESIDUALS residuals of the model are known; if none, the last anchor."""
     residual = np.isfinite(samples.target)
     if not isinstance(model, LastPrice):
         residual = residual & np.isfinite(samples.har).all(axis=1)
@@ -159,11 +179,9 @@ def _with_residuals(model: Model, samples: Samples, anchors: Ints) -> Ints:
     return enough if enough.size else anchors[-1:]
 
 
-def _prediction(
-    samples: Samples, run: WalkForward, identity: _Identity, issued_at_ms: int, *, n_calib: int
-) -> Prediction:
-    """The last forecast of a run as a record."""
-    version, trained_through, role, stale = identity
+def _prediction(samples: Samples, run: WalkForward, source: _Source, issued_at_ms: int, *, n_calib: int) -> Prediction:
+    """Return the last forecast of a run as a record."""
+    version, trained_through, role, stale = source
     at = int(run.raw.anchors[-1])
     last = float(samples.hours.last_price[at])
     prices = last * np.exp(run.calibrated.quantiles[-1])

@@ -15,14 +15,15 @@ from clients.clock import Clock
 from clients.kafka.connection import close_client
 from clients.webhdfs import Storage
 from config.settings import Settings
-from forecasting.data.hourly_grid import HourlyStore, to_hours
+from forecasting.data.hourly_grid import to_hours
+from forecasting.data.hourly_store import HourlyStore
 from forecasting.data.samples import WEEK_H, Samples, build_samples
 from forecasting.evaluation import plots
 from forecasting.evaluation.scoring import WAIT_H, known_truths, score
 from forecasting.registry.versions import Registry, model_of
 from forecasting.serving import kafka
 from forecasting.serving.market_state import TAIL_HOURS, Market
-from forecasting.serving.predictor import look_ahead, newest_hour
+from forecasting.serving.predictor import forecast_set, newest_hour
 from forecasting.serving.threads import in_thread
 from forecasting.training.child import TrainingChild
 from marketdata.codec import encode
@@ -191,7 +192,7 @@ class PredictorService:
             market.handled_ms = hour_end_ms
             return
         outlook = await in_thread(
-            lambda: look_ahead(
+            lambda: forecast_set(
                 samples,
                 at,
                 market.loaded,

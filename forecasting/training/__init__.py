@@ -1,1 +1,1 @@
-"""Training of one market's model, in this process or in a child process."""
+"""Training of models, in this process or in a child process."""

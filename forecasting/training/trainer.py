@@ -1,4 +1,4 @@
-"""Training of one market's model: rows from HDFS, a fit, a held-out check, a published version, a promotion."""
+"""Training of one market's model: read rows, fit, check on held-out hours, publish a version, decide on promotion."""
 
 import hashlib
 import logging
@@ -9,19 +9,21 @@ import pyarrow as pa
 
 from clients.webhdfs import Storage
 from config.sections import ForecastingSettings
-from forecasting.data.hourly_grid import HourlyStore, Ints, describe, to_hours, to_parquet
-from forecasting.data.json_numbers import to_json
+from forecasting.data.hourly_grid import Ints, describe, to_hours, to_parquet
+from forecasting.data.hourly_store import HourlyStore
 from forecasting.data.samples import WEEK_H, Samples, build_samples
 from forecasting.evaluation.conformal import Calibrator
-from forecasting.evaluation.walk_forward import MIN_GAP_H, WalkForward, calibrate, metrics, pinball
+from forecasting.evaluation.metrics import evaluate, pinball
+from forecasting.evaluation.walk_forward import MIN_GAP_H, WalkForward, calibrate
 from forecasting.models.catalogue import REFERENCE, make
 from forecasting.models.interface import Model, Progress
 from forecasting.models.lstm_plain import TEST_SHARE
 from forecasting.models.network import Training
 from forecasting.registry import promotion
+from forecasting.registry.probe import check_probe, make_probe
 from forecasting.registry.promotion import Verdict
-from forecasting.registry.versions import Registry, Version, check_probe, probe_of, version_name
-from forecasting.registry.walk_forward_store import read_walk
+from forecasting.registry.versions import Registry, Version, canonical_json, version_name
+from forecasting.registry.walk_forward_store import read_losses
 from marketdata.errors import ForecastError
 from marketdata.times import HOUR_MS, to_rfc3339
 
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Positions on the hour grid: the model learns from `fit_on`; `held_out` begins a gap after the last of them."""
+    """Positions on the hour grid: `fit_on` for the fit; `held_out` starts a gap after the last target of `fit_on`."""
 
     fit_on: Ints
     held_out: Ints
@@ -38,7 +40,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run made."""
+    """Result of a training run. metrics: of the held-out hours."""
 
     version: str
     verdict: Verdict
@@ -48,7 +50,7 @@ class Trained:
 
 
 def training_of(settings: ForecastingSettings) -> Training:
-    """The net's budget as the settings tell it."""
+    """Return the training budget of the settings."""
     return Training(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
@@ -59,7 +61,7 @@ def training_of(settings: ForecastingSettings) -> Training:
 
 
 def recipe_of(settings: ForecastingSettings, model: str) -> str:
-    """A digest of what kind of model it is: refits of one recipe differ by their rows alone."""
+    """Return a digest of the kind of model. Versions of one recipe differ only in their training rows."""
     kind = {
         "model": model,
         "horizon_h": settings.horizon_h,
@@ -71,29 +73,29 @@ def recipe_of(settings: ForecastingSettings, model: str) -> str:
         "seeds": list(settings.seeds),
         "max_windows": settings.max_windows,
     }
-    return hashlib.sha256(to_json(kind)).hexdigest()[:12]
+    return hashlib.sha256(canonical_json(kind)).hexdigest()[:12]
 
 
 def split(samples: Samples, settings: ForecastingSettings, model: str) -> Split:
     """Hold out the newest calibration hours (the plain LSTM: the newest 20 %), after a gap.
 
     Raises:
-        ForecastError: too few hours are left to learn from.
+        ForecastError: there are no hours to hold out.
     """
     known = samples.anchors[samples.learnable]
     n = round(TEST_SHARE * len(known)) if model == "lstm-plain" else settings.calibration_hours
-    # With little history the held-out part gives way, but never below a fifth.
+    # With little history, hold out a fifth.
     n = min(n, len(known) // 5)
     if n < 1:
-        raise ForecastError(f"{len(known)} hours with whole windows: expected more history")
+        raise ForecastError(f"{len(known)} hours with complete windows: expected at least 5")
     held_out = known[-n:]
     fit_on = known[known + samples.horizon_h <= held_out[0] - MIN_GAP_H]
     return Split(fit_on, held_out)
 
 
 def load_samples(storage: Storage, folder: str, symbol: str, settings: ForecastingSettings) -> tuple[pa.Table, Samples]:
-    """The newest rows that a training needs, and samples of them."""
-    # Windows and trailing weeks of the first anchor lie before the training hours.
+    """Return the newest rows that a training needs, and their samples."""
+    # The windows and trailing weeks of the first anchors need hours before the training span.
     hours = settings.train_hours + settings.sequence_h + WEEK_H
     store = HourlyStore(storage, folder, symbol)
     store.refresh(hours=hours)
@@ -103,7 +105,7 @@ def load_samples(storage: Storage, folder: str, symbol: str, settings: Forecasti
 
 
 def held_out_metrics(run: WalkForward, samples: Samples, split_: Split) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The model's line against last price and HAR, and those two's own lines, all on the held-out hours."""
+    """Return the metrics on the held-out hours: the model's, with skill over the references; and the references'."""
     references: dict[str, Any] = {}
     lines: dict[str, Any] = {}
     for name in (REFERENCE, "ewma", "har"):
@@ -111,8 +113,8 @@ def held_out_metrics(run: WalkForward, samples: Samples, split_: Split) -> tuple
         model.fit(samples, split_.fit_on)
         other = calibrate(name, model.predict(samples, split_.held_out), samples)
         references[name] = pinball(other.calibrated.quantiles, other.truth)
-        lines[name] = metrics(other, samples)
-    return metrics(run, samples, references), lines
+        lines[name] = evaluate(other, samples)
+    return evaluate(run, samples, references), lines
 
 
 def train(
@@ -125,10 +127,10 @@ def train(
     settings: ForecastingSettings,
     progress: Progress,
 ) -> Trained:
-    """Train, check, publish, and promote where the rule says so.
+    """Train, check and publish a version, and promote it if the rules allow.
 
     Raises:
-        ForecastError: there is too little history, or the reloaded model does not match its probe.
+        ForecastError: there is too little history, or the reloaded model does not reproduce its probe.
         StorageError: HDFS failed.
     """
     progress("read hourly rows", 0, 1)
@@ -145,7 +147,7 @@ def train(
     version, files = _package(table, samples, parts, model, calibrator, own, lines, recipe, settings)
     registry.publish(version, files)
     loaded = registry.load(version)
-    verdict = judge(storage, registry, loaded.version, model_name, own, settings)
+    verdict = decide(storage, registry, loaded.version, model_name, own, settings)
     progress("publish", 1, 1)
     log.info(
         "trained symbol=%s version=%s held_out_h=%d pinball_bps=%.3f skill_over_last_price=%.4f skill_over_har=%.4f "
@@ -176,7 +178,7 @@ def _package(
     settings: ForecastingSettings,
 ) -> tuple[str, dict[str, bytes]]:
     saved = model.save()
-    _, probe_input, probe_output = probe_of(model, samples, parts.held_out)
+    probe_input, probe_output = make_probe(model, samples, parts.held_out)
     check_probe(
         model,
         probe_input,
@@ -205,14 +207,14 @@ def _package(
     }
     manifest = describe(table)
     weights: bytes = getattr(model, "weights", b"")
-    content = to_json(config) + to_json(manifest) + weights
+    content = canonical_json(config) + canonical_json(manifest) + weights
     files = {
         **saved.files,
-        "config.json": to_json(config),
-        "scaler.json": to_json(saved.config["state"]),
-        "metrics.json": to_json({"held_out": own, "baselines": lines}),
-        "calibration.json": to_json(calibrator.state()),
-        "manifest.json": to_json(manifest),
+        "config.json": canonical_json(config),
+        "scaler.json": canonical_json(saved.config["state"]),
+        "metrics.json": canonical_json({"held_out": own, "baselines": lines}),
+        "calibration.json": canonical_json(calibrator.state()),
+        "manifest.json": canonical_json(manifest),
         "rows.parquet": to_parquet(table),
         "probe_input.npz": probe_input,
         "probe_output.npz": probe_output,
@@ -220,7 +222,7 @@ def _package(
     return version_name(model.name, through, content), files
 
 
-def judge(
+def decide(
     storage: Storage,
     registry: Registry,
     version: Version,
@@ -228,14 +230,14 @@ def judge(
     own: dict[str, Any],
     settings: ForecastingSettings,
 ) -> Verdict:
-    """Compare a published version with the champion, and note the outcome in the registry."""
+    """Decide whether a published version becomes champion, and record the decision in the registry."""
     current = registry.champion()
     if current is None and model_name != settings.model:
-        verdict = Verdict(promoted=False, why=f"no champion yet, and the first is to be {settings.model}")
+        verdict = Verdict(promoted=False, why=f"no champion yet: expected {settings.model} as the first")
     elif current is None:
         verdict = promotion.first_of_registry()
     elif current["version"] == version.name:
-        return Verdict(promoted=True, why="is the champion already")
+        return Verdict(promoted=True, why="already the champion")
     else:
         verdict = _against(storage, registry, version, current["version"], model_name, own, settings.max_model_age_h)
     if verdict.promoted:
@@ -259,16 +261,16 @@ def _against(
     try:
         champion = registry.load(champion_name).version
     except ForecastError as error:
-        return promotion.replacement(f"the champion cannot be used ({error})", *held_out)
+        return promotion.replacement(f"the champion cannot be loaded ({error})", *held_out)
     if champion.recipe == version.recipe:
         return promotion.refresh(*held_out)
     age_h = (version.trained_through_ms - champion.trained_through_ms) / HOUR_MS
     if age_h > max_model_age_h or age_h < 0:
-        return promotion.replacement("the champion is too old to serve, or of later hours", *held_out)
+        return promotion.replacement("the champion is too old to serve, or was trained on later hours", *held_out)
     recipes = {model_name: version.recipe, champion.name: champion.recipe, "har": "har"}
-    walks = {name: read_walk(storage, registry.folder, recipe) for name, recipe in recipes.items()}
-    found = [walk for walk in walks.values() if walk is not None]
-    if len(found) < len(walks):
-        missing = ", ".join(name for name, walk in walks.items() if walk is None)
-        return Verdict(promoted=False, why=f"no walk-forward record of {missing} (python -m forecasting report)")
+    losses = {name: read_losses(storage, registry.folder, recipe) for name, recipe in recipes.items()}
+    found = [part for part in losses.values() if part is not None]
+    if len(found) < len(losses):
+        missing = ", ".join(name for name, part in losses.items() if part is None)
+        return Verdict(promoted=False, why=f"no walk-forward losses of {missing}: run `python -m forecasting report`")
     return promotion.contest(found[0], found[1], found[2], registry.attempts())

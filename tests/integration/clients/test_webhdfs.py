@@ -7,7 +7,8 @@ import pytest
 
 from clients.webhdfs import Storage
 from config import Settings
-from forecasting.data.hourly_grid import HourlyStore, to_hours
+from forecasting.data.hourly_grid import to_hours
+from forecasting.data.hourly_store import HourlyStore
 from marketdata.errors import StorageError
 from tests.support.forecasting_hours import store, walk
 

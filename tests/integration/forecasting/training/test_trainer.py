@@ -1,7 +1,8 @@
-"""Training with the real Keras and the registry on the real HDFS."""
+"""Training with Keras, and the registry on HDFS."""
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +14,14 @@ from config.sections import ForecastingSettings
 from forecasting.data.hourly_grid import to_hours
 from forecasting.data.samples import Samples, build_samples
 from forecasting.evaluation.walk_forward import calibrate
+from forecasting.models import network
 from forecasting.models.interface import no_progress
+from forecasting.models.keras_backend import load_keras
 from forecasting.models.lstm_plain import LstmPlain
 from forecasting.models.lstm_quantile import LstmQuantile
 from forecasting.models.network import Training
 from forecasting.registry.versions import SUCCESS, Registry
-from forecasting.serving.predictor import look_ahead
+from forecasting.serving.predictor import forecast_set
 from forecasting.training.trainer import Trained, train
 from marketdata.errors import ForecastError
 from marketdata.times import HOUR_MS
@@ -102,8 +105,8 @@ def test_a_loaded_champion_predicts_as_the_trained_model_did(trained_once: tuple
     loaded = trainee.registry.load(trained.version)
     samples = trained.samples
     at = int(samples.anchors[-1])
-    outlook = look_ahead(samples, at, loaded, SMALL, issued_at_ms=samples.hours.end_ms)
-    champion, har, last = outlook.predictions
+    forecasts = forecast_set(samples, at, loaded, SMALL, issued_at_ms=samples.hours.end_ms)
+    champion, har, last = forecasts.predictions
     assert (champion.role, champion.model_version, champion.stale_reason) == ("champion", trained.version, None)
     assert [har.stale_reason, last.stale_reason] == [None, None]
     assert champion.lower < champion.pred_avg_price < champion.upper
@@ -116,9 +119,9 @@ def test_an_old_champion_yields_to_the_baseline_and_says_so(trained_once: tuple[
     loaded = trainee.registry.load(trained.version)
     later = walk(1_200 + SMALL.max_model_age_h + 1)
     samples = build_samples(to_hours(later, SYMBOL), sequence_h=60)
-    outlook = look_ahead(samples, len(samples.hours) - 1, loaded, SMALL, issued_at_ms=samples.hours.end_ms)
-    assert [p.role for p in outlook.predictions] == ["baseline", "baseline"]
-    assert str(outlook.predictions[0].stale_reason).startswith("model_too_old")
+    forecasts = forecast_set(samples, len(samples.hours) - 1, loaded, SMALL, issued_at_ms=samples.hours.end_ms)
+    assert [p.role for p in forecasts.predictions] == ["baseline", "baseline"]
+    assert str(forecasts.predictions[0].stale_reason).startswith("model_too_old")
 
 
 def test_rows_to_come_change_no_forecast_of_the_net(trained_once: tuple[Trainee, Trained]) -> None:
@@ -141,7 +144,7 @@ def test_the_same_rows_and_seed_give_the_same_version(trained_once: tuple[Traine
     trainee, trained = trained_once
     again = trainee.train()
     assert again.version == trained.version
-    assert again.verdict.why == "is the champion already"
+    assert again.verdict.why == "already the champion"
     assert trainee.registry.promotions() == 1
 
 
@@ -171,7 +174,7 @@ def test_another_recipe_without_a_walk_forward_record_stays_a_challenger(trainee
     first = trainee.train()
     second = trainee.train("lstm-plain")
     assert not second.verdict.promoted
-    assert "no walk-forward record" in second.verdict.why
+    assert "no walk-forward losses" in second.verdict.why
     champion = trainee.registry.champion()
     assert champion is not None
     assert champion["version"] == first.version
@@ -199,17 +202,32 @@ def test_the_mean_of_seeds_is_one_net_that_can_be_saved(samples: Samples) -> Non
     np.testing.assert_allclose(one.prices, forecast.prices[:1], rtol=1e-5)
 
 
-def test_the_plain_net_has_the_layers_that_were_asked_for(samples: Samples) -> None:
+def test_the_plain_net_has_the_documented_layers_loss_and_optimizer(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_nets: list[Any] = []
+    real = network.train
+
+    def train_and_keep(net: Any, *args: Any) -> list[float]:
+        trained_nets.append(net)
+        return real(net, *args)
+
+    monkeypatch.setattr(network, "train", train_and_keep)
     known = samples.anchors[samples.learnable]
     model = LstmPlain(Training(epochs=1, max_windows=400))
     model.fit(samples, known[:600])
-    layers = [type(layer).__name__ for layer in model._net.layers]
-    assert layers == ["InputLayer", "LSTM", "Dropout", "LSTM", "Dropout", "Dense"]
-    assert model._net.layers[1].units == model._net.layers[3].units == 50
-    assert model._net.output_shape == (None, 1)
-    assert model._net.input_shape == (None, 60, 5)
-    assert type(model._net.optimizer).__name__ == "Adam"
-    assert model._net.loss == "mean_squared_error"
+    (trained_net,) = trained_nets
+    assert type(trained_net.optimizer).__name__ == "Adam"
+    assert trained_net.loss == "mean_squared_error"
+    saved_net = network.from_bytes(model.save().files["model.keras"])
+    layers = load_keras().layers
+    for net in (trained_net, saved_net):
+        kinds = [layers.InputLayer, layers.LSTM, layers.Dropout, layers.LSTM, layers.Dropout, layers.Dense]
+        assert [type(layer) for layer in net.layers] == kinds
+        assert [layer.units for layer in net.layers if isinstance(layer, layers.LSTM)] == [50, 50]
+        assert [layer.rate for layer in net.layers if isinstance(layer, layers.Dropout)] == [0.2, 0.2]
+        assert net.output_shape == (None, 1)
+        assert net.input_shape == (None, 60, 5)
 
 
 def test_too_little_history_is_said(settings: Settings) -> None:

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from clients.webhdfs import Storage
 from config.sections import ForecastingSettings, HdfsSettings
-from forecasting.data.hourly_grid import HourlyStore
+from forecasting.data.hourly_store import HourlyStore
 from forecasting.evaluation.conformal import Calibrator
 from forecasting.models.baselines import LastPrice
 from forecasting.registry.promotion import HAR_WATCH_H
