@@ -1,7 +1,7 @@
-"""CoinGecko v3: price, volume, market cap and the day's range of all coins, one call a currency.
+"""CoinGecko v3: price, volume, market cap and the range of the day of all coins, one call per currency.
 
-Wire format: /coins/markets, an array of objects with JSON numbers, nearly all nullable; last_updated says when it was
-true. The service caches for about a minute; an unknown id is absent.
+Wire format: /coins/markets returns an array of objects with JSON numbers, nearly all nullable; `last_updated` is the
+time of the data. The service caches for about a minute. An unknown id is absent from the array.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _FIELDS = {
 
 
 class CoinGecko:
-    """Aggregated prices of all exchanges."""
+    """Prices aggregated over all exchanges."""
 
     name = NAME
 
@@ -45,12 +45,12 @@ class CoinGecko:
         return Cost(calls=len(_calls(markets)))
 
     async def poll(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
-        """price, volume_24h, market_cap, changes and range of the day, trade_timestamp (last_updated)."""
+        """price, volume_24h, market_cap, changes and range of the day, trade_timestamp (`last_updated`)."""
         quotes: dict[str, Quote] = {}
         invalid: dict[str, InvalidValueError] = {}
         calls = _calls(markets)
-        answers = await asyncio.gather(*(self._call(currency, group, timeout_s) for currency, group in calls))
-        for (_currency, group), rows in zip(calls, answers, strict=True):
+        responses = await asyncio.gather(*(self._call(currency, group, timeout_s) for currency, group in calls))
+        for (_currency, group), rows in zip(calls, responses, strict=True):
             for market in group:
                 row = rows.get(market.coingecko_id)
                 if row is None:
@@ -89,7 +89,7 @@ def _calls(markets: Sequence[Market]) -> list[tuple[str, list[Market]]]:
 
 
 def _quote(row: Mapping[str, Any]) -> Quote:
-    fields: dict[str, float | str | None] = {ours: nullable_number(row, theirs) for ours, theirs in _FIELDS.items()}
+    fields: dict[str, float | str | None] = {name: nullable_number(row, field) for name, field in _FIELDS.items()}
     updated = row.get("last_updated")
     observed_at_ms = None if updated is None else from_rfc3339(updated, "last_updated")
     fields["trade_timestamp"] = None if observed_at_ms is None else to_rfc3339(observed_at_ms)

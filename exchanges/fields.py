@@ -1,4 +1,4 @@
-"""Reading fields of an exchange's JSON strictly: what is wrong is named by field, value and expected. Pure."""
+"""Read fields of an exchange's JSON strictly; errors name the field, the value and the expectation. Pure."""
 
 import math
 import re
@@ -7,15 +7,15 @@ from typing import Any
 
 from marketdata.errors import InvalidValueError
 
-_BEYOND_64_BITS = 1 << 63
+_INT64_END = 1 << 63
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 
 def nullable_number(row: Mapping[str, Any], field: str) -> float | None:
-    """A JSON number or null. The field must be there.
+    """A JSON number or null.
 
     Raises:
-        InvalidValueError: it is absent, or something else.
+        InvalidValueError: the field is absent, or neither a finite number nor null.
     """
     if field not in row:
         raise InvalidValueError(field, None, "the field to be present (a number or null)")
@@ -26,7 +26,7 @@ def nullable_number(row: Mapping[str, Any], field: str) -> float | None:
         raise InvalidValueError(field, value, "a finite number or null")
     try:
         number = float(value)
-    except OverflowError as error:  # JSON's integers are of any length
+    except OverflowError as error:  # JSON integers have no size limit
         raise InvalidValueError(field, value, "a finite number or null") from error
     if not math.isfinite(number):
         raise InvalidValueError(field, value, "a finite number or null")
@@ -34,23 +34,23 @@ def nullable_number(row: Mapping[str, Any], field: str) -> float | None:
 
 
 def decimal(value: Any, field: str) -> float:
-    """A number written as a JSON string, as Binance writes prices and quantities.
+    """A finite number written as a JSON string, as Binance writes prices and quantities.
 
     Raises:
-        InvalidValueError: it is something else.
+        InvalidValueError: the value is anything else.
     """
-    if not isinstance(value, str) or _DECIMAL.fullmatch(value) is None or not math.isfinite(float(value)):
-        raise InvalidValueError(field, value, "a decimal number as a string")
-    return float(value)
+    if isinstance(value, str) and _DECIMAL.fullmatch(value) and math.isfinite(number := float(value)):
+        return number
+    raise InvalidValueError(field, value, "a decimal number as a string")
 
 
 def integer(value: Any, field: str) -> int:
-    """A JSON integer of 64 bits.
+    """A JSON integer that fits into 64 bits.
 
     Raises:
-        InvalidValueError: it is something else.
+        InvalidValueError: the value is anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not -_BEYOND_64_BITS <= value < _BEYOND_64_BITS:
+    if isinstance(value, bool) or not isinstance(value, int) or not -_INT64_END <= value < _INT64_END:
         raise InvalidValueError(field, value, "an integer of 64 bits")
     return value
 
@@ -59,7 +59,7 @@ def array_of_objects(payload: Any, where: str) -> list[Mapping[str, Any]]:
     """A JSON array of objects.
 
     Raises:
-        InvalidValueError: it is something else.
+        InvalidValueError: the payload is anything else.
     """
     if not isinstance(payload, list) or not all(isinstance(row, dict) for row in payload):
         raise InvalidValueError(where, payload, "an array of objects")
@@ -67,5 +67,5 @@ def array_of_objects(payload: Any, where: str) -> list[Mapping[str, Any]]:
 
 
 def index_by(rows: list[Mapping[str, Any]], field: str) -> dict[str, Mapping[str, Any]]:
-    """Rows by the text in `field`; a row without such a text names nothing that was asked for."""
+    """Rows by the text in `field`; rows without a text in it are left out."""
     return {row[field]: row for row in rows if isinstance(row.get(field), str)}

@@ -1,30 +1,24 @@
-"""One GET, and what its outcome means: JSON, or an error that says whether trying again makes sense.
+"""HTTP clients of one source: GET JSON, or raise an error that tells whether a retry makes sense.
 
-Kinds: timeout, connection, rate_limited, banned, forbidden, unauthorised, geo_blocked, server_error, bad_request,
-bad_payload. The client is handed in.
+`JsonClient` serves event loops, `BlockingJsonClient` threads. Both classify responses by `exchanges.classification`.
+Neither retries. The httpx client is passed in and stays the caller's.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
-import msgspec
 
-from marketdata.errors import FatalSourceError, RetryableSourceError, SourceError
+from exchanges.classification import decode_response
+from marketdata.errors import RetryableSourceError
 
-DEFAULT_RATE_LIMIT_S = 5.0  # a 429 that names no time
-DEFAULT_BAN_S = 120.0  # Binance bans for 2 minutes at least
-
-_RATE_LIMITED = 429
-_BANNED = 418
-_FATAL = {401: "unauthorised", 403: "forbidden", 451: "geo_blocked"}
-_PASSING = (408, 425)
-_SHOWN = 120
+_MAX_QUERY = 120
 
 
 class JsonClient:
-    """GETs JSON of one source."""
+    """GET JSON of one source with asyncio."""
 
     def __init__(
         self,
@@ -34,87 +28,99 @@ class JsonClient:
         *,
         headers: Mapping[str, str] | None = None,
         on_request: Callable[[], None] = lambda: None,
+        on_headers: Callable[[Mapping[str, str]], None] = lambda _headers: None,
     ) -> None:
+        """Open no connection.
+
+        Args:
+            source: name of the source, for messages.
+            base_url: prefix of each path.
+            client: sends the requests.
+            headers: sent with each request.
+            on_request: called before each request.
+            on_headers: called with the headers of each response, whatever its status.
+        """
         self._source = source
         self._base_url = base_url.rstrip("/")
         self._client = client
         self._headers = dict(headers or {})
         self._on_request = on_request
+        self._on_headers = on_headers
 
     async def get(self, path: str, params: Mapping[str, str], timeout_s: float) -> tuple[Any, httpx.Headers]:
-        """The decoded body and the headers of one GET; `timeout_s` bounds all of it, in real seconds.
+        """Decoded body and headers of one GET. `timeout_s` limits the whole request, in real seconds.
 
         Raises:
-            RetryableSourceError: no answer, a refusal that passes, or a body that is not JSON.
+            RetryableSourceError: no response, a refusal that may pass, or a body that is not JSON.
             FatalSourceError: a refusal that does not pass.
         """
-        where = f"{self._source}: GET {path}"
+        where = _request_name(self._source, path, params)
         self._on_request()
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._client.get(self._base_url + path, params=params, headers=self._headers)
-        except (TimeoutError, httpx.TimeoutException) as error:
-            raise RetryableSourceError(f"{where}: no answer within {timeout_s:.3g} s", "timeout") from error
-        except httpx.TransportError as error:
-            raise RetryableSourceError(f"{where}: {error!r}", "connection") from error
-        except httpx.DecodingError as error:
-            raise RetryableSourceError(f"{where}: {error!r}", "bad_payload") from error
-        if not response.is_success:
-            raise refusal(where, response)
+        except (TimeoutError, httpx.RequestError) as error:
+            raise _request_error(where, error, timeout_s) from error
+        self._on_headers(response.headers)
+        return decode_response(where, response.status_code, response.headers, response.content), response.headers
+
+
+class BlockingJsonClient:
+    """GET JSON of one source; threads may share it."""
+
+    def __init__(
+        self,
+        source: str,
+        base_url: str,
+        client: httpx.Client,
+        *,
+        on_headers: Callable[[Mapping[str, str]], None] = lambda _headers: None,
+    ) -> None:
+        """Open no connection; arguments are those of `JsonClient`."""
+        self._source = source
+        self._base_url = base_url.rstrip("/")
+        self._client = client
+        self._on_headers = on_headers
+
+    def get(self, path: str, params: Mapping[str, str], timeout_s: float) -> tuple[Any, httpx.Headers]:
+        """Decoded body and headers of one GET.
+
+        `timeout_s`, in real seconds, limits each wait for the network, and the time until the body is complete.
+
+        Raises:
+            RetryableSourceError: no response, a refusal that may pass, or a body that is not JSON.
+            FatalSourceError: a refusal that does not pass.
+        """
+        where = _request_name(self._source, path, params)
+        deadline = time.monotonic() + timeout_s
         try:
-            return msgspec.json.decode(response.content), response.headers
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            shown = response.content[:_SHOWN]
-            raise RetryableSourceError(f"{where}: body {shown!r}: expected JSON ({error})", "bad_payload") from error
+            with self._client.stream("GET", self._base_url + path, params=params, timeout=timeout_s) as response:
+                body = _read(response, deadline)
+        except (TimeoutError, httpx.RequestError) as error:
+            raise _request_error(where, error, timeout_s) from error
+        self._on_headers(response.headers)
+        return decode_response(where, response.status_code, response.headers, body), response.headers
 
 
-def refusal(where: str, response: httpx.Response) -> SourceError:
-    """The error that an answer other than 2xx is."""
-    said = f"{where}: HTTP {response.status_code}: {_flat(response.text)}"
-    return judged(said, response.status_code, response.headers.get("retry-after", ""), _code(response.content))
+def _read(response: httpx.Response, deadline: float) -> bytes:
+    """The whole body; httpx itself limits only the wait for each chunk."""
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(body)
 
 
-def judged(said: str, status: int, retry_after: str, code: int | None = None) -> SourceError:
-    """What an HTTP status other than success means for who asked.
-
-    Args:
-        said: the message of the error.
-        status: the answer's.
-        retry_after: its header Retry-After, empty where there is none.
-        code: the exchange's own code of it.
-    """
-    if status == _RATE_LIMITED:
-        return RetryableSourceError(said, "rate_limited", _seconds(retry_after, DEFAULT_RATE_LIMIT_S))
-    if status == _BANNED:
-        # A ban ends. Going on during it makes it longer, so it opens the circuit until then.
-        return RetryableSourceError(said, "banned", _seconds(retry_after, DEFAULT_BAN_S))
-    if status in _FATAL:
-        return FatalSourceError(said, _FATAL[status])
-    # A proxy or a maintenance page in between is not about our request.
-    if status >= httpx.codes.INTERNAL_SERVER_ERROR or status in _PASSING or status < httpx.codes.BAD_REQUEST:
-        return RetryableSourceError(said, "server_error", _seconds(retry_after, None))
-    return FatalSourceError(said, "bad_request", code)
+def _request_name(source: str, path: str, params: Mapping[str, str]) -> str:
+    query = "&".join(f"{name}={value}" for name, value in params.items())
+    if len(query) > _MAX_QUERY:
+        query = query[:_MAX_QUERY] + "…"
+    return f"{source}: GET {path}?{query}" if query else f"{source}: GET {path}"
 
 
-def _seconds(text: str, default: float | None) -> float | None:
-    """A Retry-After's seconds; its other form, an HTTP date, is taken as `default`."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        return default
-    return seconds if 0 <= seconds < float("inf") else default
-
-
-def _code(body: bytes) -> int | None:
-    """The `code` of a refusal like Binance's {"code": -1121, "msg": …}."""
-    try:
-        told = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    code = told.get("code") if isinstance(told, dict) else None
-    return code if isinstance(code, int) else None
-
-
-def _flat(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= _SHOWN else flat[:_SHOWN] + "…"
+def _request_error(where: str, error: TimeoutError | httpx.RequestError, timeout_s: float) -> RetryableSourceError:
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return RetryableSourceError(f"{where}: no response within {timeout_s:.3g} s", "timeout")
+    kind = "bad_payload" if isinstance(error, httpx.DecodingError) else "connection"
+    return RetryableSourceError(f"{where}: {error!r}", kind)

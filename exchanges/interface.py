@@ -1,7 +1,4 @@
-"""What a source is: the interface, what it answers, and what it may ask for.
-
-Pure: it must never do I/O.
-"""
+"""Interface of the sources: protocols, the messages they return, and the limits they have. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,16 +12,17 @@ from marketdata.records import Candle
 
 OK = "ok"
 MISSING = "missing"
-"""The source answered, but not for this market."""
+"""The response of the source does not contain this market."""
 UNKNOWN_SYMBOL = "unknown_symbol"
-"""The source says that it has no such market (any more)."""
+"""The source does not have this market, or no longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What one source said of one market: fields of `Tick` by name, and when it was true (ms), None where unknown.
+    """Data of one source about one market.
 
-    Numbers are floats, times RFC 3339; a null of the source's stays None.
+    fields: of `Tick`, by name; numbers are floats, times RFC 3339, a null of the source is None.
+    observed_at_ms: time of the data at the source; None when unknown.
     """
 
     fields: Mapping[str, float | str | None]
@@ -33,10 +31,12 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """The answer to one poll: quotes by symbol, and the kind of error of markets whose part was not valid.
+    """Result of one poll.
 
-    unknown: symbols that the exchange says it does not have; they are left out of what it is asked. deferred: symbols
-    that this poll did not come to: it tells nothing new of them.
+    quotes: by symbol; a market that the source returned no data for is absent.
+    invalid: errors of markets whose data was not valid, by symbol.
+    unknown: symbols that the source does not have; later polls do not request them.
+    deferred: symbols that this poll did not reach; a later poll requests them.
     """
 
     quotes: Mapping[str, Quote]
@@ -47,7 +47,7 @@ class PollResult:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much a source may be asked; None where there is no such limit."""
+    """Limits of a source; None for no limit."""
 
     weight_per_minute: int | None = None
     calls_per_minute: int | None = None
@@ -56,7 +56,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one poll of all markets asks for."""
+    """Requests of one poll of all markets, and their weight."""
 
     calls: int
     weight: int = 0
@@ -69,21 +69,21 @@ class QuoteSource(Protocol):
     budget: Budget
 
     def poll_cost(self, markets: Sequence[Market]) -> Cost:
-        """What `poll` asks for."""
+        """Cost of one `poll`."""
         ...
 
     async def poll(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
-        """Ask once for all markets, with as few requests as the exchange allows.
+        """Request the quotes of all markets once, with as few requests as the exchange allows.
 
         Raises:
-            RetryableSourceError: it may go well later.
-            FatalSourceError: it will not go well by trying again.
+            RetryableSourceError: a retry may succeed.
+            FatalSourceError: a retry cannot succeed.
         """
         ...
 
 
 class CandleSource(Protocol):
-    """An exchange that keeps candles."""
+    """An exchange that stores candles."""
 
     name: str
     budget: Budget
@@ -91,17 +91,17 @@ class CandleSource(Protocol):
     candles_per_call: int
 
     async def candles(self, market: Market, start_ms: int, now_ms: int, timeout_s: float) -> list[Candle]:
-        """Closed one-minute candles from `start_ms` on, ascending; `candles_per_call` at most, all there are if fewer.
+        """The oldest closed one-minute candles from `start_ms` on, ascending, at most `candles_per_call`.
 
         Raises:
-            RetryableSourceError: it may go well later.
-            FatalSourceError: it will not go well by trying again.
+            RetryableSourceError: a retry may succeed.
+            FatalSourceError: a retry cannot succeed.
         """
         ...
 
 
 class QuoteUpdate(Struct, frozen=True, gc=False):
-    """A best quote that a stream told. `number` grows from one to the next of its stream."""
+    """Best bid and ask from a stream; `number` increases within the stream."""
 
     stream: str
     number: int
@@ -113,7 +113,7 @@ class QuoteUpdate(Struct, frozen=True, gc=False):
 
 
 class TradeUpdate(Struct, frozen=True, gc=False):
-    """One trade that a stream told; `price` in the quote currency, `qty` in the base coin."""
+    """One trade from a stream; `price` in the quote currency, `qty` in the base coin; `number` increases."""
 
     stream: str
     number: int
@@ -123,11 +123,11 @@ class TradeUpdate(Struct, frozen=True, gc=False):
 
 
 class ServerShutdown(Struct, frozen=True):
-    """The exchange will close this connection soon: another should take over now."""
+    """Announcement that the exchange will close this connection soon; another one should take over."""
 
 
 class SubscriptionAck(Struct, frozen=True):
-    """The exchange's answer to the subscription of that number; `refusal` is None where it is accepted."""
+    """Acknowledgement of the subscription `number`; `refusal` is None when it is accepted."""
 
     number: int
     refusal: str | None = None
@@ -138,7 +138,7 @@ StreamEvent = QuoteUpdate | TradeUpdate | Candle | ServerShutdown | Subscription
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """What one client may do; messages and connects are counted in real time."""
+    """Limits of one client; messages and connects are counted in real time."""
 
     streams_per_connection: int
     messages_per_s: int
@@ -146,24 +146,24 @@ class StreamLimits:
 
 
 class StreamSource(Protocol):
-    """An exchange that tells by itself: quotes, trades and closed one-minute candles over a WebSocket."""
+    """An exchange that pushes quotes, trades and closed one-minute candles over a WebSocket."""
 
     name: str
     url: str
     limits: StreamLimits
 
     def streams(self, market: Market) -> Sequence[str]:
-        """The streams that tell of a market."""
+        """Names of the streams of a market."""
         ...
 
     def subscription(self, streams: Sequence[str], number: int) -> str:
-        """The message that asks for streams; its answer carries the number."""
+        """The message that subscribes to streams; its acknowledgement has the same number."""
         ...
 
     def parse(self, message: str | bytes) -> StreamEvent | None:
-        """What a message tells, None where it is nothing that is kept.
+        """The event of a message; None for a message without one.
 
         Raises:
-            InvalidValueError: it is not what the exchange documents.
+            InvalidValueError: the message does not have a documented format.
         """
         ...

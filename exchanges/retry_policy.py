@@ -26,14 +26,16 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 4
 _TIMEOUT = "timeout"
 _UNEXPECTED = "unexpected"
-_WAIT_SHARE = 0.1  # of the poll's time: the first wait, and the width of its jitter
+_WAIT_SHARE = 0.1  # of the budget: the first wait, and the width of its jitter
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """`value` is None unless `status` is ok; else `status` is the kind of the error and `detail` its text.
+    """Result of a call.
 
-    `unexpected` is an error that is none of a source's: a fault of this program, whose traceback is logged.
+    status: ok, or the kind of the error; `unexpected` for an error of this program, whose traceback is logged.
+    value: None unless the status is ok.
+    detail: message of the error.
     """
 
     status: str
@@ -42,7 +44,7 @@ class Outcome(Generic[T]):
 
 
 class RetryPolicy:
-    """One per source, shared by all its calls."""
+    """One per source, shared by all calls of the source."""
 
     def __init__(
         self,
@@ -52,13 +54,13 @@ class RetryPolicy:
         real_seconds: Callable[[float], float] = lambda exchange_s: exchange_s,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is asked yet.
+        """Close the circuit.
 
         Args:
-            source: its name.
-            on_retry: told of the kind of error before each further attempt.
-            real_seconds: how long seconds of the exchange's time take on this machine (`clients.clock.Clock`).
-            monotonic: the machine's, but for tests.
+            source: name of the source.
+            on_retry: called with the kind of the error before each further attempt.
+            real_seconds: converts seconds of exchange time (`clients.clock.Clock`).
+            monotonic: real seconds.
         """
         self.source = source
         self._on_retry = on_retry
@@ -72,34 +74,34 @@ class RetryPolicy:
 
     @property
     def stopped(self) -> FatalSourceError | None:
-        """Why the source stopped for good, None while it has not."""
+        """The fatal error that stopped the source; None while it is not stopped."""
         return self._stopped
 
     async def call(self, ask: Callable[[float], Awaitable[T]], budget_s: float) -> Outcome[T]:
-        """Ask, and ask again while that makes sense, for at most `budget_s`.
+        """Call the source, with retries; raises nothing.
 
         Args:
-            ask: is handed the seconds that are left.
+            ask: sends the request; its argument is the time left, in real seconds.
             budget_s: real seconds for all attempts together.
         """
         if self._stopped is not None:
             return Outcome(self._stopped.kind, detail=str(self._stopped))
         now = self._monotonic()
         if now < self._open_until:
-            return Outcome(self._open_kind, detail=f"left alone for {self._open_until - now:.3g} s more")
+            return Outcome(self._open_kind, detail=f"not requested for another {self._open_until - now:.3g} s")
         outcome = await self._attempts(ask, now + budget_s, budget_s)
-        self._tell(outcome)
+        self._log_change(outcome)
         return outcome
 
     async def _attempts(self, ask: Callable[[float], Awaitable[T]], deadline: float, budget_s: float) -> Outcome[T]:
-        telling: RetryableSourceError | None = None
+        reported: RetryableSourceError | None = None
 
         def backoff(error: Exception) -> bool | float:
-            nonlocal telling
+            nonlocal reported
             if not isinstance(error, RetryableSourceError):
                 return False
-            if error.kind != _TIMEOUT or telling is None:
-                telling = error  # a last attempt cut short by the budget tells less than the refusal before it
+            if error.kind != _TIMEOUT or reported is None:
+                reported = error  # an earlier refusal says more than a last attempt that the budget cut short
             return self._pause(error, deadline - self._monotonic())
 
         wait_s = budget_s * _WAIT_SHARE
@@ -115,31 +117,31 @@ class RetryPolicy:
                 with attempt:
                     return Outcome(OK, await ask(max(deadline - self._monotonic(), 0.001)))
         except RetryableSourceError as last:
-            error = telling or last
+            error = reported or last
             if error.retry_after_s is not None:
                 wait_s = self._real_seconds(error.retry_after_s)
                 self._open_until = self._monotonic() + wait_s
                 self._open_kind = error.kind
-                self._open_for = f"left alone for {wait_s:.3g} s ({error.retry_after_s:g} s of exchange time)"
+                self._open_for = f"not requested for {wait_s:.3g} s ({error.retry_after_s:g} s of exchange time)"
             return Outcome(error.kind, detail=str(error))
         except FatalSourceError as error:
             self._stopped = error
             return Outcome(error.kind, detail=str(error))
         except Exception as error:
-            if self.last_status != _UNEXPECTED:  # once, not with each poll
-                log.exception("%s: an error that was not foreseen", self.source)
+            if self.last_status != _UNEXPECTED:  # once, not at each poll
+                log.exception("%s: unexpected error", self.source)
             return Outcome(_UNEXPECTED, detail=repr(error))
         raise AssertionError("stamina ends with a result or an error")
 
     def _pause(self, error: RetryableSourceError, left_s: float) -> bool | float:
-        """Seconds to wait before asking again, True for stamina's own choice, False for not at all."""
+        """Seconds to wait before the next attempt, True for stamina's backoff, False for no further attempt."""
         wait_s = 0.0 if error.retry_after_s is None else self._real_seconds(error.retry_after_s)
         if left_s <= wait_s:
             return False
         self._on_retry(error.kind)
         return True if error.retry_after_s is None else wait_s
 
-    def _tell(self, outcome: Outcome[T]) -> None:
+    def _log_change(self, outcome: Outcome[T]) -> None:
         if outcome.status == self.last_status:
             return
         if self._stopped is not None:
@@ -148,5 +150,5 @@ class RetryPolicy:
             pause = f"; {self._open_for}" if self._open_until > self._monotonic() else ""
             log.warning("%s: %s: %s%s", self.source, outcome.status, outcome.detail, pause)
         elif self.last_status is not None:
-            log.info("%s answers again", self.source)
+            log.info("%s responds again", self.source)
         self.last_status = outcome.status

@@ -1,107 +1,89 @@
-"""Keeps a stream of events flowing from a WebSocket: subscribes, watches, reconnects, hands over without a hole.
+"""Keep the streams of an exchange flowing over WebSockets: subscribe, watch, reconnect and hand over.
 
-When a connection is lost another is opened with jittered backoff; when one only nears its end (its life, or the
-exchange's announcement) the next one is subscribed before it is left, and what both tell is passed on once. Nothing is
-queued here: each event is handed on before the next is read, and the socket's own buffer holds the exchange back.
-Seconds are real ones, but for a connection's life. It must never know an exchange's formats.
+After a loss, a new connection is opened with jittered backoff. Before a planned end (the connection's life, or the
+exchange's announcement) the next connection subscribes first and the old one is closed afterwards; events that both
+deliver are passed on once. There is no queue: each event is passed on before the next one is read, so the socket's
+buffer slows the exchange down. Seconds are real seconds, except the life of a connection and a Retry-After.
 """
 
 import asyncio
 import logging
 import random
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Protocol
 
 import aiohttp
-import stamina
 
-from exchanges.http import judged
+from exchanges.classification import classify_status
+from exchanges.deduplication import Deduplicator, DeliveredRanges
 from exchanges.interface import QuoteUpdate, ServerShutdown, StreamEvent, StreamSource, SubscriptionAck, TradeUpdate
+from exchanges.reconnect import JITTER_S, ConnectBudget, connect_attempts
 from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError, SourceError
 
 log = logging.getLogger(__name__)
 
-CONNECT_S = 10.0  # for the handshake, and once more for the answers to all subscriptions
-DRAIN_S = 1.0  # that the old connection is heard on after the new one has begun: its last events are on their way
-STABLE_S = 10.0  # a connection that ended sooner counts as one that could not be had
-_STREAMS_A_MESSAGE = 200
-_WAIT_INITIAL_S, _WAIT_MAX_S, _JITTER_S = 0.25, 30.0, 1.0
+CONNECT_S = 10.0
+"""Timeout of the handshake, and again of the acknowledgements of all subscriptions."""
+DRAIN_S = 1.0
+"""Drain time of the old connection after a handover: its last events are still on their way."""
+STABLE_S = 10.0
+"""A connection that is lost sooner counts as a failed attempt to connect."""
+
+_STREAMS_PER_MESSAGE = 200
 _HANDOVER_ATTEMPTS = 5
-_CONNECT_WINDOW_S = 300.0
-_CONNECT_SHARE = 0.8  # of the connects that are allowed: the address may have other clients
-_CLOSE_S = 1.0  # that a close frame is waited for
-_MOST_BYTES = 1 << 20  # of one message
+_CLOSE_S = 1.0  # wait for the close frame
+_MAX_MESSAGE_BYTES = 1 << 20
 _START, _LOST, _LIFE, _SHUTDOWN = "start", "lost", "life", "shutdown"
 
 
-class LifeClock(Protocol):
+class EventClock(Protocol):
     """Event time, and waiting for it."""
 
     def now_ms(self) -> int: ...
 
+    def real_seconds(self, event_s: float) -> float: ...
+
     async def sleep_until(self, event_ms: int) -> None: ...
 
 
-class Counting(Protocol):
-    """What is told of connections; the worker's metrics."""
+class ConnectionMetrics(Protocol):
+    """Counters of connections."""
 
     def connected(self, reason: str) -> None:
-        """A connection is there, for this reason: `start`, `lost`, `life`, `shutdown`."""
+        """A connection is open; reason: `start`, `lost`, `life`, `shutdown`."""
         ...
 
     def failed(self, kind: str) -> None:
-        """A connection could not be had, was lost, or said something that cannot be read."""
+        """A connection failed or was lost, or a message was not valid."""
         ...
 
     def up(self, change: int) -> None:
-        """One more, or one less, is there."""
+        """The number of open connections changed by +1 or -1."""
         ...
 
 
-@dataclass(slots=True)
-class ConnectBudget:
-    """Spaces connects out so that they stay below what the exchange allows one address; shared by all connections."""
-
-    most: int
-    made: deque[float] = field(default_factory=deque)
-
-    async def take(self) -> None:
-        """Wait until one more connect is allowed."""
-        loop = asyncio.get_running_loop()
-        while True:
-            now = loop.time()
-            while self.made and self.made[0] <= now - _CONNECT_WINDOW_S:
-                self.made.popleft()
-            if len(self.made) < self.most * _CONNECT_SHARE:
-                self.made.append(now)
-                return
-            await asyncio.sleep(self.made[0] + _CONNECT_WINDOW_S - now)
-
-
 class Link:
-    """One open connection. `told` maps a stream to the first and the last number that came on it."""
+    """One open connection."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, born: float) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, opened_at: float, delivered: DeliveredRanges) -> None:
         self.socket = socket
-        self.born = self.heard = born
-        self.told: dict[str, list[int]] = {}
-        self.answers: dict[int, str | None] = {}
-        self.answered = asyncio.Event()
+        self.last_message_at = opened_at
+        self.delivered = delivered
+        self.acks: dict[int, str | None] = {}
+        self.ack_received = asyncio.Event()
         self.shutdown = asyncio.Event()
         self.reader: asyncio.Task[str] | None = None
 
     async def stop_reading(self) -> None:
-        """End its reader."""
+        """End the reader task."""
         if self.reader is not None:
             self.reader.cancel()
             await asyncio.gather(self.reader, return_exceptions=True)
 
 
 class Connection:
-    """The streams of some markets over one connection at a time, for ever."""
+    """The streams of some markets over one connection at a time."""
 
     def __init__(
         self,
@@ -109,108 +91,107 @@ class Connection:
         streams: Sequence[str],
         session: aiohttp.ClientSession,
         *,
-        clock: LifeClock,
+        clock: EventClock,
         budget: ConnectBudget,
-        counting: Counting,
+        metrics: ConnectionMetrics,
         on_event: Callable[[StreamEvent], None],
         on_lost: Callable[[], None],
         silence_s: float,
         life_ms: int,
     ) -> None:
-        """Nothing is opened.
+        """Open no connection.
 
         Args:
-            source: whose format it is.
-            streams: their names; no more than one connection may carry.
-            session: an open HTTP client.
-            clock: event time, for a connection's life.
-            budget: of connects, shared.
-            counting: told of what happens.
-            on_event: handed each quote, trade and candle once; must not wait.
-            on_lost: called when no connection is left: what was known of quotes may be outdated.
-            silence_s: without a message, after which the connection is taken for dead.
-            life_ms: of event time, after which the next connection takes over.
+            source: wire format and limits.
+            streams: names; at most as many as one connection may carry.
+            session: open HTTP client.
+            clock: event time.
+            budget: of connects, shared by all connections.
+            metrics: counters.
+            on_event: called with each quote, trade and candle once; must not block.
+            on_lost: called when no connection is left: quotes received so far may be outdated.
+            silence_s: time without a message after which a connection counts as dead.
+            life_ms: event time after which the next connection takes over.
         """
         self._source = source
         self._streams = streams
         self._session = session
         self._clock = clock
         self._budget = budget
-        self._counting = counting
+        self._metrics = metrics
         self._on_event = on_event
         self._on_lost = on_lost
         self._silence_s = silence_s
         self._life_ms = life_ms
         self._links: list[Link] = []
-        self._settled: dict[str, int] = {}
+        self._deduplicator = Deduplicator()
         self._numbers = count(1)
-        self._unreadable: set[str] = set()
+        self._logged_fields: set[str] = set()
         self._was_connected = False
 
     async def run(self) -> None:
-        """Stay connected; ends only when the exchange refuses for good, which the log tells."""
+        """Stay connected until cancelled; return only after a fatal error, which is logged."""
         try:
             while True:
-                async for attempt in _attempts(None):
+                async for attempt in connect_attempts(None, self._clock.real_seconds):
                     with attempt:
-                        await self._stay()
-                # All clients of an exchange lose it at the same moment.
-                await asyncio.sleep(random.uniform(0.0, _JITTER_S))  # noqa: S311  jitter is no secret
+                        await self._stay_connected()
+                await asyncio.sleep(random.uniform(0.0, JITTER_S))  # noqa: S311  not for cryptography
         except FatalSourceError as error:
             log.error("%s: the stream is stopped until the worker is restarted: %s", self._source.name, error)  # noqa: TRY400
 
     async def probe(self) -> None:
-        """Connect, subscribe, and leave.
+        """Connect, subscribe and close.
 
         Raises:
-            SourceError: that does not go.
+            SourceError: one of these failed.
         """
         try:
             await self._open(_START)
         finally:
-            await self._leave(*self._links)
+            await self._close(*self._links)
 
-    async def _stay(self) -> None:
+    async def _stay_connected(self) -> None:
         """Connect, and hand over from connection to connection until one is lost.
 
         Raises:
-            SourceError: there was no connection, or it was lost at once.
+            SourceError: no connection could be opened, or it was lost at once.
         """
         loop = asyncio.get_running_loop()
-        born = loop.time()
+        started_at = loop.time()
         try:
             link = await self._open(_LOST if self._was_connected else _START)
-            while (why := await self._over(link)) in (_LIFE, _SHUTDOWN):
-                log.info("%s: a stream's connection is replaced: %s", self._source.name, why)
-                link = await self._hand_over(link, why)
+            while (end := await self._wait_for_end(link)) in (_LIFE, _SHUTDOWN):
+                log.info("%s: replace a stream's connection: %s", self._source.name, end)
+                link = await self._hand_over(link, end)
         except SourceError as error:
-            self._counting.failed(error.kind)
+            self._metrics.failed(error.kind)
             log.warning("%s", error)
             raise
         finally:
-            await self._leave(*self._links)
+            await self._close(*self._links)
             self._on_lost()
-        self._counting.failed(_LOST)
-        log.warning("%s: a stream's connection was lost: %s", self._source.name, why)
-        if loop.time() - born < STABLE_S:
-            raise RetryableSourceError(f"{self._source.name}: lost at once: {why}", _LOST)
+        self._metrics.failed(_LOST)
+        log.warning("%s: a stream's connection was lost: %s", self._source.name, end)
+        if loop.time() - started_at < STABLE_S:
+            raise RetryableSourceError(f"{self._source.name}: lost at once: {end}", _LOST)
 
-    async def _hand_over(self, old: Link, why: str) -> Link:
-        """The next connection; the old one is listened to until it has begun, and a little longer."""
-        async for attempt in _attempts(_HANDOVER_ATTEMPTS):
+    async def _hand_over(self, old: Link, reason: str) -> Link:
+        """The next connection; the old one is read until the new one is subscribed, and for `DRAIN_S` longer."""
+        async for attempt in connect_attempts(_HANDOVER_ATTEMPTS, self._clock.real_seconds):
             with attempt:
-                link = await self._open(why)
+                link = await self._open(reason)
                 break
         if old.reader is not None:
             await asyncio.wait({old.reader}, timeout=DRAIN_S)
-        await self._leave(old)
+        await self._close(old)
         return link
 
     async def _open(self, reason: str) -> Link:
-        """A connection with all streams subscribed.
+        """A connection that is subscribed to all streams.
 
         Raises:
-            SourceError: it cannot be had.
+            SourceError: it cannot be opened or does not answer.
         """
         await self._budget.take()
         name, url = self._source.name, self._source.url
@@ -218,71 +199,77 @@ class Connection:
         try:
             async with asyncio.timeout(CONNECT_S):
                 socket = await self._session.ws_connect(
-                    url, autoping=False, max_msg_size=_MOST_BYTES, timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S)
+                    url,
+                    autoping=False,
+                    max_msg_size=_MAX_MESSAGE_BYTES,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
                 )
         except aiohttp.WSServerHandshakeError as error:
-            raise _refusal(f"{name}: {url}", error) from error
+            raise classify_status(f"{name}: {url}", error.status, error.headers or {}) from error
+        except aiohttp.TooManyRedirects as error:
+            raise classify_status(f"{name}: {url}", error.history[-1].status, {}) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise RetryableSourceError(f"{name}: {url}: no connection: {error!r}", "connection") from error
-        link = Link(socket, loop.time())
+        link = Link(socket, loop.time(), self._deduplicator.open())
         link.reader = asyncio.create_task(self._read(link))
         self._links.append(link)
-        self._counting.up(1)
+        self._metrics.up(1)
         try:
             await self._subscribe(link)
         except BaseException:
-            await self._leave(link)
+            await self._close(link)
             raise
         self._was_connected = True
-        self._counting.connected(reason)
-        log.info("%s: %d streams of %s flow: %s", name, len(self._streams), url, reason)
+        self._metrics.connected(reason)
+        log.info("%s: %d streams of %s are connected: %s", name, len(self._streams), url, reason)
         return link
 
     async def _subscribe(self, link: Link) -> None:
-        asked: dict[int, Sequence[str]] = {}
-        pause_s = 1 / max(self._source.limits.messages_per_s - 1, 1)  # one a second is left for pongs
-        for start in range(0, len(self._streams), _STREAMS_A_MESSAGE):
-            streams = self._streams[start : start + _STREAMS_A_MESSAGE]
-            if asked:
+        requests: dict[int, Sequence[str]] = {}
+        pause_s = 1 / max(self._source.limits.messages_per_s - 1, 1)  # one message a second is left for pongs
+        for start in range(0, len(self._streams), _STREAMS_PER_MESSAGE):
+            streams = self._streams[start : start + _STREAMS_PER_MESSAGE]
+            if requests:
                 await asyncio.sleep(pause_s)
             number = next(self._numbers)
-            asked[number] = streams
+            requests[number] = streams
             try:
                 await link.socket.send_str(self._source.subscription(streams, number))
             except (ConnectionError, aiohttp.ClientError) as error:
                 raise RetryableSourceError(f"{self._source.name}: lost while subscribing: {error!r}", _LOST) from error
         try:
             async with asyncio.timeout(CONNECT_S):
-                while asked.keys() - link.answers.keys():
-                    link.answered.clear()
-                    await self._answer_or_end(link)
+                while requests.keys() - link.acks.keys():
+                    link.ack_received.clear()
+                    await self._wait_for_ack(link)
         except TimeoutError as error:
-            msg = f"{self._source.name}: {self._source.url}: no answer to subscriptions within {CONNECT_S:g} s"
-            raise RetryableSourceError(msg, "timeout") from error
-        for number, refusal in link.answers.items():
-            if refusal is not None and number in asked:
-                self._counting.failed("refused")
-                shown = ", ".join(asked[number][:3])
-                log.error("%s: %d streams (%s, …) refused: %s", self._source.name, len(asked[number]), shown, refusal)
+            message = f"{self._source.name}: {self._source.url}: subscriptions not acknowledged within {CONNECT_S:g} s"
+            raise RetryableSourceError(message, "timeout") from error
+        for number, refusal in link.acks.items():
+            if refusal is not None and number in requests:
+                self._metrics.failed("refused")
+                streams = requests[number]
+                shown = ", ".join(streams[:3])
+                log.error("%s: %d streams (%s, …) refused: %s", self._source.name, len(streams), shown, refusal)
 
-    async def _answer_or_end(self, link: Link) -> None:
-        answered = asyncio.create_task(link.answered.wait())
+    async def _wait_for_ack(self, link: Link) -> None:
+        ack = asyncio.create_task(link.ack_received.wait())
         try:
-            await asyncio.wait({answered, *_task(link)}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ack, *_reader(link)}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            answered.cancel()
+            ack.cancel()
         if link.reader is not None and link.reader.done():
             raise RetryableSourceError(f"{self._source.name}: lost while subscribing: {link.reader.result()}", _LOST)
 
-    async def _over(self, link: Link) -> str:
-        """Wait until a connection ends, or should be replaced: `shutdown` and `life`."""
+    async def _wait_for_end(self, link: Link) -> str:
+        """Wait until a connection is lost or should be replaced: `shutdown`, `life`, else how it was lost."""
         loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._clock.sleep_until(self._clock.now_ms() + self._life_ms))
         shutdown = asyncio.create_task(link.shutdown.wait())
         try:
             while True:
                 await asyncio.wait(
-                    {life, shutdown, *_task(link)},
+                    {life, shutdown, *_reader(link)},
                     timeout=self._silence_s / 4,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -292,32 +279,31 @@ class Connection:
                     return link.reader.result()
                 if life.done():
                     return _LIFE
-                if loop.time() - link.heard > self._silence_s:
-                    return f"nothing was heard for {loop.time() - link.heard:.3g} s"
+                if loop.time() - link.last_message_at > self._silence_s:
+                    return f"no message for {loop.time() - link.last_message_at:.3g} s"
         finally:
             life.cancel()
             shutdown.cancel()
 
-    async def _leave(self, *links: Link) -> None:
+    async def _close(self, *links: Link) -> None:
         for link in links:
             await link.stop_reading()
-            # What it told is settled in the same step in which it stops being asked: no event may come in between.
+            # No await between these two: an event of another link must see either the open or the closed link.
             self._links.remove(link)
-            for stream, (_first, last) in link.told.items():
-                self._settled[stream] = max(last, self._settled.get(stream, last))
-            self._counting.up(-1)
+            self._deduplicator.close(link.delivered)
+            self._metrics.up(-1)
             await link.socket.close()
 
     async def _read(self, link: Link) -> str:
-        """Hand on what comes until the connection ends; how it ended."""
+        """Pass on messages until the connection ends; return how it ended."""
         socket, loop = link.socket, asyncio.get_running_loop()
         while True:
             message = await socket.receive()
             if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                link.heard = loop.time()
-                self._take(link, message.data)
+                link.last_message_at = loop.time()
+                self._handle(link, message.data)
             elif message.type is aiohttp.WSMsgType.PING:
-                # Pings alone are no sign of life of the streams: they do not count as heard.
+                # A ping does not update last_message_at: it does not show that the streams are alive.
                 try:
                     await socket.pong(message.data)
                 except (ConnectionError, aiohttp.ClientError) as error:
@@ -325,73 +311,26 @@ class Connection:
             elif message.type is not aiohttp.WSMsgType.PONG:
                 return f"close code {socket.close_code}, {message.extra or message.data!r}"
 
-    def _take(self, link: Link, message: str | bytes) -> None:
+    def _handle(self, link: Link, message: str | bytes) -> None:
         try:
             event = self._source.parse(message)
         except InvalidValueError as error:
-            self._counting.failed("bad_payload")
-            if error.field not in self._unreadable:  # once each: a stream may tell the same wrong thing for hours
-                self._unreadable.add(error.field)
-                log.warning("%s: refused what the stream says: %s", self._source.name, error)
+            self._metrics.failed("bad_payload")
+            if error.field not in self._logged_fields:  # once per field: an exchange may repeat the error for hours
+                self._logged_fields.add(error.field)
+                log.warning("%s: invalid message of the stream: %s", self._source.name, error)
             return
         if isinstance(event, QuoteUpdate | TradeUpdate):
-            if self._is_new(link, event.stream, event.number):
+            if self._deduplicator.is_new(link.delivered, event.stream, event.number):
                 self._on_event(event)
         elif isinstance(event, SubscriptionAck):
-            link.answers[event.number] = event.refusal
-            link.answered.set()
+            link.acks[event.number] = event.refusal
+            link.ack_received.set()
         elif isinstance(event, ServerShutdown):
             link.shutdown.set()
         elif event is not None:
             self._on_event(event)
 
-    def _is_new(self, link: Link, stream: str, number: int) -> bool:
-        """False for what another connection, one before, or this one, has told already.
 
-        Each connection tells its streams in order and whole, so what it told is all between its first and last number.
-        """
-        if number <= self._settled.get(stream, number - 1):
-            return False
-        own = link.told.get(stream)
-        if own is None:
-            link.told[stream] = [number, number]
-        elif number <= own[1]:
-            return False
-        else:
-            own[1] = number
-        return not any(_covers(other.told.get(stream), number) for other in self._others(link))
-
-    def _others(self, link: Link) -> Iterator[Link]:
-        return (other for other in self._links if other is not link) if len(self._links) > 1 else iter(())
-
-
-def _covers(told: list[int] | None, number: int) -> bool:
-    return told is not None and told[0] <= number <= told[1]
-
-
-def _task(link: Link) -> set[asyncio.Task[str]]:
+def _reader(link: Link) -> set[asyncio.Task[str]]:
     return set() if link.reader is None else {link.reader}
-
-
-def _refusal(where: str, error: aiohttp.WSServerHandshakeError) -> SourceError:
-    retry_after = "" if error.headers is None else str(error.headers.get("retry-after", ""))
-    return judged(f"{where}: HTTP {error.status}: no WebSocket", error.status, retry_after)
-
-
-def _attempts(most: int | None) -> AsyncIterator[stamina.Attempt]:
-    """Tries with jittered backoff between them; None for ever."""
-    return stamina.retry_context(
-        on=_wait_before_the_next,
-        attempts=most,
-        timeout=None,
-        wait_initial=_WAIT_INITIAL_S,
-        wait_max=_WAIT_MAX_S,
-        wait_jitter=_JITTER_S,
-    ).__aiter__()
-
-
-def _wait_before_the_next(error: Exception) -> bool | float:
-    """True for a backoff, seconds where the exchange told them, False to give up."""
-    if not isinstance(error, RetryableSourceError):
-        return False
-    return True if error.retry_after_s is None else error.retry_after_s

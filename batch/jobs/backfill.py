@@ -26,7 +26,10 @@ from batch.tables.hour_writer import HourWriter
 from batch.tables.layout import hourly_metrics, minute_candles
 from batch.tables.merge import merge_rows
 from config import Settings
-from exchanges.binance.kline_client import BAD_REQUEST, INVALID_SYMBOL, ROWS_A_REQUEST, STEP_MS, Kline, KlineClient
+from exchanges.binance.endpoints import INVALID_SYMBOL, KLINES_PER_REQUEST
+from exchanges.binance.kline_client import KlineClient
+from exchanges.binance.klines import Kline
+from marketdata.candle_rules import STEP_MS
 from marketdata.errors import FatalSourceError, StorageError
 from marketdata.markets import Market
 from marketdata.times import DAY_MS, HOUR_MS, floor_to, to_rfc3339
@@ -100,7 +103,7 @@ def missing_ranges(stored: set[int], from_ms: int, to_ms: int, step_ms: int) -> 
 
 
 def _chunks(market: Market, interval: str, from_ms: int, to_ms: int) -> Iterable[Span]:
-    step_ms = ROWS_A_REQUEST * STEP_MS[interval]
+    step_ms = KLINES_PER_REQUEST * STEP_MS[interval]
     return (Span(market, interval, at, min(at + step_ms, to_ms)) for at in range(from_ms, to_ms, step_ms))
 
 
@@ -155,7 +158,7 @@ def fetch(client: KlineClient, spans: Sequence[Span], stopped: Callable[[], bool
         try:
             return client.fetch(span.market.binance, span.interval, span.from_ms, span.to_ms)
         except FatalSourceError as error:
-            if error.kind not in {INVALID_SYMBOL, BAD_REQUEST}:
+            if error.code != INVALID_SYMBOL:
                 raise
             if span.market.symbol not in refused:
                 _log.warning("%s: no klines, the other markets go on: %s", span.market.symbol, error)

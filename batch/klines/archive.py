@@ -12,13 +12,11 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from exchanges.binance.kline_client import STEP_MS, Kline, parse_row
-from marketdata.errors import StorageError
+from exchanges.binance.klines import Kline, csv_row, parse_row
+from marketdata.errors import InvalidValueError, StorageError
 from marketdata.markets import Market
 
 _NAME = re.compile(r"([A-Z0-9]+)-(1m|1h)-\d{4}-\d{2}(-\d{2})?\.zip")
-_MICROSECONDS = 10**14  # a time of this or more is µs: in ms it would be the year 5138
-_OPEN, _CLOSE = 0, 6
 
 
 def archives(folder: Path, markets: Sequence[Market]) -> list[tuple[Path, Market, str]]:
@@ -52,11 +50,6 @@ def _checked(path: Path) -> bytes:
     return content
 
 
-def _ms(text: str) -> int:
-    value = int(text)
-    return value // 1000 if value >= _MICROSECONDS else value
-
-
 def read_archive(path: Path, interval: str) -> Iterator[Kline]:
     """The candles of one zip, in the file's order.
 
@@ -77,9 +70,8 @@ def read_archive(path: Path, interval: str) -> Iterator[Kline]:
         if line == 1 and row and not row[0].isdigit():
             continue  # a header row
         try:
-            row[_OPEN], row[_CLOSE] = str(_ms(row[_OPEN])), str(_ms(row[_CLOSE]))
-            kline, _ = parse_row(row, STEP_MS[interval])
-        except (ValueError, IndexError) as error:
+            kline = parse_row(csv_row(row), interval)
+        except InvalidValueError as error:
             msg = f"{path}: line {line}: {error}"
             raise StorageError(msg) from error
         yield kline

@@ -3,7 +3,7 @@
 from clients.clock import Clock
 from config import Settings
 from exchanges import coingecko
-from exchanges.binance import rest as binance
+from exchanges.binance import endpoints as binance
 from marketdata.topics import TopicRole
 from streams.collection.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector
 from streams.collection.last_tick import newest_tick_ms

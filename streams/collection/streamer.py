@@ -13,7 +13,8 @@ import aiohttp
 from aiokafka.errors import KafkaError
 
 from exchanges.interface import QuoteUpdate, StreamEvent, StreamSource, TradeUpdate
-from exchanges.websocket import ConnectBudget, Connection
+from exchanges.reconnect import ConnectBudget
+from exchanges.websocket import Connection
 from marketdata.codec import encode
 from marketdata.errors import BitcoinDataError
 from marketdata.markets import Market
@@ -170,7 +171,7 @@ class StreamFeed:
             session,
             clock=self._clock,
             budget=budget,
-            counting=self._counting,
+            metrics=self._counting,
             on_event=on_event,
             on_lost=lambda: conflation.forget_quotes(market.symbol for market in markets),
             silence_s=self._silence_s,

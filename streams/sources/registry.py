@@ -7,7 +7,7 @@ import httpx
 
 from config.settings import Settings
 from exchanges import coingecko
-from exchanges.binance import rest as binance
+from exchanges.binance import endpoints as binance
 from exchanges.binance.rest import Binance
 from exchanges.binance.stream import BinanceStream
 from exchanges.coingecko import CoinGecko
@@ -21,7 +21,7 @@ _CONNECTIONS = 16
 
 @dataclass(slots=True)
 class Exchanges:
-    """The sources of one worker. `disabled` names those that the settings switch off."""
+    """The sources of one worker; `disabled` names the sources that the settings disable."""
 
     sources: list[QuoteSource]
     candles: CandleSource | None
@@ -37,12 +37,19 @@ class Exchanges:
 
 
 def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable[[float], float]) -> Exchanges:
-    """Every source that is switched on; `real_seconds` is the clock's, for what an exchange tells in its own time."""
+    """All enabled sources; `real_seconds` converts seconds of exchange time, such as a Retry-After."""
     exchanges = Exchanges([], None, {}, [], [])
     retry_policies: dict[str, RetryPolicy] = {}
     exchanges.retry_policies = retry_policies
 
-    def http(name: str, base_url: str, timeout_s: float, headers: Mapping[str, str]) -> JsonClient:
+    def http(
+        name: str,
+        base_url: str,
+        timeout_s: float,
+        *,
+        headers: Mapping[str, str] | None = None,
+        on_headers: Callable[[Mapping[str, str]], None] = lambda _headers: None,
+    ) -> JsonClient:
         client = httpx.AsyncClient(
             timeout=timeout_s, trust_env=False, limits=httpx.Limits(max_connections=_CONNECTIONS)
         )
@@ -52,21 +59,32 @@ def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable
             on_retry=lambda kind: metrics.source_retries.labels(name, kind).inc(),
             real_seconds=real_seconds,
         )
-        return JsonClient(name, base_url, client, headers=headers, on_request=metrics.source_requests.labels(name).inc)
+        return JsonClient(
+            name,
+            base_url,
+            client,
+            headers=headers,
+            on_request=metrics.source_requests.labels(name).inc,
+            on_headers=on_headers,
+        )
+
+    def publish_weight(headers: Mapping[str, str]) -> None:
+        used = binance.used_weight(headers)
+        if used is not None:
+            metrics.source_weight.labels(binance.NAME).set(used)
 
     if settings.coingecko.enabled:
         own = settings.coingecko
         key = {} if own.api_key is None else {coingecko.KEY_HEADERS[own.plan]: own.api_key.get_secret_value()}
-        client = http(coingecko.NAME, own.base_url, own.timeout_s, key)
+        client = http(coingecko.NAME, own.base_url, own.timeout_s, headers=key)
         exchanges.sources.append(CoinGecko(client, own.calls_per_minute, own.calls_per_month))
     else:
         exchanges.disabled.append(coingecko.NAME)
     if settings.binance.enabled:
         spot = settings.binance
         source = Binance(
-            http(binance.NAME, spot.base_url, spot.timeout_s, {}),
+            http(binance.NAME, spot.base_url, spot.timeout_s, on_headers=publish_weight),
             spot.weight_per_minute,
-            on_weight=metrics.source_weight.labels(binance.NAME).set,
             on_unknown=lambda symbol: metrics.source_unknown.labels(binance.NAME, symbol).inc(),
         )
         exchanges.sources.append(source)

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from config import Settings
-from exchanges.binance.rest import closed_candles
+from exchanges.binance.klines import closed_minute_candles
 from marketdata.markets import Market
 from marketdata.records import Candle, DeadLetter, FeatureRow, Tick
 from marketdata.times import MINUTE_MS
@@ -108,7 +108,7 @@ async def assert_candles(settings: Settings, exchange: ExchangeUnderTest) -> Non
         query = {"symbol": Market.parse(symbol).binance, "interval": "1m", "startTime": opens[0], "limit": len(opens)}
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"{exchange.binance}/api/v3/klines", params=query)
-        assert candles == closed_candles(symbol, answer.json(), opens[-1] + 2 * MINUTE_MS)
+        assert candles == closed_minute_candles(symbol, answer.json(), opens[-1] + 2 * MINUTE_MS)
 
 
 async def control(exchange: ExchangeUnderTest, method: str, body: object = None) -> None:
@@ -146,7 +146,7 @@ async def test_a_failing_source_leaves_nulls_and_the_other_goes_on(
     assert None not in {tick.bid_price for tick in failed}
     assert ticks[-1].price is not None
     assert "coingecko: server_error" in program.output()
-    assert "coingecko answers again" in program.output()
+    assert "coingecko responds again" in program.output()
 
 
 async def test_without_an_exchange_the_worker_says_so_and_ends(settings: Settings, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A stream's connections against a scripted server: pings, answers, budgets, handovers; and Binance's messages."""
+"""Connections of a stream to a scripted server: pings, acknowledgements, limits; and the messages of Binance."""
 
 import asyncio
 import json
@@ -8,21 +8,20 @@ from typing import Any
 import pytest
 from aiohttp import WSMsgType, web
 
-from exchanges import websocket as sockets
+from exchanges import reconnect, websocket
 from exchanges.binance.stream import BinanceStream
 from exchanges.interface import QuoteUpdate, ServerShutdown, SubscriptionAck, TradeUpdate
 from marketdata.errors import InvalidValueError
 from marketdata.markets import Market
-from streams.metrics import Metrics
 from tests.support.exchange_server import NOON
 from tests.support.recorded_feed import Fed, feeding
 
 BTC = Market("BTC", "USD")
 
 
-async def test_connects_stay_below_what_the_exchange_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "_CONNECT_WINDOW_S", 0.5)
-    budget = sockets.ConnectBudget(most=5)
+async def test_connects_stay_below_the_limit_of_the_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnect, "_CONNECT_WINDOW_S", 0.5)
+    budget = reconnect.ConnectBudget(max_connects=5)
     times = []
     for _ in range(6):
         await budget.take()
@@ -31,13 +30,13 @@ async def test_connects_stay_below_what_the_exchange_allows(monkeypatch: pytest.
 
 
 class Script:
-    """A WebSocket server that does as the test says; `heard` holds what clients sent."""
+    """A scripted WebSocket server; `received` has the commands of the clients."""
 
     def __init__(self) -> None:
         self.sockets: list[web.WebSocketResponse] = []
-        self.heard: list[tuple[float, Any]] = []
+        self.received: list[tuple[float, Any]] = []
         self.pongs = 0
-        self.answers = True
+        self.acknowledges = True
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
@@ -51,8 +50,8 @@ class Script:
                     self.pongs += message.data == b"are you there"
                 elif message.type is WSMsgType.TEXT:
                     command = json.loads(message.data)
-                    self.heard.append((asyncio.get_running_loop().time(), command))
-                    if self.answers:
+                    self.received.append((asyncio.get_running_loop().time(), command))
+                    if self.acknowledges:
                         await socket.send_json({"result": None, "id": command["id"]})
         finally:
             pinging.cancel()
@@ -78,7 +77,7 @@ async def script() -> AsyncIterator[Script]:
 
 
 class RealClock:
-    """A clock for a server without one."""
+    """The clock of this machine, from noon on."""
 
     def now_ms(self) -> int:
         return NOON + int(asyncio.get_running_loop().time() * 1_000)
@@ -90,66 +89,34 @@ class RealClock:
         await asyncio.sleep(max(event_ms - self.now_ms(), 1) / 1_000)
 
 
-async def test_pings_are_answered_and_pings_alone_are_silence(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "STABLE_S", 0.1)
+async def test_pings_are_answered_and_do_not_end_the_silence(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "STABLE_S", 0.1)
     async with feeding(Fed(script.url, RealClock(), [BTC], silence_s=0.4)) as fed:
         await fed.until(lambda: fed.connects("lost") >= 1, "another connection")
     assert script.pongs > 2
     assert fed.failures("lost") >= 1
 
 
-async def test_unanswered_subscriptions_are_no_connection(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "CONNECT_S", 0.2)
-    script.answers = False
+async def test_unacknowledged_subscriptions_fail_the_connection(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "CONNECT_S", 0.2)
+    script.acknowledges = False
     async with feeding(Fed(script.url, RealClock(), [BTC])) as fed:
         await fed.until(lambda: fed.failures("timeout") >= 1, "the refusal")
-        script.answers = True
+        script.acknowledges = True
         await fed.until(lambda: fed.connects("start") == 1, "a connection")
 
 
-async def test_many_markets_are_shared_out_over_connections_and_messages_are_spaced(script: Script) -> None:
+async def test_many_markets_use_several_connections_and_messages_are_spaced(script: Script) -> None:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     markets = [Market(f"{one}{two}", "USD") for one in letters for two in letters[:16]]
     async with feeding(Fed(script.url, RealClock(), markets)) as fed:
         await fed.until(lambda: fed.connects("start") == 2, "both connections")
-    streams = [stream for _at, command in script.heard for stream in command["params"]]
+    streams = [stream for _at, command in script.received for stream in command["params"]]
     assert len(streams) == len(set(streams)) == 3 * len(markets)
-    times = sorted(at for at, command in script.heard if len(command["params"]) == 200)
+    times = sorted(at for at, command in script.received if len(command["params"]) == 200)
     assert all(times[at + 8] - times[at] >= 0.9 for at in range(len(times) - 8))  # two connections of four a second
-
-
-async def test_in_a_handover_each_event_is_passed_on_once_whichever_connection_is_ahead() -> None:
-    told: list[int] = []
-
-    def on_event(event: Any) -> None:
-        told.append(event.number)
-
-    nobody: Any = None
-    connection = sockets.Connection(
-        BinanceStream("ws://nobody", [BTC]),
-        ["btcusdt@trade"],
-        nobody,
-        clock=nobody,
-        budget=nobody,
-        counting=Metrics().stream("binance"),
-        on_event=on_event,
-        on_lost=lambda: None,
-        silence_s=1.0,
-        life_ms=1,
-    )
-    old, new = sockets.Link(nobody, 0.0), sockets.Link(nobody, 0.0)
-
-    def says(link: sockets.Link, number: int) -> None:
-        data = {"t": number, "p": "1.0", "q": "1.0"}
-        connection._take(link, json.dumps({"stream": "btcusdt@trade", "data": data}))
-
-    connection._links.append(old)
-    for number in (1, 2):
-        says(old, number)
-    connection._links.append(new)
-    for link, number in ((new, 5), (new, 6), (old, 3), (old, 4), (old, 5), (old, 6), (old, 7), (new, 7), (new, 8)):
-        says(link, number)
-    assert told == [1, 2, 5, 6, 3, 4, 7, 8]
 
 
 def test_messages_of_binance() -> None:
@@ -180,6 +147,6 @@ def test_messages_of_binance() -> None:
         '{"code":1,"msg":"unasked"}',
     ],
 )
-def test_what_binance_does_not_document_is_refused(text: str) -> None:
+def test_an_undocumented_message_is_refused(text: str) -> None:
     with pytest.raises(InvalidValueError):
         BinanceStream("wss://host", [BTC]).parse(text)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from config import Settings
-from exchanges.binance.rest import closed_candles
+from exchanges.binance.klines import closed_minute_candles
 from marketdata.codec import decode
 from marketdata.markets import Market
 from marketdata.records import Candle, DeadLetter, FeatureRow, Tick
@@ -141,7 +141,7 @@ async def assert_each_minute_once(settings: Settings, exchange: ExchangeUnderTes
         query = {"symbol": Market.parse(symbol).binance, "interval": "1m", "startTime": opens[0], "limit": len(opens)}
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"{exchange.binance}/api/v3/klines", params=query)
-        assert candles == closed_candles(symbol, answer.json(), opens[-1] + 2 * MINUTE_MS)
+        assert candles == closed_minute_candles(symbol, answer.json(), opens[-1] + 2 * MINUTE_MS)
 
 
 async def test_both_feeds_beside_one_another_over_a_broken_connection(

@@ -1,19 +1,17 @@
 """Which klines backfill requests: no Spark, no network."""
 
-import pytest
-
 from batch.jobs.backfill import History, Plan, brings_nothing, missing_ranges, plan
-from exchanges.binance.kline_client import ROWS_A_REQUEST, Kline, parse_row
+from exchanges.binance.endpoints import KLINES_PER_REQUEST
+from exchanges.binance.klines import Kline
 from marketdata.markets import Market
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339
 
 NOON = from_rfc3339("2024-08-05T12:00:00Z")
 BTC = Market.parse("BTC-USD")
-ROW = [NOON, "10", "12", "9", "11", "3.5", NOON + MINUTE_MS - 1, "35", 7, "1", "10", "0"]
 
 
 def kline(open_ms: int) -> Kline:
-    return Kline(open_ms, 10, 12, 9, 11, 3.5, 35, 7, 1, 10)
+    return Kline(open_ms, open_ms + MINUTE_MS - 1, 10, 12, 9, 11, 3.5, 35, 7, 1, 10)
 
 
 def test_missing_ranges_leave_out_what_is_stored() -> None:
@@ -35,7 +33,7 @@ def test_a_span_never_holds_more_rows_than_an_answer_may() -> None:
     made = plan([BTC], {}, {}, hours=17_520, minutes=8_640, to_ms=NOON)
     for span in made.spans:
         step_ms = HOUR_MS if span.interval == "1h" else MINUTE_MS
-        assert 0 < (span.to_ms - span.from_ms) // step_ms <= ROWS_A_REQUEST
+        assert 0 < (span.to_ms - span.from_ms) // step_ms <= KLINES_PER_REQUEST
     assert len(made.spans) == 18 + 9
 
 
@@ -51,27 +49,3 @@ def test_an_answer_without_what_was_missing_brings_nothing() -> None:
     assert brings_nothing(nothing, made, {"BTC-USD": {NOON}})
     assert not brings_nothing(nothing, made, {})
     assert not brings_nothing(History({("BTC-USD", "1h"): [kline(NOON)]}, {}), made, {})
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({0: NOON + 1}, "open time on the interval's grid"),
-        ({6: NOON}, "close time before the next"),
-        ({2: "8"}, "low <= open, close <= high"),
-        ({3: "0"}, "0 < low"),
-        ({5: "-1"}, "volume of 0 or more"),
-        ({7: "nan"}, "finite"),
-        ({1: "ten"}, "could not convert"),
-    ],
-)
-def test_a_kline_that_cannot_be_is_refused(changes: dict[int, object], expected: str) -> None:
-    row = [changes.get(i, value) for i, value in enumerate(ROW)]
-    with pytest.raises(ValueError, match=expected):
-        parse_row(row, MINUTE_MS)
-
-
-def test_a_kline_is_read_in_its_order() -> None:
-    assert parse_row(ROW, MINUTE_MS) == (kline(NOON), NOON + MINUTE_MS - 1)
-    with pytest.raises(ValueError, match="at least 11"):
-        parse_row(ROW[:8], MINUTE_MS)

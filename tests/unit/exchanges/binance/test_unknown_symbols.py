@@ -1,4 +1,4 @@
-"""A market that Binance does not have (any more): searched for, left out, told, and no other market without quotes."""
+"""A symbol that Binance does not have: found, left out, reported, and without effect on other markets."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
-from exchanges.binance import rest as module
+from exchanges.binance import rest
 from exchanges.binance.rest import Binance
 from exchanges.http import JsonClient
 from exchanges.interface import PollResult, Quote
@@ -24,7 +24,7 @@ COINS = ("BTC", "ETH", "XRP", "SOL", "ADA", "DOT", "LTC")
 MARKETS = [Market(coin, "USD") for coin in COINS]
 SYMBOLS = [market.symbol for market in MARKETS]
 SECOND_HALF = "%5B%22SOLUSDT"
-"""Of a request's address: the array of symbols that begins in the middle of all."""
+"""Part of the URL of a request for the second half of the symbols."""
 
 
 @pytest.fixture
@@ -45,34 +45,34 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 def binance(
     exchange: Exchange,
     client: httpx.AsyncClient,
-    told: list[str] | None = None,
+    reported: list[str] | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Binance:
     http = JsonClient("binance", f"{exchange.address}/binance", client)
-    return Binance(http, 6000, on_unknown=([] if told is None else told).append, monotonic=monotonic)
+    return Binance(http, 6000, on_unknown=([] if reported is None else reported).append, monotonic=monotonic)
 
 
-def asks(exchange: Exchange) -> int:
-    """Requests for quotes that were answered."""
+def count_requests(exchange: Exchange) -> int:
+    """Number of requests for quotes."""
     return sum("bookTicker" in answered.path for answered in exchange.state.journal)
 
 
-async def test_one_delisted_market_takes_no_other_with_it(
+async def test_one_delisted_market_does_not_affect_others(
     exchange: Exchange, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[str] = []
-    source, retry_policy = binance(exchange, client, told), RetryPolicy("binance")
+    reported: list[str] = []
+    source, retry_policy = binance(exchange, client, reported), RetryPolicy("binance")
     await exchange.fault("unlisted", symbols=["XRPUSDT"])
     outcome = await retry_policy.call(lambda timeout_s: source.poll(MARKETS, timeout_s), 5.0)
     assert (outcome.status, retry_policy.stopped) == ("ok", None)
     result = outcome.value
     assert result is not None
     assert sorted(result.quotes) == sorted(set(SYMBOLS) - {"XRP-USD"})
-    assert (result.unknown, told) == ({"XRP-USD"}, ["XRP-USD"])
-    assert "binance has no XRPUSDT: XRP-USD is left out of what it is asked" in caplog.text
-    before = asks(exchange)
+    assert (result.unknown, reported) == ({"XRP-USD"}, ["XRP-USD"])
+    assert "binance has no XRPUSDT: XRP-USD is left out of requests" in caplog.text
+    before = count_requests(exchange)
     again = await source.poll(MARKETS, 5.0)
-    assert asks(exchange) == before + 1
+    assert count_requests(exchange) == before + 1
     assert (sorted(again.quotes), again.unknown) == (sorted(result.quotes), {"XRP-USD"})
     polled = {"binance": Polled("ok", again, NOON)}
     ticks = {market.symbol: build_tick(market, NOON, polled, Bounds()) for market in MARKETS}
@@ -95,25 +95,25 @@ async def test_every_unknown_market_is_found(
         assert set(result.quotes) == set(SYMBOLS) - result.unknown
 
 
-async def test_the_search_is_spread_over_polls_where_it_would_ask_too_much(
+async def test_a_long_search_is_spread_over_several_polls(
     exchange: Exchange, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_ASKS", 5)
+    monkeypatch.setattr(rest, "_MAX_REQUESTS", 5)
     await exchange.fault("unlisted", symbols=[f"{coin}USDT" for coin in COINS[::2]])
     source = binance(exchange, client)
     found = []
     for _poll in range(4):
-        before = asks(exchange)
+        before = count_requests(exchange)
         result = await source.poll(MARKETS, 5.0)
         found.append(len(result.unknown))
-        assert asks(exchange) - before <= 5
+        assert count_requests(exchange) - before <= 5
         assert sorted([*result.quotes, *result.unknown, *result.deferred]) == sorted(SYMBOLS)  # each in one part
         assert bool(result.deferred) == (found[-1] < len(COINS[::2]))
     assert found == sorted(found)
     assert found[-1] == len(COINS[::2])
 
 
-async def test_an_error_amid_the_search_keeps_the_quotes_and_the_next_poll_goes_on(
+async def test_an_error_during_the_search_keeps_the_quotes_and_the_next_poll_continues(
     exchange: Exchange, client: httpx.AsyncClient
 ) -> None:
     await exchange.fault("503", match=SECOND_HALF, count=1)
@@ -122,16 +122,16 @@ async def test_an_error_amid_the_search_keeps_the_quotes_and_the_next_poll_goes_
     result = await source.poll(MARKETS, 5.0)
     assert (set(result.quotes), result.unknown) == ({"BTC-USD", "ETH-USD", "XRP-USD"}, frozenset())
     assert result.deferred == set(SYMBOLS) - set(result.quotes)
-    before = asks(exchange)
+    before = count_requests(exchange)
     result = await source.poll(MARKETS, 5.0)
     assert (set(result.quotes), result.unknown) == (set(SYMBOLS) - {"DOT-USD"}, {"DOT-USD"})
-    assert asks(exchange) - before == 6  # both halves, and the second one's; not the whole again
-    before = asks(exchange)
+    assert count_requests(exchange) - before == 6  # both halves, and the second one's; not the whole again
+    before = count_requests(exchange)
     assert set((await source.poll(MARKETS, 5.0)).quotes) == set(result.quotes)
-    assert asks(exchange) - before == 1
+    assert count_requests(exchange) - before == 1
 
 
-async def test_an_exchange_that_asks_for_a_pause_amid_the_search_gets_it(
+async def test_a_pause_that_the_exchange_asks_for_ends_the_search(
     exchange: Exchange, client: httpx.AsyncClient
 ) -> None:
     await exchange.fault("429", match=SECOND_HALF, count=1)
@@ -141,16 +141,16 @@ async def test_an_exchange_that_asks_for_a_pause_amid_the_search_gets_it(
     assert caught.value.retry_after_s is not None
 
 
-async def test_an_unknown_markets_candles_are_none_and_stop_nothing(
+async def test_an_unknown_market_has_no_candles_and_stops_nothing(
     exchange: Exchange, client: httpx.AsyncClient
 ) -> None:
     await exchange.fault("unlisted", symbols=["BTCUSDT"])
-    told: list[str] = []
-    source, retry_policy = binance(exchange, client, told), RetryPolicy("binance")
+    reported: list[str] = []
+    source, retry_policy = binance(exchange, client, reported), RetryPolicy("binance")
     for _minute in range(2):
         outcome = await retry_policy.call(lambda timeout_s: source.candles(MARKETS[0], DAY, NOON, timeout_s), 5.0)
         assert (outcome.status, outcome.value) == ("ok", [])
-    assert told == ["BTC-USD"]
+    assert reported == ["BTC-USD"]
     assert sum("klines" in answered.path for answered in exchange.state.journal) == 1
     assert await source.candles(MARKETS[1], DAY, NOON, 5.0)
 
@@ -161,16 +161,16 @@ async def test_a_market_that_comes_back_is_found_again(
     caplog.set_level("INFO")
     now = [0.0]
     await exchange.fault("unlisted", symbols=["BTCUSDT"])
-    told: list[str] = []
-    source = binance(exchange, client, told, lambda: now[0])
+    reported: list[str] = []
+    source = binance(exchange, client, reported, lambda: now[0])
     assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
-    now[0] += module.ASK_AGAIN_S
-    before = asks(exchange)
+    now[0] += rest.RECHECK_UNKNOWN_S
+    before = count_requests(exchange)
     assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
-    assert asks(exchange) > before + 1  # searched for once more
-    assert told == ["BTC-USD"]  # told once, however often it is asked for
+    assert count_requests(exchange) > before + 1  # another search
+    assert reported == ["BTC-USD"]  # once, however often it is requested
     exchange.state.faults.clear()
-    now[0] += module.ASK_AGAIN_S - 1.0
+    now[0] += rest.RECHECK_UNKNOWN_S - 1.0
     assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
     now[0] += 1.0
     result = await source.poll(MARKETS, 5.0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from exchanges.binance.rest import closed_candles
+from exchanges.binance.klines import closed_minute_candles
 from marketdata.errors import FatalSourceError
 from marketdata.markets import Market
 from marketdata.times import MINUTE_MS
@@ -148,7 +148,7 @@ async def test_closed_candles_are_those_of_the_rest_api() -> None:
                 startTime=str(told[0].open_time_ms),
                 limit=str(len(told)),
             )
-            assert told == closed_candles(market.symbol, rows, told[-1].open_time_ms + 2 * MINUTE_MS)
+            assert told == closed_minute_candles(market.symbol, rows, told[-1].open_time_ms + 2 * MINUTE_MS)
     trades = sum(tick.n_trades or 0 for tick in fed.ticks)
     assert trades > 0
     assert trades == fed.counted("events_total", kind="trade")
@@ -175,6 +175,7 @@ async def test_a_rate_limit_is_waited_for() -> None:
         async with feeding(of(exchange)) as fed:
             await fed.until(lambda: fed.failures("rate_limited") + fed.failures("banned") >= 1, "the refusal")
             assert fed.connects("start") == 0
+            await fed.until(lambda: fed.connects("start") == 1, "a connection a second later, not a minute")
 
 
 async def test_a_message_that_is_no_json_is_counted_and_the_rest_goes_on() -> None:

@@ -1,0 +1,109 @@
+"""Classify an exchange's response: usable, retryable or fatal. Pure.
+
+The REST clients (`exchanges.http`) and the WebSocket handshake (`exchanges.websocket`) use these rules, so that streams
+and backfill treat a response alike.
+
+| response                              | error     | kind         | retry_after_s          |
+|---------------------------------------|-----------|--------------|------------------------|
+| 2xx with a JSON body                  | none      |              |                        |
+| 2xx with another body                 | retryable | bad_payload  | none                   |
+| 418                                   | retryable | banned       | Retry-After, else 120  |
+| 429                                   | retryable | rate_limited | Retry-After, else 5    |
+| 408, 425, 1xx, 3xx, 5xx               | retryable | server_error | Retry-After, else none |
+| 401                                   | fatal     | unauthorised |                        |
+| 403                                   | fatal     | forbidden    |                        |
+| 451                                   | fatal     | geo_blocked  |                        |
+| other 4xx                             | fatal     | bad_request  |                        |
+| none within the timeout               | retryable | timeout      | none                   |
+| connection refused, reset or cut      | retryable | connection   | none                   |
+| content encoding that does not decode | retryable | bad_payload  | none                   |
+
+3xx is retryable because the APIs do not redirect: a proxy or a maintenance page between us and the exchange does.
+
+A retryable error without `retry_after_s` is retried with backoff. One with `retry_after_s` must not be retried earlier;
+callers wait for it where their time allows, else they give up. Only a Retry-After that is a finite number of 0 or more
+counts; an HTTP date, a negative number, NaN and infinity are ignored. A fatal error carries `code`, the `code` of a
+body such as Binance's {"code": -1121, "msg": "Invalid symbol."}.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from marketdata.errors import FatalSourceError, RetryableSourceError, SourceError
+
+DEFAULT_RATE_LIMIT_S = 5.0
+"""Pause after a 429 without a usable Retry-After."""
+DEFAULT_BAN_S = 120.0
+"""Pause after a 418 without a usable Retry-After: Binance's shortest ban."""
+
+_RATE_LIMITED, _BANNED = 429, 418
+_RETRYABLE_4XX = frozenset({408, 425})
+_FATAL_KINDS = {401: "unauthorised", 403: "forbidden", 451: "geo_blocked"}
+_SUCCESS, _REDIRECT, _CLIENT_ERROR, _SERVER_ERROR = 200, 300, 400, 500
+_MAX_SHOWN = 120
+
+
+def classify_status(where: str, status: int, headers: Mapping[str, str], body: bytes = b"") -> SourceError:
+    """The error of a response that cannot be used.
+
+    Args:
+        where: source and request; the message starts with it.
+        status: HTTP status; 2xx only where a success was not expected, such as a WebSocket handshake.
+        headers: case-insensitive mapping.
+        body: as received; its text becomes part of the message.
+    """
+    shown = _shown(body)
+    message = f"{where}: HTTP {status}: {shown}" if shown else f"{where}: HTTP {status}"
+    if status == _RATE_LIMITED:
+        return _retryable(message, "rate_limited", _retry_after_s(headers, DEFAULT_RATE_LIMIT_S))
+    if status == _BANNED:
+        return _retryable(message, "banned", _retry_after_s(headers, DEFAULT_BAN_S))
+    if not _CLIENT_ERROR <= status < _SERVER_ERROR or status in _RETRYABLE_4XX:
+        return _retryable(message, "server_error", _retry_after_s(headers, None))
+    return FatalSourceError(message, _FATAL_KINDS.get(status, "bad_request"), _code(body))
+
+
+def decode_response(where: str, status: int, headers: Mapping[str, str], body: bytes) -> Any:
+    """Decoded JSON of a 2xx response.
+
+    Raises:
+        RetryableSourceError: a status that may pass, or a body that is not JSON.
+        FatalSourceError: any other status.
+    """
+    if not _SUCCESS <= status < _REDIRECT:
+        raise classify_status(where, status, headers, body)
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = f"{where}: body {body[:_MAX_SHOWN]!r}: expected JSON ({error})"
+        raise RetryableSourceError(message, "bad_payload") from error
+
+
+def _retryable(message: str, kind: str, retry_after_s: float | None) -> RetryableSourceError:
+    if retry_after_s is not None:
+        message += f"; retry after {retry_after_s:g} s"
+    return RetryableSourceError(message, kind, retry_after_s)
+
+
+def _retry_after_s(headers: Mapping[str, str], default: float | None) -> float | None:
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:
+        return default
+    return seconds if 0 <= seconds < float("inf") else default
+
+
+def _code(body: bytes) -> int | None:
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    code = decoded.get("code") if isinstance(decoded, dict) else None
+    return code if isinstance(code, int) else None
+
+
+def _shown(body: bytes) -> str:
+    flat = " ".join(body.decode(errors="replace").split())
+    return flat if len(flat) <= _MAX_SHOWN else flat[:_MAX_SHOWN] + "…"
