@@ -11,6 +11,7 @@ from typing import Protocol
 import httpx
 
 from config.settings import Settings
+from exchanges.binance import endpoints
 from marketdata.errors import RetryableSourceError
 
 
@@ -104,7 +105,7 @@ def build_clock(settings: Settings, *, resync_s: float | None = 30.0) -> Clock:
     """
     if settings.clock.source == "system":
         return SystemClock()
-    url = f"{settings.binance.base_url}/api/v3/time"
+    url = settings.binance.base_url + endpoints.TIME
 
     def fetch_ms() -> int:
         try:
