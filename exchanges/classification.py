@@ -32,6 +32,7 @@ from typing import Any
 import msgspec
 
 from marketdata.errors import FatalSourceError, RetryableSourceError, SourceError
+from marketdata.vocabulary import SourceStatus
 
 DEFAULT_RATE_LIMIT_S = 5.0
 """Pause after a 429 without a usable Retry-After."""
@@ -40,7 +41,7 @@ DEFAULT_BAN_S = 120.0
 
 _RATE_LIMITED, _BANNED = 429, 418
 _RETRYABLE_4XX = frozenset({408, 425})
-_FATAL_KINDS = {401: "unauthorised", 403: "forbidden", 451: "geo_blocked"}
+_FATAL_KINDS = {401: SourceStatus.UNAUTHORISED, 403: SourceStatus.FORBIDDEN, 451: SourceStatus.GEO_BLOCKED}
 _SUCCESS, _REDIRECT, _CLIENT_ERROR, _SERVER_ERROR = 200, 300, 400, 500
 _MAX_SHOWN = 120
 
@@ -57,12 +58,12 @@ def classify_status(where: str, status: int, headers: Mapping[str, str], body: b
     shown = _shown(body)
     message = f"{where}: HTTP {status}: {shown}" if shown else f"{where}: HTTP {status}"
     if status == _RATE_LIMITED:
-        return _retryable(message, "rate_limited", _retry_after_s(headers, DEFAULT_RATE_LIMIT_S))
+        return _retryable(message, SourceStatus.RATE_LIMITED, _retry_after_s(headers, DEFAULT_RATE_LIMIT_S))
     if status == _BANNED:
-        return _retryable(message, "banned", _retry_after_s(headers, DEFAULT_BAN_S))
+        return _retryable(message, SourceStatus.BANNED, _retry_after_s(headers, DEFAULT_BAN_S))
     if not _CLIENT_ERROR <= status < _SERVER_ERROR or status in _RETRYABLE_4XX:
-        return _retryable(message, "server_error", _retry_after_s(headers, None))
-    return FatalSourceError(message, _FATAL_KINDS.get(status, "bad_request"), _code(body))
+        return _retryable(message, SourceStatus.SERVER_ERROR, _retry_after_s(headers, None))
+    return FatalSourceError(message, _FATAL_KINDS.get(status, SourceStatus.BAD_REQUEST), _code(body))
 
 
 def decode_response(where: str, status: int, headers: Mapping[str, str], body: bytes) -> Any:
@@ -78,10 +79,10 @@ def decode_response(where: str, status: int, headers: Mapping[str, str], body: b
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"{where}: body {body[:_MAX_SHOWN]!r}: expected JSON ({error})"
-        raise RetryableSourceError(message, "bad_payload") from error
+        raise RetryableSourceError(message, SourceStatus.BAD_PAYLOAD) from error
 
 
-def _retryable(message: str, kind: str, retry_after_s: float | None) -> RetryableSourceError:
+def _retryable(message: str, kind: SourceStatus, retry_after_s: float | None) -> RetryableSourceError:
     if retry_after_s is not None:
         message += f"; retry after {retry_after_s:g} s"
     return RetryableSourceError(message, kind, retry_after_s)

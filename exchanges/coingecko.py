@@ -15,6 +15,7 @@ from exchanges.interface import Budget, Cost, PollResult, Quote
 from marketdata.errors import InvalidValueError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.times import from_rfc3339, to_rfc3339
+from marketdata.vocabulary import SourceStatus
 
 NAME = "coingecko"
 IDS_PER_CALL = 250
@@ -74,7 +75,7 @@ class CoinGecko:
         try:
             return index_by(array_of_objects(payload, "markets"), "id")
         except InvalidValueError as error:
-            raise RetryableSourceError(f"{NAME}: {error}", "bad_payload") from error
+            raise RetryableSourceError(f"{NAME}: {error}", SourceStatus.BAD_PAYLOAD) from error
 
 
 def _calls(markets: Sequence[Market]) -> list[tuple[str, list[Market]]]:

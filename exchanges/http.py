@@ -13,6 +13,7 @@ import httpx
 
 from exchanges.classification import decode_response
 from marketdata.errors import RetryableSourceError
+from marketdata.vocabulary import SourceStatus
 
 _MAX_QUERY = 120
 
@@ -121,6 +122,6 @@ def _request_name(source: str, path: str, params: Mapping[str, str]) -> str:
 
 def _request_error(where: str, error: TimeoutError | httpx.RequestError, timeout_s: float) -> RetryableSourceError:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
-        return RetryableSourceError(f"{where}: no response within {timeout_s:.3g} s", "timeout")
-    kind = "bad_payload" if isinstance(error, httpx.DecodingError) else "connection"
+        return RetryableSourceError(f"{where}: no response within {timeout_s:.3g} s", SourceStatus.TIMEOUT)
+    kind = SourceStatus.BAD_PAYLOAD if isinstance(error, httpx.DecodingError) else SourceStatus.CONNECTION
     return RetryableSourceError(f"{where}: {error!r}", kind)

@@ -16,16 +16,14 @@ from typing import Generic, TypeVar
 
 import stamina
 
-from exchanges.interface import OK
 from marketdata.errors import FatalSourceError, RetryableSourceError
+from marketdata.vocabulary import SourceStatus
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 4
-_TIMEOUT = "timeout"
-_UNEXPECTED = "unexpected"
 _WAIT_SHARE = 0.1  # of the budget: the first wait, and the width of its jitter
 
 
@@ -100,7 +98,7 @@ class RetryPolicy:
             nonlocal reported
             if not isinstance(error, RetryableSourceError):
                 return False
-            if error.kind != _TIMEOUT or reported is None:
+            if error.kind != SourceStatus.TIMEOUT or reported is None:
                 reported = error  # an earlier refusal says more than a last attempt that the budget cut short
             return self._pause(error, deadline - self._monotonic())
 
@@ -115,7 +113,7 @@ class RetryPolicy:
                 wait_jitter=wait_s,
             ):
                 with attempt:
-                    return Outcome(OK, await ask(max(deadline - self._monotonic(), 0.001)))
+                    return Outcome(SourceStatus.OK, await ask(max(deadline - self._monotonic(), 0.001)))
         except RetryableSourceError as last:
             error = reported or last
             if error.retry_after_s is not None:
@@ -128,9 +126,9 @@ class RetryPolicy:
             self._stopped = error
             return Outcome(error.kind, detail=str(error))
         except Exception as error:
-            if self.last_status != _UNEXPECTED:  # once, not at each poll
+            if self.last_status != SourceStatus.UNEXPECTED:  # once, not at each poll
                 log.exception("%s: unexpected error", self.source)
-            return Outcome(_UNEXPECTED, detail=repr(error))
+            return Outcome(SourceStatus.UNEXPECTED, detail=repr(error))
         raise AssertionError("stamina ends with a result or an error")
 
     def _pause(self, error: RetryableSourceError, left_s: float) -> bool | float:
@@ -146,7 +144,7 @@ class RetryPolicy:
             return
         if self._stopped is not None:
             log.error("%s is stopped until the worker is restarted: %s", self.source, outcome.detail)
-        elif outcome.status != OK:
+        elif outcome.status != SourceStatus.OK:
             pause = f"; {self._open_for}" if self._open_until > self._monotonic() else ""
             log.warning("%s: %s: %s%s", self.source, outcome.status, outcome.detail, pause)
         elif self.last_status is not None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from itertools import count
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from exchanges.deduplication import Deduplicator, DeliveredRanges
 from exchanges.interface import QuoteUpdate, ServerShutdown, StreamEvent, StreamSource, SubscriptionAck, TradeUpdate
 from exchanges.reconnect import JITTER_S, ConnectBudget, connect_attempts
 from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError, SourceError
+from marketdata.vocabulary import SourceStatus
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,18 @@ _STREAMS_PER_MESSAGE = 200
 _HANDOVER_ATTEMPTS = 5
 _CLOSE_S = 1.0  # wait for the close frame
 _MAX_MESSAGE_BYTES = 1 << 20
-_START, _LOST, _LIFE, _SHUTDOWN = "start", "lost", "life", "shutdown"
+
+
+class ConnectReason(StrEnum):
+    """Why a connection is opened."""
+
+    START = "start"
+    LOST = "lost"
+    """The connection before was lost."""
+    LIFE = "life"
+    """The connection before nears the end of its life."""
+    SHUTDOWN = "shutdown"
+    """The exchange announced the end of the connection before."""
 
 
 class EventClock(Protocol):
@@ -51,7 +64,7 @@ class ConnectionMetrics(Protocol):
     """Counters of connections."""
 
     def connected(self, reason: str) -> None:
-        """A connection is open; reason: `start`, `lost`, `life`, `shutdown`."""
+        """A connection is open; `reason` is a `ConnectReason`."""
         ...
 
     def failed(self, kind: str) -> None:
@@ -147,7 +160,7 @@ class Connection:
             SourceError: one of these failed.
         """
         try:
-            await self._open(_START)
+            await self._open(ConnectReason.START)
         finally:
             await self._close(*self._links)
 
@@ -160,8 +173,8 @@ class Connection:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         try:
-            link = await self._open(_LOST if self._was_connected else _START)
-            while (end := await self._wait_for_end(link)) in (_LIFE, _SHUTDOWN):
+            link = await self._open(ConnectReason.LOST if self._was_connected else ConnectReason.START)
+            while isinstance(end := await self._wait_for_end(link), ConnectReason):
                 log.info("%s: replace a stream's connection: %s", self._source.name, end)
                 link = await self._hand_over(link, end)
         except SourceError as error:
@@ -171,12 +184,12 @@ class Connection:
         finally:
             await self._close(*self._links)
             self._on_lost()
-        self._metrics.failed(_LOST)
+        self._metrics.failed(SourceStatus.LOST)
         log.warning("%s: a stream's connection was lost: %s", self._source.name, end)
         if loop.time() - started_at < STABLE_S:
-            raise RetryableSourceError(f"{self._source.name}: lost at once: {end}", _LOST)
+            raise self._lost(f"at once: {end}")
 
-    async def _hand_over(self, old: Link, reason: str) -> Link:
+    async def _hand_over(self, old: Link, reason: ConnectReason) -> Link:
         """The next connection; the old one is read until the new one is subscribed, and for `DRAIN_S` longer."""
         async for attempt in connect_attempts(_HANDOVER_ATTEMPTS, self._clock.real_seconds):
             with attempt:
@@ -187,7 +200,7 @@ class Connection:
         await self._close(old)
         return link
 
-    async def _open(self, reason: str) -> Link:
+    async def _open(self, reason: ConnectReason) -> Link:
         """A connection that is subscribed to all streams.
 
         Raises:
@@ -209,7 +222,7 @@ class Connection:
         except aiohttp.TooManyRedirects as error:
             raise classify_status(f"{name}: {url}", error.history[-1].status, {}) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise RetryableSourceError(f"{name}: {url}: no connection: {error!r}", "connection") from error
+            raise RetryableSourceError(f"{name}: {url}: no connection: {error!r}", SourceStatus.CONNECTION) from error
         link = Link(socket, loop.time(), self._deduplicator.open())
         link.reader = asyncio.create_task(self._read(link))
         self._links.append(link)
@@ -236,7 +249,7 @@ class Connection:
             try:
                 await link.socket.send_str(self._source.subscription(streams, number))
             except (ConnectionError, aiohttp.ClientError) as error:
-                raise RetryableSourceError(f"{self._source.name}: lost while subscribing: {error!r}", _LOST) from error
+                raise self._lost(f"while subscribing: {error!r}") from error
         try:
             async with asyncio.timeout(CONNECT_S):
                 while requests.keys() - link.acks.keys():
@@ -244,10 +257,10 @@ class Connection:
                     await self._wait_for_ack(link)
         except TimeoutError as error:
             message = f"{self._source.name}: {self._source.url}: subscriptions not acknowledged within {CONNECT_S:g} s"
-            raise RetryableSourceError(message, "timeout") from error
+            raise RetryableSourceError(message, SourceStatus.TIMEOUT) from error
         for number, refusal in link.acks.items():
             if refusal is not None and number in requests:
-                self._metrics.failed("refused")
+                self._metrics.failed(SourceStatus.REFUSED)
                 streams = requests[number]
                 shown = ", ".join(streams[:3])
                 log.error("%s: %d streams (%s, …) refused: %s", self._source.name, len(streams), shown, refusal)
@@ -259,10 +272,13 @@ class Connection:
         finally:
             ack.cancel()
         if link.reader is not None and link.reader.done():
-            raise RetryableSourceError(f"{self._source.name}: lost while subscribing: {link.reader.result()}", _LOST)
+            raise self._lost(f"while subscribing: {link.reader.result()}")
 
-    async def _wait_for_end(self, link: Link) -> str:
-        """Wait until a connection is lost or should be replaced: `shutdown`, `life`, else how it was lost."""
+    def _lost(self, detail: str) -> RetryableSourceError:
+        return RetryableSourceError(f"{self._source.name}: connection lost {detail}", SourceStatus.LOST)
+
+    async def _wait_for_end(self, link: Link) -> ConnectReason | str:
+        """Wait until a connection should be replaced (a `ConnectReason`) or is lost (how it was lost)."""
         loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._clock.sleep_until(self._clock.now_ms() + self._life_ms))
         shutdown = asyncio.create_task(link.shutdown.wait())
@@ -274,11 +290,11 @@ class Connection:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if shutdown.done():
-                    return _SHUTDOWN
+                    return ConnectReason.SHUTDOWN
                 if link.reader is not None and link.reader.done():
                     return link.reader.result()
                 if life.done():
-                    return _LIFE
+                    return ConnectReason.LIFE
                 if loop.time() - link.last_message_at > self._silence_s:
                     return f"no message for {loop.time() - link.last_message_at:.3g} s"
         finally:
@@ -315,7 +331,7 @@ class Connection:
         try:
             event = self._source.parse(message)
         except InvalidValueError as error:
-            self._metrics.failed("bad_payload")
+            self._metrics.failed(SourceStatus.BAD_PAYLOAD)
             if error.field not in self._logged_fields:  # once per field: an exchange may repeat the error for hours
                 self._logged_fields.add(error.field)
                 log.warning("%s: invalid message of the stream: %s", self._source.name, error)

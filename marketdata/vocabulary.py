@@ -29,6 +29,8 @@ class SourceStatus(StrEnum):
     SERVER_ERROR = "server_error"
     BAD_REQUEST = "bad_request"
     BAD_PAYLOAD = "bad_payload"
+    LOST = "lost"
+    """A stream's connection was lost."""
     REFUSED = "refused"
     """The source refuses a stream's subscription."""
     UNEXPECTED = "unexpected"

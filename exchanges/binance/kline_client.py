@@ -13,6 +13,7 @@ from exchanges.binance.endpoints import KLINES, NAME, used_weight
 from exchanges.binance.klines import Kline, as_of_ms, closed_klines, klines_query
 from exchanges.http import BlockingJsonClient
 from marketdata.errors import InvalidValueError, RetryableSourceError
+from marketdata.vocabulary import SourceStatus
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class KlineClient:
         try:
             klines = closed_klines(payload, interval, as_of_ms(to_ms, headers))
         except InvalidValueError as error:
-            raise RetryableSourceError(f"{NAME}: {symbol} {interval}: {error}", "bad_payload") from error
+            raise RetryableSourceError(f"{NAME}: {symbol} {interval}: {error}", SourceStatus.BAD_PAYLOAD) from error
         return [kline for kline in klines if from_ms <= kline.open_ms < to_ms]
 
     def _wait_for_pause(self) -> None:
@@ -109,7 +110,9 @@ class KlineClient:
         if used is not None and used >= _WEIGHT_SHARE * limit:
             # Binance resets the count with each minute of its clock.
             message = f"{NAME}: {used} of {limit} weight per minute used"
-            self._start_pause(RetryableSourceError(message, "rate_limited", _WEIGHT_WINDOW_S), _WEIGHT_WINDOW_S)
+            self._start_pause(
+                RetryableSourceError(message, SourceStatus.RATE_LIMITED, _WEIGHT_WINDOW_S), _WEIGHT_WINDOW_S
+            )
 
     def _start_pause(self, reason: RetryableSourceError, exchange_s: float) -> None:
         """Let the requests of all threads wait."""

@@ -20,6 +20,7 @@ from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSour
 from marketdata.markets import Market
 from marketdata.records import Candle
 from marketdata.times import from_http_date
+from marketdata.vocabulary import SourceStatus
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Binance:
         try:
             rows = index_by(array_of_objects(payload, "bookTicker"), "symbol")
         except InvalidValueError as error:
-            raise RetryableSourceError(f"{NAME}: {error}", "bad_payload") from error
+            raise RetryableSourceError(f"{NAME}: {error}", SourceStatus.BAD_PAYLOAD) from error
         observed_at_ms = from_http_date(headers.get("date"))
         quotes: dict[str, Quote] = {}
         invalid: dict[str, InvalidValueError] = {}
@@ -146,7 +147,7 @@ class Binance:
         try:
             return closed_minute_candles(market.symbol, payload, as_of_ms(now_ms, headers))
         except InvalidValueError as error:
-            raise RetryableSourceError(f"{NAME}: {market.binance} 1m: {error}", "bad_payload") from error
+            raise RetryableSourceError(f"{NAME}: {market.binance} 1m: {error}", SourceStatus.BAD_PAYLOAD) from error
 
     def _is_requested(self, market: Market) -> bool:
         recheck_at = self._unknown.get(market.symbol)
