@@ -1,4 +1,4 @@
-"""Spark's jobs as they are run, and its hourly rows against pandas on the same minutes."""
+"""Batch jobs as whole commands, and Spark's hourly rows against pandas on the same minutes."""
 
 import re
 import statistics
@@ -31,12 +31,12 @@ from tests.support.stack import alone, environment_of, eventually, running, runn
 DAYS = 14
 SYMBOLS = ("BTC-USD", "ETH-USD", "XRP-USD", "BTC-EUR", "ETH-EUR", "XRP-EUR")
 BATCHES = {6: 7, 10_000: 3}
-"""Ticks of a micro-batch, and how often."""
+"""Number of repetitions by ticks per micro-batch."""
 _BATCH = re.compile(r"batch \d+: (\d+) ticks, .* in (\d+) ms .* hours (\d+)\)")
 
 
 class _Batch(NamedTuple):
-    """What a line of the log says."""
+    """Values of a log line."""
 
     ticks: int
     ms: int

@@ -11,6 +11,6 @@ from tests.support.stack import settings_with
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    """The product's own session; no HDFS is asked."""
+    """The product's Spark session; it connects to no HDFS."""
     with session(settings_with({})) as spark:
         yield spark

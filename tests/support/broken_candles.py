@@ -1,4 +1,4 @@
-"""A candle that is right, and the changes that each break one rule: what changes, the field and reason that tell it."""
+"""A valid candle, and changes that each violate one rule: (changes, field, reason)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Ticks and candles with mostly one thing or nothing wrong; of few values, so that equal and crossed ones meet."""
+"""Random ticks and candles with few errors each, from few values, so that equal and crossed prices occur."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
@@ -19,7 +19,7 @@ _CANDLE_VOLUMES = ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quot
 
 
 class Choose(Protocol):
-    """Takes one out of some: `random.Random.choice`, or a draw of hypothesis."""
+    """Chooses one element: `random.Random.choice` or a draw of hypothesis."""
 
     def __call__(self, some: Sequence[T], /) -> T: ...
 

@@ -1,4 +1,4 @@
-"""A Spark session for tests that look at DataFrames, and rows that compare exactly where they must."""
+"""Spark session, random records and row comparison for tests of DataFrames."""
 
 import math
 import random
@@ -19,13 +19,13 @@ TOPICS: dict[str, Any] = {"ticks_topic": "ticks-clean", "candles_topic": "candle
 
 @contextmanager
 def session(settings: Settings) -> Iterator[SparkSession]:
-    """The product's own session, one at a time in this process."""
+    """Start the product's Spark session; only one at a time per process."""
     with spark_session(settings, "tests") as spark:
         yield spark
 
 
 def kafka_rows(spark: SparkSession, records: Sequence[Tick | Candle]) -> DataFrame:
-    """Records as rows of Spark's Kafka source."""
+    """Return records as rows of Spark's Kafka source."""
     rows = [
         ("candles" if isinstance(record, Candle) else "ticks-clean", 0, offset, bytearray(encode(record)))
         for offset, record in enumerate(records)
@@ -34,14 +34,14 @@ def kafka_rows(spark: SparkSession, records: Sequence[Tick | Candle]) -> DataFra
 
 
 def as_row(row: HourlyRow) -> dict[str, Any]:
-    """A reference row as a mapping of the stored columns."""
+    """Return a reference row as a dict of the stored columns."""
     fields = {name: getattr(row, name) for name in row.__struct_fields__}
     fields.pop("schema_version")
     return fields
 
 
 def collected(rows: DataFrame) -> list[dict[str, Any]]:
-    """Hourly rows of Spark in the reference's words, by symbol and hour."""
+    """Collect hourly rows as dicts in the format of `as_row`, sorted by symbol and hour."""
     found = []
     for row in rows.selectExpr("*", "unix_millis(hour_start) AS at_ms").collect():
         fields = row.asDict()
@@ -51,7 +51,7 @@ def collected(rows: DataFrame) -> list[dict[str, Any]]:
 
 
 def assert_same(found: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> None:
-    """Keys, texts, counts and nulls equal; numbers to nine digits (sums are made in another order)."""
+    """Assert equality; floats to nine digits, because Spark adds in another order."""
     assert [(row["symbol"], row["hour_start"]) for row in found] == [
         (row["symbol"], row["hour_start"]) for row in expected
     ]
@@ -70,7 +70,7 @@ def _maybe(rng: random.Random, value: float, share: float = 0.15) -> float | Non
 
 
 def random_tick(rng: random.Random, symbol: str, at_ms: int) -> Tick:
-    """A clean tick with nulls and one-sided quotes here and there."""
+    """Return a clean tick, sometimes with nulls or a one-sided quote."""
     at = to_rfc3339(at_ms)
     around = rng.uniform(50, 70_000)
     bid = _maybe(rng, around * rng.uniform(0.999, 1.0))
@@ -100,7 +100,7 @@ def random_tick(rng: random.Random, symbol: str, at_ms: int) -> Tick:
 
 
 def random_candle(rng: random.Random, symbol: str, open_ms: int) -> Candle:
-    """A closed minute."""
+    """Return a closed one-minute candle."""
     prices = sorted(rng.uniform(50, 70_000) for _ in range(4))
     inner = [prices[1], prices[2]]
     rng.shuffle(inner)
@@ -120,7 +120,10 @@ def random_candle(rng: random.Random, symbol: str, open_ms: int) -> Candle:
 def random_hours(
     rng: random.Random, symbols: Sequence[str], from_ms: int, hours: int, *, ticks: float, candles: float
 ) -> tuple[list[Tick], list[Candle]]:
-    """Ticks (some two a minute, off the grid) and candles, each minute with the shares given; some hours without."""
+    """Return ticks and candles; `ticks` and `candles` are the shares of minutes that have one.
+
+    Some minutes have two ticks off the grid, and some hours have none.
+    """
     made_ticks, made_candles = [], []
     for symbol in symbols:
         for hour in range(hours):

@@ -1,4 +1,4 @@
-"""Downloaded kline archives: header or not, ms or µs, checksums, and what cannot be read is named."""
+"""Downloaded kline archives: header, ms or µs, checksums, and errors that name the file and line."""
 
 import hashlib
 import zipfile
@@ -42,27 +42,27 @@ def test_milliseconds_and_microseconds_with_and_without_a_header(
     assert [k.open_ms for k in read_archive(path, "1m")] == [NOON, NOON + MINUTE_MS]
 
 
-def test_a_checksum_that_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_an_error(tmp_path: Path) -> None:
     path = make(tmp_path, [row(NOON, 1)])
     path.with_name(f"{path.name}.CHECKSUM").write_text("0" * 64 + "  x\n")
     with pytest.raises(StorageError, match=r"SHA-256 is .* expected 0000"):
         list(read_archive(path, "1m"))
 
 
-def test_a_bad_row_is_named_by_its_line(tmp_path: Path) -> None:
+def test_an_invalid_row_is_reported_with_its_line(tmp_path: Path) -> None:
     path = make(tmp_path, [row(NOON, 1), "1,2,3"])
     with pytest.raises(StorageError, match="line 2"):
         list(read_archive(path, "1m"))
 
 
-def test_a_cut_zip_is_told(tmp_path: Path) -> None:
+def test_a_truncated_zip_is_an_error(tmp_path: Path) -> None:
     path = make(tmp_path, [row(NOON, 1)], checksum=False)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(StorageError, match="expected a zip of one CSV file"):
         list(read_archive(path, "1m"))
 
 
-def test_only_archives_of_the_markets_are_taken_and_the_later_file_wins(tmp_path: Path) -> None:
+def test_only_archives_of_the_markets_are_read_and_the_last_file_wins(tmp_path: Path) -> None:
     make(tmp_path, [row(NOON, 1)], "BTCUSDT-1m-2025-01.zip")
     corrected = row(NOON, 1).replace(",3.5,", ",4.5,")
     make(tmp_path, [corrected], "BTCUSDT-1m-2025-02-01.zip")
@@ -72,6 +72,6 @@ def test_only_archives_of_the_markets_are_taken_and_the_later_file_wins(tmp_path
     assert [k.volume for k in history.klines["BTC-USD", "1m"]] == [4.5]
 
 
-def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"BTCUSDT-1m-2024-08\.zip"):
         archives(tmp_path, [BTC])
