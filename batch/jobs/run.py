@@ -13,9 +13,13 @@ import httpx
 from batch.hdfs.java_errors import hdfs_failures_as_storage_errors
 from batch.hdfs.reader import Reader
 from batch.hdfs.store import open_store
-from batch.jobs import backfill
+from batch.jobs.backfill import BackfillWriter, stored_times, summary
 from batch.jobs.stream import run_stream
 from batch.jobs.verify import Verifier
+from batch.klines.archive import read_archives
+from batch.klines.download import download_klines
+from batch.klines.history import History
+from batch.klines.plan import make_plan
 from batch.spark.kafka import wait_for_topics
 from batch.spark.session import cancel_jobs, spark_session
 from batch.tables.due_hours import grace_ms
@@ -90,13 +94,13 @@ def run_backfill(
     reader = Reader(settings.hdfs)
     reader.wait()
     if archive is not None:
-        found = backfill.from_archives(Path(archive), settings.parsed_markets, stop.is_set)
+        found = read_archives(Path(archive), settings.parsed_markets, stop.is_set)
         return _store_history(settings, reader, stop, lambda: found, None, end_ms, began)
-    known_hours, known_minutes = backfill.stored(reader, settings)
-    plan = backfill.plan(
+    stored_hours, stored_minutes = stored_times(reader, settings)
+    plan = make_plan(
         settings.parsed_markets,
-        known_hours,
-        known_minutes,
+        stored_hours,
+        stored_minutes,
         hours=settings.batch.backfill_hours if hours is None else hours,
         minutes=settings.batch.backfill_minutes if minutes is None else minutes,
         to_ms=end_ms,
@@ -104,9 +108,9 @@ def run_backfill(
     speed = clock_speed(settings)
     with httpx.Client(trust_env=False) as http, ThreadPoolExecutor(1, thread_name_prefix="backfill") as executor:
         client = KlineClient(http, settings.binance, real_seconds=lambda exchange_s: exchange_s / speed)
-        fetched = executor.submit(backfill.fetch, client, plan.spans, stop.is_set)
+        fetched = executor.submit(download_klines, client, plan.spans, stop.is_set)
         small = len(plan.spans) <= _SMALL_PLAN
-        if small and backfill.brings_nothing(fetched.result(), plan, known_minutes):
+        if small and not fetched.result().has_missing(plan, stored_minutes):
             _log.info("backfill to %s: up to date, no new klines", to_rfc3339(end_ms))
             return 0
         return _store_history(settings, reader, stop, fetched.result, plan.hours, end_ms, began)
@@ -116,8 +120,8 @@ def _store_history(
     settings: Settings,
     reader: Reader,
     stop: StopFlag,
-    fetched: Callable[[], backfill.History],
-    wanted: dict[str, set[int]] | None,
+    fetched: Callable[[], History],
+    hours: dict[str, set[int]] | None,
     end_ms: int,
     began: float,
 ) -> int:
@@ -129,9 +133,9 @@ def _store_history(
         store = open_store(spark, settings)
         found = fetched()
         _log.info("klines fetched after %.1f s", time.monotonic() - began)
-        hours = backfill.wanted_hours(found) if wanted is None else wanted
-        rows = backfill.BackfillWriter(spark, store, reader, settings).write(found, hours, end_ms, stop.is_set)
-    _log.info("%s in %.1f s", backfill.summary(found, rows, end_ms), time.monotonic() - began)
+        hours = found.open_times("1h") if hours is None else hours
+        rows = BackfillWriter(spark, store, reader, settings).write(found, hours, end_ms, stop.is_set)
+    _log.info("%s in %.1f s", summary(found, rows, end_ms), time.monotonic() - began)
     return 0
 
 

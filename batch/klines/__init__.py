@@ -1,1 +1,1 @@
-"""Klines from local files: downloaded archives."""
+"""Historical klines for backfill: request plan, download, downloaded archives, conversion to Arrow."""

@@ -1,7 +1,7 @@
-"""Kline archives that were downloaded: zips of one CSV each, named SYMBOL-INTERVAL-DATE.zip, with a checksum beside.
+"""Reads downloaded kline archives: zip files of one CSV each, named SYMBOL-INTERVAL-DATE.zip, with a checksum file.
 
-Columns are those of the REST klines. There may be a header row; times are µs from 2025 on and ms before, told apart by
-their size. Source: the archive's published description and its files.
+The columns are those of the REST klines; a header row is optional. Times are µs from 2025 on and ms before. Source:
+https://github.com/binance/binance-public-data and the files themselves.
 """
 
 import csv
@@ -9,9 +9,11 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from batch.klines.history import History
+from batch.progress import write_progress
 from exchanges.binance.klines import Kline, csv_row, parse_row
 from marketdata.errors import InvalidValueError, StorageError
 from marketdata.markets import Market
@@ -20,10 +22,10 @@ _NAME = re.compile(r"([A-Z0-9]+)-(1m|1h)-\d{4}-\d{2}(-\d{2})?\.zip")
 
 
 def archives(folder: Path, markets: Sequence[Market]) -> list[tuple[Path, Market, str]]:
-    """The zips below a folder that hold one of the markets' candles, with market and interval.
+    """Return the archives of the markets below a folder, with market and interval.
 
     Raises:
-        StorageError: there is none.
+        StorageError: there are none.
     """
     by_name = {market.binance: market for market in markets}
     found = []
@@ -37,27 +39,27 @@ def archives(folder: Path, markets: Sequence[Market]) -> list[tuple[Path, Market
     return found
 
 
-def _checked(path: Path) -> bytes:
+def _read_checked(path: Path) -> bytes:
     content = path.read_bytes()
-    beside = path.with_name(path.name + ".CHECKSUM")
-    if beside.is_file():
-        words = beside.read_text(encoding="utf-8").split()
-        told = words[0].lower() if words else ""
+    checksum = path.with_name(path.name + ".CHECKSUM")
+    if checksum.is_file():
+        words = checksum.read_text(encoding="utf-8").split()
+        expected = words[0].lower() if words else ""
         actual = hashlib.sha256(content).hexdigest()
-        if told != actual:
-            msg = f"{path}: SHA-256 is {actual}, expected {told or 'one'} of {beside.name}; fetch it again"
+        if expected != actual:
+            msg = f"{path}: SHA-256 is {actual}, expected {expected or 'one'} of {checksum.name}; download it again"
             raise StorageError(msg)
     return content
 
 
 def read_archive(path: Path, interval: str) -> Iterator[Kline]:
-    """The candles of one zip, in the file's order.
+    """Yield the klines of one archive in file order.
 
     Raises:
-        StorageError: the checksum beside it does not fit, it is no such zip, or a row is not a kline (named by line).
+        StorageError: the checksum does not match, the file is not a zip of one CSV, or a row is not a kline.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(_checked(path))) as zipped:
+        with zipfile.ZipFile(io.BytesIO(_read_checked(path))) as zipped:
             names = [name for name in zipped.namelist() if name.endswith(".csv")]
             if len(names) != 1:
                 msg = f"{path}: {len(names)} CSV files; expected one"
@@ -75,3 +77,20 @@ def read_archive(path: Path, interval: str) -> Iterator[Kline]:
             msg = f"{path}: line {line}: {error}"
             raise StorageError(msg) from error
         yield kline
+
+
+def read_archives(folder: Path, markets: Sequence[Market], stopped: Callable[[], bool]) -> History:
+    """Read all archives of the markets below a folder; of duplicate klines the one of the last file is kept.
+
+    Raises:
+        StorageError: there are no archives, an archive is invalid, or `stopped` returned True.
+    """
+    found: dict[tuple[str, str], dict[int, Kline]] = {}
+    files = archives(folder, markets)
+    for done, (path, market, interval) in enumerate(files, start=1):
+        if stopped():
+            msg = "backfill: stopped; nothing of this run was stored"
+            raise StorageError(msg)
+        found.setdefault((market.symbol, interval), {}).update({k.open_ms: k for k in read_archive(path, interval)})
+        write_progress("backfill archives", done, len(files))
+    return History.of(found, {})

@@ -117,7 +117,7 @@ def test_an_unknown_market_is_logged_and_skipped(
         {**env, "BDI_BINANCE__BASE_URL": alone.binance}, "backfill", "--hours", "24", "--minutes", "0", "--to", END
     )
     assert done.returncode == 0, done.stderr
-    assert "XRP-EUR: no klines, the other markets go on" in done.stderr
+    assert "XRP-EUR: no klines, market skipped" in done.stderr
     assert set(read_table(settings, settings.hdfs.hourly_metrics)["symbol"]) == {"BTC-USD"}
 
 

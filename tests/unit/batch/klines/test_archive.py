@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batch.jobs.backfill import from_archives
-from batch.klines.archive import archives, read_archive
+from batch.klines.archive import archives, read_archive, read_archives
 from marketdata.errors import StorageError
 from marketdata.markets import Market
 from marketdata.times import MINUTE_MS, from_rfc3339
@@ -68,7 +67,7 @@ def test_only_archives_of_the_markets_are_read_and_the_last_file_wins(tmp_path: 
     make(tmp_path, [corrected], "BTCUSDT-1m-2025-02-01.zip")
     make(tmp_path, [row(NOON, 1)], "DOGEUSDT-1m-2025-02.zip")
     assert [market for _, market, _ in archives(tmp_path, [BTC])] == [BTC, BTC]
-    history = from_archives(tmp_path, [BTC], lambda: False)
+    history = read_archives(tmp_path, [BTC], lambda: False)
     assert [k.volume for k in history.klines["BTC-USD", "1m"]] == [4.5]
 
 
