@@ -15,21 +15,21 @@ def answer(value: object, status: int = 200) -> web.Response:
 
 
 async def _json_object(request: web.Request, *known: str) -> dict[str, object]:
-    body = await request.read()
+    content = await request.read()
     try:
-        wanted = msgspec.json.decode(body)
+        body = msgspec.json.decode(content)
     except msgspec.DecodeError as error:
-        raise InvalidValueError("body", body[:100], "a JSON object") from error
-    if not isinstance(wanted, dict):
-        raise InvalidValueError("body", wanted, "a JSON object")
-    for name in wanted:
+        raise InvalidValueError("body", content[:100], "a JSON object") from error
+    if not isinstance(body, dict):
+        raise InvalidValueError("body", body, "a JSON object")
+    for name in body:
         if known and name not in known:
             raise InvalidValueError("body", name, f"only {', '.join(known)}")
-    return wanted
+    return body
 
 
-def _number(wanted: dict[str, object], name: str) -> float | None:
-    value = wanted.get(name)
+def _number(body: dict[str, object], name: str) -> float | None:
+    value = body.get(name)
     if value is None:
         return None
     if not isinstance(value, int | float) or isinstance(value, bool):
@@ -37,8 +37,8 @@ def _number(wanted: dict[str, object], name: str) -> float | None:
     return value
 
 
-def _integer(wanted: dict[str, object], name: str) -> int | None:
-    value = _number(wanted, name)
+def _integer(body: dict[str, object], name: str) -> int | None:
+    value = _number(body, name)
     return None if value is None else int(value)
 
 
@@ -65,11 +65,11 @@ async def get_clock(request: web.Request) -> web.Response:
 async def post_clock(request: web.Request) -> web.Response:
     """POST /control/clock {"now_ms", "speed", "advance_ms"}, each optional."""
     state = request.app[STATE]
-    wanted = await _json_object(request, "now_ms", "speed", "advance_ms")
+    body = await _json_object(request, "now_ms", "speed", "advance_ms")
     state.clock.steer(
-        now_ms=_integer(wanted, "now_ms"),
-        advance_ms=_integer(wanted, "advance_ms") or 0,
-        speed=_number(wanted, "speed"),
+        now_ms=_integer(body, "now_ms"),
+        advance_ms=_integer(body, "advance_ms") or 0,
+        speed=_number(body, "speed"),
     )
     return answer(clock_state(state))
 
@@ -111,11 +111,11 @@ async def get_limits(request: web.Request) -> web.Response:
 async def post_limits(request: web.Request) -> web.Response:
     """POST /control/limits: weight (per minute), ignored_before_ban, and the WebSocket limits."""
     state = request.app[STATE]
-    wanted = await _json_object(request, "weight", "ignored_before_ban", *_SOCKET_RULES)
-    for name in wanted:
-        value = _number(wanted, name)
+    body = await _json_object(request, "weight", "ignored_before_ban", *_SOCKET_RULES)
+    for name in body:
+        value = _number(body, name)
         if value is None or value < 0:
-            raise InvalidValueError(name, wanted[name], "a number of 0 or more")
+            raise InvalidValueError(name, body[name], "a number of 0 or more")
         if name == "weight":
             state.limiter.limit = int(value)
         elif name == "ignored_before_ban":

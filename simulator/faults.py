@@ -87,13 +87,13 @@ class FaultBook:
         """Iterate over the active faults."""
         return iter(self._faults)
 
-    def add(self, wanted: dict[str, object], now_ms: int) -> Fault:
+    def add(self, spec: dict[str, object], now_ms: int) -> Fault:
         """Activate a fault given as {"fault": NAME, "match": text, "count": N or null, …params}.
 
         Raises:
             InvalidValueError: the fault is unknown, `match` is not text, or the count is not a positive integer.
         """
-        params = dict(wanted)
+        params = dict(spec)
         name = params.pop("fault", None)
         match = params.pop("match", "")
         times = params.pop("count", None)
