@@ -21,9 +21,9 @@ and backfill treat a response alike.
 3xx is retryable because the APIs do not redirect: a proxy or a maintenance page between us and the exchange does.
 
 A retryable error without `retry_after_s` is retried with backoff. One with `retry_after_s` must not be retried earlier;
-callers wait for it where their time allows, else they give up. Only a Retry-After that is a finite number of 0 or more
-counts; an HTTP date, a negative number, NaN and infinity are ignored. A fatal error carries `code`, the `code` of a
-body such as Binance's {"code": -1121, "msg": "Invalid symbol."}.
+callers wait for it where their time allows, else they give up. Retry-After counts if it is a positive, finite number
+of seconds, up to `MAX_RETRY_AFTER_S`; an HTTP date, 0, a negative number, NaN and infinity are ignored. A fatal error
+carries `code`, the `code` of a body such as Binance's {"code": -1121, "msg": "Invalid symbol."}.
 """
 
 from collections.abc import Mapping
@@ -38,6 +38,9 @@ DEFAULT_RATE_LIMIT_S = 5.0
 """Pause after a 429 without a usable Retry-After."""
 DEFAULT_BAN_S = 120.0
 """Pause after a 418 without a usable Retry-After: Binance's shortest ban."""
+
+MAX_RETRY_AFTER_S = 3 * 24 * 3600.0
+"""Binance's longest ban. A longer Retry-After is an error, and would silence a source until the next restart."""
 
 _RATE_LIMITED, _BANNED = 429, 418
 _RETRYABLE_4XX = frozenset({408, 425})
@@ -93,7 +96,7 @@ def _retry_after_s(headers: Mapping[str, str], default: float | None) -> float |
         seconds = float(headers.get("retry-after", ""))
     except ValueError:
         return default
-    return seconds if 0 <= seconds < float("inf") else default
+    return min(seconds, MAX_RETRY_AFTER_S) if 0 < seconds < float("inf") else default
 
 
 def _code(body: bytes) -> int | None:

@@ -50,7 +50,7 @@ class KlineClient:
         self._monotonic = monotonic
         self._sleep = sleep
         self._lock = threading.Lock()
-        self._pause: RetryableSourceError | None = None
+        self._pause_reason: RetryableSourceError | None = None
         self._pause_end = 0.0
 
     def fetch(self, symbol: str, interval: str, from_ms: int, to_ms: int) -> list[Kline]:
@@ -82,8 +82,7 @@ class KlineClient:
                 KLINES, klines_query(symbol, interval, from_ms, to_ms - 1), self._settings.timeout_s
             )
         except RetryableSourceError as error:
-            if error.retry_after_s is not None:
-                self._start_pause(error, error.retry_after_s)
+            self._start_pause(error)
             raise
         try:
             klines = closed_klines(payload, interval, as_of_ms(to_ms, headers))
@@ -97,29 +96,30 @@ class KlineClient:
         Raises:
             RetryableSourceError: the pause takes too long.
         """
-        with self._lock:
-            pause, wait_s = self._pause, self._pause_end - self._monotonic()
-        if pause is None or wait_s <= 0:
-            return
-        if wait_s > _BUDGET_S:
-            raise RetryableSourceError(str(pause), pause.kind, pause.retry_after_s)
-        self._sleep(wait_s)
+        while True:
+            with self._lock:
+                reason, wait_s = self._pause_reason, self._pause_end - self._monotonic()
+            if reason is None or wait_s <= 0:
+                return
+            if wait_s > _BUDGET_S:
+                raise RetryableSourceError(str(reason), reason.kind, reason.retry_after_s)
+            self._sleep(wait_s)  # meanwhile another thread may prolong the pause
 
     def _check_weight(self, headers: Mapping[str, str]) -> None:
         used, limit = used_weight(headers), self._settings.weight_per_minute
         if used is not None and used >= _WEIGHT_SHARE * limit:
             # Binance resets the count with each minute of its clock.
             message = f"{NAME}: {used} of {limit} weight per minute used"
-            self._start_pause(
-                RetryableSourceError(message, SourceStatus.RATE_LIMITED, _WEIGHT_WINDOW_S), _WEIGHT_WINDOW_S
-            )
+            self._start_pause(RetryableSourceError(message, SourceStatus.RATE_LIMITED, _WEIGHT_WINDOW_S))
 
-    def _start_pause(self, reason: RetryableSourceError, exchange_s: float) -> None:
-        """Let the requests of all threads wait."""
-        wait_s = self._real_seconds(exchange_s)
+    def _start_pause(self, reason: RetryableSourceError) -> None:
+        """Let the requests of all threads wait for `reason.retry_after_s`, if any."""
+        if reason.retry_after_s is None:
+            return
+        wait_s = self._real_seconds(reason.retry_after_s)
         with self._lock:
             end = self._monotonic() + wait_s
             if end > self._pause_end:
-                self._pause, self._pause_end = reason, end
+                self._pause_reason, self._pause_end = reason, end
         if wait_s <= _BUDGET_S:
-            _log.warning("%s; the next request waits %.3g s (%g s of exchange time)", reason, wait_s, exchange_s)
+            _log.warning("%s; the next request waits %.3g s", reason, wait_s)

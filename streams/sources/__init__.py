@@ -1,5 +1,4 @@
-"""The exchanges: one module each behind the interface of `contracts`.
+"""The sources of a worker: built from the settings, and compared with the limits of the exchanges.
 
-Adding one: write a module whose class has the members of `QuoteSource` (and of `CandleSource` where it has candles),
-give its settings a section in config, and name it in `exchanges`.
+The exchanges themselves are modules of `exchanges/`. To add one, see docs/sources.md.
 """

@@ -1,4 +1,4 @@
-"""The poll plan held against what each source allows. Pure."""
+"""Compare the poll plan with the limits of each source. Pure."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ _CANDLE_INTERVAL_S = 60.0
 
 
 def exceeded(name: str, budget: Budget, cost: Cost, every_s: float) -> list[str]:
-    """What a cost every `every_s` real seconds exceeds, one line a limit."""
+    """One line for each limit that a poll of `cost` every `every_s` real seconds exceeds."""
     per_minute = _MINUTE_S / every_s
-    planned = (
-        ("weight a minute", cost.weight * per_minute, budget.weight_per_minute),
-        ("calls a minute", cost.calls * per_minute, budget.calls_per_minute),
-        ("calls a month", cost.calls * _MONTH_S / every_s, budget.calls_per_month),
+    rates = (
+        ("weight per minute", cost.weight * per_minute, budget.weight_per_minute),
+        ("calls per minute", cost.calls * per_minute, budget.calls_per_minute),
+        ("calls per month", cost.calls * _MONTH_S / every_s, budget.calls_per_month),
     )
     return [
-        f"{name}: the poll plan asks for {asked:,.0f} {what}; allowed are {allowed:,}"
-        for what, asked, allowed in planned
-        if allowed is not None and asked > allowed
+        f"{name}: the poll plan needs {planned:,.0f} {what}; the limit is {limit:,}"
+        for what, planned, limit in rates
+        if limit is not None and planned > limit
     ]
 
 
@@ -32,14 +32,14 @@ def plan_warnings(
     interval_s: float,
     speed: float,
 ) -> list[str]:
-    """Every limit that polling all markets would exceed.
+    """One line for each limit that polling all markets exceeds.
 
     Args:
-        sources: those that are polled every `interval_s` of exchange time.
-        candle_source: the one that is asked for each market's candles every minute.
-        markets: all of them.
-        interval_s: of exchange time.
-        speed: exchange seconds in a real second; limits count real time.
+        sources: polled every `interval_s`.
+        candle_source: requested for the candles of each market every minute.
+        markets: all markets.
+        interval_s: exchange time.
+        speed: exchange seconds per real second; limits count real time.
     """
     warnings: list[str] = []
     for source in sources:
@@ -47,7 +47,7 @@ def plan_warnings(
         share = interval_s / _CANDLE_INTERVAL_S
         if candle_source is not None and candle_source.name == source.name:
             candles = candle_source.candles_cost
-            calls = len(markets) * share  # of candles, in one interval of quotes
+            calls = len(markets) * share  # for candles, per poll of quotes
             cost = Cost(round(cost.calls + candles.calls * calls), round(cost.weight + candles.weight * calls))
         warnings += exceeded(source.name, source.budget, cost, interval_s / speed)
     return warnings

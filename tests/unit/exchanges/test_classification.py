@@ -101,13 +101,14 @@ REST: tuple[Get, ...] = (get_quotes, get_candles, get_markets, backfill)
 
 REFUSALS = [
     (429, "Throttled", {"retry_after": "7"}, retryable("rate_limited", 7.0)),
-    (429, '{"code":-1003,"msg":"Too many requests."}', {"retry_after": "0"}, retryable("rate_limited", 0.0)),
+    (429, '{"code":-1003,"msg":"Too many requests."}', {"retry_after": "0"}, retryable("rate_limited", 5.0)),
     (429, "", {}, retryable("rate_limited", 5.0)),
     (429, "", {"retry_after": PAST}, retryable("rate_limited", 5.0)),
     (429, "", {"retry_after": "-7"}, retryable("rate_limited", 5.0)),
     (418, '{"code":-1003}', {"retry_after": "130"}, retryable("banned", 130.0)),
     (418, "", {}, retryable("banned", 120.0)),
     (418, "", {"retry_after": "1" * 400}, retryable("banned", 120.0)),
+    (418, "", {"retry_after": "99999999999"}, retryable("banned", 259_200.0)),
     (302, "", {"location": "/"}, retryable("server_error")),
     (304, "", {}, retryable("server_error")),
     (408, "", {}, retryable("server_error")),
@@ -224,7 +225,7 @@ async def test_a_server_that_is_not_there_is_a_connection_error(get: Get) -> Non
     assert found(caught.value) == retryable("connection")
 
 
-@pytest.mark.parametrize("retry_after", ["", "soon", "-1", "inf", "-inf", "nan", "1" * 400, "²", PAST])
+@pytest.mark.parametrize("retry_after", ["", "soon", "0", "-1", "inf", "-inf", "nan", "1" * 400, "²", PAST])
 def test_a_retry_after_that_is_no_duration_is_ignored(retry_after: str) -> None:
     headers = {"retry-after": retry_after}
     assert found(classify_status("x", 503, headers)) == retryable("server_error")

@@ -1,14 +1,11 @@
-"""The retry policy: retries within the budget, an open circuit, a stop; and the poll plan against the limits."""
+"""The retry policy: retries within the budget, an open circuit, and a stop."""
 
 from collections.abc import Callable
 
 import pytest
 
-from exchanges.interface import Budget, Cost
 from exchanges.retry_policy import RetryPolicy
 from marketdata.errors import FatalSourceError, RetryableSourceError
-from marketdata.markets import Market
-from streams.sources.poll_budget import exceeded, plan_warnings
 
 
 class ScriptedSource:
@@ -133,29 +130,3 @@ async def test_it_logs_a_change_once(caplog: pytest.LogCaptureFixture) -> None:
     await policy.call(source, 0.01)
     messages = [record.getMessage() for record in caplog.records if record.name == "exchanges.retry_policy"]
     assert messages == ["exchange: timeout: no: timeout", "exchange responds again"]
-
-
-def test_a_poll_per_minute_exceeds_the_free_plan_of_coingecko() -> None:
-    budget = Budget(calls_per_minute=30, calls_per_month=10_000)
-    assert exceeded("coingecko", budget, Cost(calls=1), 60.0) == [
-        "coingecko: the poll plan asks for 43,200 calls a month; allowed are 10,000"
-    ]
-    assert exceeded("coingecko", budget, Cost(calls=1), 300.0) == []
-
-
-class Source:
-    name = "binance"
-    budget = Budget(weight_per_minute=100)
-    candles_cost = Cost(calls=1, weight=2)
-
-    def poll_cost(self, _markets: object) -> Cost:
-        return Cost(calls=1, weight=4)
-
-
-def test_the_plan_includes_candles_and_the_speed_of_a_replay() -> None:
-    source = Source()
-    markets = [Market("BTC", "USD"), Market("ETH", "USD")]
-    assert plan_warnings([source], source, markets, 60.0, 1.0) == []  # type: ignore[list-item,arg-type]
-    assert plan_warnings([source], source, markets, 60.0, 60.0) == [  # type: ignore[list-item,arg-type]
-        "binance: the poll plan asks for 480 weight a minute; allowed are 100"
-    ]
