@@ -1,4 +1,4 @@
-"""What each command of `python -m forecasting` does: things are wired here, from settings, once."""
+"""The commands of `python -m forecasting`: each builds its parts from the settings and runs them."""
 
 import argparse
 import asyncio
@@ -14,11 +14,11 @@ from forecasting.serving.threads import in_thread
 from marketdata.codec import encode
 from marketdata.errors import ConfigurationError, ForecastError
 
-_LOOK_S = 2.0  # of the 5 s within which a program ends; the rest is for its clients (serving.kafka.CLOSING_S)
+_FINISH_S = 2.0  # of the 5 s in which a program ends; the rest is for closing clients (serving.kafka.CLOSING_S)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """The command of parsed arguments; the exit code."""
+    """Run the command of parsed arguments; return the exit code."""
     if args.command == "report":
         from forecasting.report import write_report
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def progress(what: str, done: int, total: int) -> None:
-    """A line that the demo reads."""
+    """Print progress to stderr as `progress: WHAT DONE/TOTAL`, which the demo reads."""
     sys.stderr.write(f"progress: {what} {done}/{total}\n")
     sys.stderr.flush()
 
@@ -70,12 +70,10 @@ def _train(settings: Settings, symbols: tuple[str, ...], model: str) -> int:
             settings=settings.forecasting,
             progress=progress,
         )
-        picture = plots.draw(trained.held_out, trained.samples, f"{symbol}: held-out hours, {trained.version}")
-        storage.write(registry.path(trained.version, "plot.png"), picture)
-        latest = settings.forecasting.plot_path  # what the dashboard shows is the champion's
-        path = latest if trained.verdict.promoted else latest.with_name(f"{model}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
+        png = plots.draw(trained.held_out, trained.samples, f"{symbol}: held-out hours, {trained.version}")
+        storage.write(registry.path(trained.version, "plot.png"), png)
+        latest = settings.forecasting.plot_path  # the dashboard shows this file: the champion's plot
+        plots.save(png, latest if trained.verdict.promoted else latest.with_name(f"{model}.png"))
     return 0
 
 
@@ -102,12 +100,12 @@ def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
         _, samples = load_samples(storage, settings.hdfs.hourly_metrics, symbol, settings.forecasting)
         at = newest_hour(samples)
         if at is None:
-            raise ForecastError(f"hourly_metrics: no priced hour of {symbol}: expected at least one")
+            raise ForecastError(f"hourly_metrics: no hour of {symbol} with a price: expected at least one")
         registry = Registry(storage, settings.hdfs.models, symbol)
         pointer = registry.champion()
         loaded = None if pointer is None else registry.load(pointer["version"])
-        outlook = forecast_set(samples, at, loaded, settings.forecasting, issued_at_ms=clock.now_ms())
-        for prediction in outlook.predictions:
+        forecasts = forecast_set(samples, at, loaded, settings.forecasting, issued_at_ms=clock.now_ms())
+        for prediction in forecasts.predictions:
             sys.stdout.write(encode(prediction).decode() + "\n")
     return 0
 
@@ -124,8 +122,8 @@ async def _serve(settings: Settings) -> int:
     serving = asyncio.ensure_future(serve())
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    # A look may be amid a long step (loading the net): it is left after a moment, what it would publish is not begun.
-    done, _ = await asyncio.wait({serving}, timeout=_LOOK_S)
+    # An update can be in a long step (loading a model). Cancel it after a moment; it then publishes nothing.
+    done, _ = await asyncio.wait({serving}, timeout=_FINISH_S)
     if not done:
         serving.cancel()
     stopping.cancel()

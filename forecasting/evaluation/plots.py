@@ -2,6 +2,7 @@
 
 import io
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,11 @@ def draw(run: WalkForward, samples: Samples, title: str, shown_h: int = SHOWN_H)
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=110)
     return sink.getvalue()
+
+
+def save(png: bytes, path: Path) -> None:
+    """Replace the file atomically, so that a reader never sees part of a plot."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_suffix(".new")
+    staged.write_bytes(png)
+    staged.replace(path)

@@ -1,1 +1,1 @@
-"""Model versions on HDFS, promotion rules and stored walk-forward losses."""
+"""Model versions and walk-forward losses on HDFS, and the promotion rules."""

@@ -1,1 +1,1 @@
-"""The predictor service: it predicts, scores and schedules training for each market."""
+"""The predictor service: it predicts, scores and retrains for each market."""

@@ -1,151 +1,278 @@
-"""What the predictor keeps of one market: what its topics hold, and the models that speak for it.
+"""The state of one market in the predictor: it predicts, scores and retrains.
 
-It must never publish, and never read a clock.
+Records are published through a function that the service passes in; what was published is restored from the topics.
 """
 
 import logging
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
 
-import numpy as np
+import msgspec
 
+from clients.clock import Clock
+from config.sections import ForecastingSettings
+from forecasting.data.hourly_grid import Hours, to_hours
 from forecasting.data.hourly_store import HourlyStore
-from forecasting.data.samples import Samples
-from forecasting.registry.promotion import HAR_WATCH_H, har_serves
-from forecasting.registry.versions import Loaded, Registry, model_of
+from forecasting.data.samples import WEEK_H, Samples, build_samples
+from forecasting.evaluation import plots
+from forecasting.evaluation.scoring import WAIT_H, known_truths, score
+from forecasting.registry.versions import Registry, model_of
+from forecasting.serving.loaded_models import LoadedModels
+from forecasting.serving.predictor import ForecastSet, forecast_set, newest_hour
+from forecasting.serving.published_records import PublishedRecords
 from forecasting.serving.threads import in_thread
 from forecasting.training.child import TrainingChild
-from marketdata.errors import ForecastError, StorageError
 from marketdata.records import Prediction, Score
-from marketdata.times import from_rfc3339
+from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
 
 log = logging.getLogger(__name__)
 
-TAIL_HOURS = 2_200
-"""So far back the topics are remembered."""
+RETRY_TRAINING_H = 6
+
+Publish: TypeAlias = Callable[[Prediction | Score], Awaitable[None]]
+"""Publishes a record of this market; returns once the broker has it."""
+StartTraining: TypeAlias = Callable[[str, str], Awaitable[TrainingChild]]
+"""Starts the training of a model (second argument) of a market (first argument)."""
 
 
-@dataclass
-class Market:
-    """One market.
+class MarketState:
+    """One market. Call `restore` before the other methods, and again after `invalidate` or `release`.
 
-    remembered: what is below is what the topics hold. pending: published and not scored, by id. published: the target
-    hour, horizon and model of each prediction: one is published of each, whatever version it is of. losses: pinball
-    by target hour (ms) for each model. refused: versions that cannot be used. tried_ms: by model, the end of the
-    newest hour when its training was begun.
+    Args:
+        symbol: the market.
+        settings: models, lengths and ages.
+        store: hourly rows of the market.
+        registry: versions of the market.
+        clock: event time.
+        start_training: starts a training process.
     """
 
-    symbol: str
-    store: HourlyStore
-    registry: Registry
-    loaded: Loaded | None = None
-    challengers: dict[str, Loaded] = field(default_factory=dict)
-    remembered: bool = False
-    unscored: bool = True
-    samples: Samples | None = None
-    handled_ms: int = 0
-    pending: dict[str, Prediction] = field(default_factory=dict)
-    published: set[tuple[str, int, str]] = field(default_factory=set)
-    scored: set[str] = field(default_factory=set)
-    refused: set[str] = field(default_factory=set)
-    losses: dict[str, deque[tuple[int, float]]] = field(default_factory=dict)
-    child: TrainingChild | None = None
-    tried_ms: dict[str, int] = field(default_factory=dict)
+    def __init__(
+        self,
+        symbol: str,
+        settings: ForecastingSettings,
+        store: HourlyStore,
+        registry: Registry,
+        clock: Clock,
+        start_training: StartTraining = TrainingChild.start,
+    ) -> None:
+        self.symbol = symbol
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._start_training = start_training
+        self._models = LoadedModels(symbol, registry)
+        self._published = PublishedRecords(symbol)
+        self._samples: Samples | None = None
+        self._training: TrainingChild | None = None
+        self._tried_ms: dict[str, int] = {}  # by model: end of the newest hour when its last training started
+        self._is_restored = False
+        self._is_scoring_due = True
+        self._predicted_through_ms = 0  # end of the newest hour whose predictions are complete
 
     @property
     def key(self) -> bytes:
+        """Key of the market's records."""
         return self.symbol.encode()
 
-    def remember(self, predictions: Iterable[Prediction], scores: Iterable[Score]) -> None:
-        """Take what the topics hold, of any market, in place of what was known."""
-        for notes in (self.pending, self.published, self.scored, self.losses):
-            notes.clear()
-        for known in scores:
-            if known.symbol == self.symbol:
-                self.note_score(known)
-        for prediction in predictions:
-            if prediction.symbol == self.symbol:
-                self.published.add(_slot(prediction))
-                if prediction.prediction_id not in self.scored:
-                    self.pending[prediction.prediction_id] = prediction
-        self.remembered, self.unscored, self.handled_ms = True, True, 0
+    @property
+    def is_restored(self) -> bool:
+        """Whether the published records are known."""
+        return self._is_restored
+
+    def restore(self, predictions: Iterable[Prediction], scores: Iterable[Score]) -> None:
+        """Replace the published records by those on the topics (of any market)."""
+        self._published.replace(predictions, scores)
+        self._is_restored, self._is_scoring_due, self._predicted_through_ms = True, True, 0
         log.info(
-            "remembered symbol=%s predictions=%d scores=%d unscored=%d",
+            "restored symbol=%s predictions=%d scores=%d unscored=%d",
             self.symbol,
-            len(self.published),
-            len(self.scored),
-            len(self.pending),
+            self._published.n_predictions,
+            self._published.n_scores,
+            len(self._published.pending),
         )
 
-    def is_published(self, prediction: Prediction) -> bool:
-        """Whether one of this target hour, horizon and model was, of whatever version."""
-        return _slot(prediction) in self.published
+    def invalidate(self) -> None:
+        """Require `restore`, because the outcome of a publication is unknown."""
+        self._is_restored = False
 
-    def note_prediction(self, prediction: Prediction) -> None:
-        """It is on the topic."""
-        self.published.add(_slot(prediction))
-        self.pending[prediction.prediction_id] = prediction
+    async def release(self) -> None:
+        """Require `restore` and stop a training, because another predictor owns the market."""
+        if self._is_restored or self._training is not None:
+            log.info("symbol=%s is served by another predictor now", self.symbol)
+        self._is_restored = False
+        await self.stop_training()
 
-    def note_score(self, known: Score) -> None:
-        """It is on the topic."""
-        self.scored.add(known.prediction_id)
-        # More than are compared: an hour that one of two models missed must not end the comparison.
-        losses = self.losses.setdefault(model_of(known.model_version), deque(maxlen=TAIL_HOURS))
-        losses.append((from_rfc3339(known.target_start), known.pinball_bps))
+    async def stop_training(self) -> None:
+        """Stop the training process, if one runs."""
+        if self._training is not None:
+            await self._training.stop()
+            self._training = None
 
-    def demotion(self) -> str | None:
-        """Why HAR serves in the champion's place, None where it does not."""
-        if self.loaded is None:
+    async def refresh(self) -> None:
+        """Read new hourly rows and build samples.
+
+        Raises:
+            StorageError: rows cannot be read or are invalid.
+        """
+        if await in_thread(self._store.refresh):
+            self._samples = await in_thread(self._build_samples)
+            self._is_scoring_due = True
+
+    def _build_samples(self) -> Samples | None:
+        own = self._settings
+        table = self._store.table(own.train_hours + own.sequence_h + WEEK_H)
+        if table.num_rows == 0:
             return None
-        champion = dict(self.losses.get(model_of(self.loaded.version.name), ()))
-        har = dict(self.losses.get("har", ()))
-        both = sorted(champion.keys() & har.keys())
-        if har_serves(np.array([champion[t] for t in both]), np.array([har[t] for t in both])):
-            return f"champion_trails_har over {HAR_WATCH_H} h"
+        return build_samples(to_hours(table, self.symbol), sequence_h=own.sequence_h, horizon_h=own.horizon_h)
+
+    async def score(self, publish: Publish) -> None:
+        """Publish the scores of all predictions whose truth is known, if rows changed since the last call.
+
+        Raises:
+            ForecastError: another predictor owns the market.
+            KafkaError: the outcome of a publication is unknown.
+        """
+        if self._samples is None or not self._is_scoring_due:
+            return
+        hours = self._samples.hours
+        ready, expired = known_truths(self._published.pending, hours)
+        for prediction in expired:
+            log.warning("prediction=%s no live hour within %d h: not scored", prediction.prediction_id, WAIT_H)
+            self._published.discard(prediction)
+        for prediction, at in ready:
+            await self._publish_score(prediction, hours, at, publish)
+        self._is_scoring_due = False
+
+    async def _publish_score(self, prediction: Prediction, hours: Hours, at: int, publish: Publish) -> None:
+        record = score(
+            prediction,
+            actual=float(hours.avg_price[at]),
+            n_ticks=int(hours.n_ticks[at]),
+            coverage=float(hours.coverage[at]),
+            scored_at_ms=await in_thread(self._clock.now_ms),
+        )
+        await publish(record)
+        self._published.add_score(record)
+        log.info(
+            "scored id=%s error_bps=%.2f last_price_error_bps=%.2f covered=%s pinball_bps=%.2f",
+            record.prediction_id,
+            record.error_bps,
+            record.last_price_error_bps,
+            record.covered,
+            record.pinball_bps,
+        )
+
+    async def predict(self, publish: Publish) -> None:
+        """Publish the predictions made at the end of the newest hour: once, and again for a first champion.
+
+        Raises:
+            ForecastError: another predictor owns the market.
+            StorageError: the registry cannot be read.
+            RetryableSourceError: the clock has no time.
+            KafkaError: the outcome of a publication is unknown.
+        """
+        if self._samples is None or (at := newest_hour(self._samples)) is None:
+            return
+        hour_end_ms = int(self._samples.hours.start_ms[at]) + HOUR_MS
+        if not await self._is_prediction_due(hour_end_ms):
+            return
+        await self._models.follow_challengers()
+        forecasts = await self._forecast(self._samples, at, hour_end_ms)
+        for prediction in forecasts.predictions:
+            if not self._published.contains(prediction):
+                await self._publish_prediction(prediction, publish)
+        self._predicted_through_ms = hour_end_ms
+        await in_thread(lambda: self._plot(forecasts))
+
+    async def _is_prediction_due(self, hour_end_ms: int) -> bool:
+        """Whether the hour is new, or the registry has a first champion since; loads a new champion."""
+        is_new = hour_end_ms > self._predicted_through_ms
+        if not is_new and self._models.champion is not None:
+            return False
+        return await self._models.follow_champion() or is_new
+
+    async def _forecast(self, samples: Samples, at: int, hour_end_ms: int) -> ForecastSet:
+        """Forecasts at the end of hour `at`; none if the target hour is over."""
+        target_end_ms = hour_end_ms + self._settings.horizon_h * HOUR_MS
+        now_ms = await in_thread(self._clock.now_ms)
+        if now_ms >= target_end_ms:
+            log.warning(
+                "symbol=%s target_end=%s is over at now=%s: no prediction published",
+                self.symbol,
+                to_rfc3339(target_end_ms),
+                to_rfc3339(now_ms),
+            )
+            return ForecastSet((), None)
+        champion = self._models.champion
+        demoted = None if champion is None else self._published.demotion(model_of(champion.version.name))
+        return await in_thread(
+            lambda: forecast_set(
+                samples,
+                at,
+                champion,
+                self._settings,
+                issued_at_ms=now_ms,
+                demoted=demoted,
+                challengers=tuple(self._models.challengers.values()),
+            )
+        )
+
+    async def _publish_prediction(self, prediction: Prediction, publish: Publish) -> None:
+        issued_at_ms = await in_thread(self._clock.now_ms)  # forecasting can take minutes of event time
+        if issued_at_ms >= from_rfc3339(prediction.target_end):
+            log.warning("prediction=%s target hour is over: not published", prediction.prediction_id)
+            return
+        prediction = msgspec.structs.replace(prediction, issued_at=to_rfc3339(issued_at_ms))
+        await publish(prediction)
+        self._published.add_prediction(prediction)
+        log.info(
+            "predicted id=%s role=%s price=%.2f lower=%.2f upper=%.2f n_calib=%d stale_reason=%s",
+            prediction.prediction_id,
+            prediction.role,
+            prediction.pred_avg_price,
+            prediction.lower,
+            prediction.upper,
+            prediction.n_calib,
+            prediction.stale_reason,
+        )
+
+    def _plot(self, forecasts: ForecastSet) -> None:
+        champion = self._models.champion
+        if self._samples is not None and forecasts.champion_run is not None and champion is not None:
+            title = f"{self.symbol}: next hour's average price, {champion.version.name}"
+            plots.save(plots.draw(forecasts.champion_run, self._samples, title), self._settings.plot_path)
+
+    def check_training(self) -> None:
+        """Log the end of a training. If it promoted a version, the next prediction loads it."""
+        if self._training is not None and self._training.exit_code is not None:
+            log.info(
+                "symbol=%s training of %s ended exit_code=%s",
+                self.symbol,
+                self._training.model,
+                self._training.exit_code,
+            )
+            self._training = None
+
+    async def retrain(self) -> None:
+        """Start the training of the first model that is due, unless one runs or there is too little history."""
+        samples = self._samples
+        if samples is None or self._training is not None or len(samples.anchors) < self._settings.calibration_hours:
+            return
+        end_ms = samples.hours.end_ms
+        model = self._model_to_train(end_ms)
+        if model is None:
+            return
+        self._tried_ms[model] = end_ms
+        self._training = await self._start_training(self.symbol, model)
+        log.info("symbol=%s training of %s started through=%s", self.symbol, model, to_rfc3339(end_ms))
+
+    def _model_to_train(self, end_ms: int) -> str | None:
+        """The first configured model whose version is old enough and that was not tried lately."""
+        for model in dict.fromkeys([self._settings.model, *self._settings.challengers]):
+            loaded = self._models.newest(model)
+            through_ms = None if loaded is None else loaded.version.trained_through_ms
+            is_due = through_ms is None or end_ms >= through_ms + self._settings.retrain_every_h * HOUR_MS
+            if is_due and end_ms - self._tried_ms.get(model, 0) >= RETRY_TRAINING_H * HOUR_MS:
+                return model
         return None
-
-    async def load_champion(self) -> bool:
-        """Follow the champion pointer; True where another champion was loaded."""
-        pointer = await in_thread(self.registry.champion)
-        if pointer is None:
-            return False
-        made = await self._load(pointer["version"], self.loaded)
-        if made is None or made is self.loaded:
-            return False
-        self.loaded = made
-        log.info("symbol=%s champion=%s provisional=%s", self.symbol, made.version.name, pointer.get("provisional"))
-        return True
-
-    async def load_challengers(self) -> None:
-        """Follow what the registry has of other models."""
-        champion = None if self.loaded is None else self.loaded.version.name
-        names = await in_thread(lambda: self.registry.challengers(champion))
-        found = {}
-        for model, name in names.items():
-            known = self.challengers.get(model)
-            try:
-                made = await self._load(name, known)
-            except StorageError as error:  # the champion speaks all the same
-                log.warning("symbol=%s challenger=%s: %s", self.symbol, name, error)
-                made = known
-            if made is not None:
-                found[model] = made
-        self.challengers = found
-
-    async def _load(self, name: str, known: Loaded | None) -> Loaded | None:
-        """A version, `known` where it is that already; None where it cannot be used, which is said once."""
-        if known is not None and known.version.name == name:
-            return known
-        if name in self.refused:
-            return None
-        try:
-            return await in_thread(lambda: self.registry.load(name))
-        except ForecastError as error:
-            self.refused.add(name)
-            log.error("symbol=%s version=%s cannot be used: %s", self.symbol, name, error)  # noqa: TRY400
-            return None
-
-
-def _slot(prediction: Prediction) -> tuple[str, int, str]:
-    return (prediction.target_start, prediction.horizon_h, model_of(prediction.model_version))

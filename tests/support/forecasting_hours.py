@@ -1,4 +1,4 @@
-"""Hourly rows for forecasting's tests: formed from real 1 h klines as the contract tells, or drawn from a seed."""
+"""Hourly rows for tests of forecasting, from 1 h klines or from a seeded random walk."""
 
 import io
 from collections import defaultdict
@@ -54,7 +54,7 @@ def table(
     *,
     live: bool = False,
 ) -> pa.Table:
-    """Rows of one market; prices holds open, high, low and close."""
+    """Rows of one market; `prices` contains open, high, low and close."""
     n = len(start_ms)
     high = [prices["high"][max(0, i - 23) : i + 1].max() for i in range(n)]
     low = [prices["low"][max(0, i - 23) : i + 1].min() for i in range(n)]
@@ -90,15 +90,15 @@ def table(
 
 def from_klines(path: Path, symbol: str, *, since_ms: int = 0, until_ms: int = 2**62) -> pa.Table:
     """Backfilled rows of a file of 1 h klines."""
-    held = pq.read_table(path).to_pydict()
-    stamps = np.asarray(held["timestamp"], dtype=np.int64)
+    klines = pq.read_table(path).to_pydict()
+    stamps = np.asarray(klines["timestamp"], dtype=np.int64)
     keep = (stamps >= since_ms) & (stamps < until_ms)
-    prices = {name: np.asarray(held[name], dtype=float)[keep] for name in ("open", "high", "low", "close")}
-    return table(symbol, stamps[keep], prices, np.asarray(held["volume"], dtype=float)[keep])
+    prices = {name: np.asarray(klines[name], dtype=float)[keep] for name in ("open", "high", "low", "close")}
+    return table(symbol, stamps[keep], prices, np.asarray(klines["volume"], dtype=float)[keep])
 
 
 def walk(n: int, *, seed: int = 0, symbol: str = "BTC-USD", start_ms: int = START_MS, live: bool = False) -> pa.Table:
-    """A random walk whose volatility persists, n hours; the same for the same seed."""
+    """A random walk of n hours with persistent volatility; the same for the same seed."""
     rng = np.random.default_rng(seed)
     log_variance = np.zeros(n)
     for i in range(1, n):
@@ -118,13 +118,21 @@ def walk(n: int, *, seed: int = 0, symbol: str = "BTC-USD", start_ms: int = STAR
 
 
 def store(settings: HdfsSettings, *tables: pa.Table) -> None:
-    """Put rows on HDFS as month files that hold all markets, sorted, as batch does."""
+    """Write rows to HDFS as month files of all markets, sorted, as batch does."""
     storage = Storage(settings)
+    for name, data in month_files(*tables).items():
+        storage.write(f"{settings.hourly_metrics}/{name}", data)
+
+
+def month_files(*tables: pa.Table) -> dict[str, bytes]:
+    """Rows as Parquet month files of all markets, sorted, by file name."""
     rows = pa.concat_tables(tables).sort_by([("symbol", "ascending"), ("hour_start", "ascending")])
     months: dict[str, list[int]] = defaultdict(list)
     for i, stamp in enumerate(rows["hour_start"].cast(pa.int64()).to_pylist()):
         months[month_file(stamp // 1000)].append(i)
+    files = {}
     for name, places in months.items():
         sink = io.BytesIO()
         pq.write_table(rows.take(places), sink)
-        storage.write(f"{settings.hourly_metrics}/{name}", sink.getvalue())
+        files[name] = sink.getvalue()
+    return files

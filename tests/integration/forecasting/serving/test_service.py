@@ -1,4 +1,4 @@
-"""The commands as programs on the real Kafka and HDFS: serve from nothing to a scored champion, restart, report."""
+"""The commands as programs with Kafka and HDFS: serve from an empty registry to a scored champion, restart, report."""
 
 import asyncio
 import gc
@@ -159,7 +159,7 @@ def test_serve_from_nothing_to_a_scored_champion_and_over_a_restart(settings: Se
     assert len(scores(settings)) == 3
 
 
-def test_a_trained_challenger_speaks_beside_the_champion_and_is_scored(settings: Settings, tmp_path: Path) -> None:
+def test_a_trained_challenger_is_published_next_to_the_champion_and_scored(settings: Settings, tmp_path: Path) -> None:
     make_topics(settings)
     rows, truth = history()
     store(settings.hdfs, rows)
@@ -183,7 +183,7 @@ def test_a_trained_challenger_speaks_beside_the_champion_and_is_scored(settings:
     assert [s.prediction_id for s in scores(settings) if s.role == "challenger"] == [plain.prediction_id]
 
 
-def test_of_two_predictors_one_speaks_and_the_other_follows_it(settings: Settings, tmp_path: Path) -> None:
+def test_of_two_predictors_one_publishes_and_the_other_succeeds_it(settings: Settings, tmp_path: Path) -> None:
     make_topics(settings)
     rows, truth = history()
     store(settings.hdfs, rows.slice(N - 700))
@@ -197,10 +197,10 @@ def test_of_two_predictors_one_speaks_and_the_other_follows_it(settings: Setting
         for program in both:
             eventually(lambda p=program: "serving" in p.output(), 90, "both there")
         eventually(lambda: len(published(settings)) >= 2, 60, "the baselines of an hour")
-        # Whoever has the market, it is one of them; the other takes it when that one ends.
-        speaking = max(both, key=lambda p: p.output().rfind("remembered"))
-        speaking.process.terminate()
-        assert speaking.process.wait(20) == 0
+        # One of them owns the market; the other takes it over when that one ends.
+        publishing = max(both, key=lambda p: p.output().rfind("restored"))
+        publishing.process.terminate()
+        assert publishing.process.wait(20) == 0
         store(settings.hdfs, pa.concat_tables([rows.slice(N - 700), truth]))
         eventually(lambda: len(published(settings)) >= 4, 60, "the next hour's baselines of the other")
         eventually(lambda: len(scores(settings)) >= 2, 60, "scores of the first")
@@ -259,7 +259,7 @@ def test_a_send_whose_outcome_is_not_known_is_settled_by_the_topic(
     ],
     ids=["a prediction is sent", "the producer starts", "the group is joined", "what is published is read"],
 )
-def test_it_ends_in_time_where_kafka_stands_still_while(
+def test_it_ends_in_time_when_kafka_is_suspended_while(
     stack: StackUnderTest,
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
@@ -311,7 +311,7 @@ def test_a_prediction_whose_target_is_over_is_never_issued(settings: Settings, t
         update={"forecasting": settings.forecasting.model_copy(update={"calibration_hours": 1_440})}
     )
     with running(command("serve"), tmp_path / "serve.log", environment_of(late)) as program:
-        eventually(lambda: "nothing is issued" in program.output(), 90, "the late target noticed")
+        eventually(lambda: "no prediction published" in program.output(), 90, "the late target noticed")
     assert published(settings) == []
 
 

@@ -230,7 +230,7 @@ def test_the_plain_net_has_the_documented_layers_loss_and_optimizer(
         assert net.input_shape == (None, 60, 5)
 
 
-def test_too_little_history_is_said(settings: Settings) -> None:
+def test_too_little_history_is_refused(settings: Settings) -> None:
     with pytest.raises(ForecastError, match="expected at least"):
         trainee_in(settings, walk(400)).train()
 

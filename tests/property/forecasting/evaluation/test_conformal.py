@@ -50,7 +50,7 @@ def test_alpha_moves_by_gamma_times_the_miss(scores: list[float]) -> None:
             assert track.alpha == pytest.approx(before + GAMMA * (0.1 - (not covered)))
 
 
-def test_calibration_does_not_see_the_truth_it_is_judged_by() -> None:
+def test_calibration_uses_no_truth_of_its_own_hour() -> None:
     rng = np.random.default_rng(3)
     truth = rng.standard_normal(1_000)
     quantiles = np.tile(NORMAL, (1_000, 1))

@@ -1,76 +1,335 @@
-"""What the predictor keeps of a market, and when a model is due: no stack, no Keras."""
+"""The state of one market: what it publishes, in which order, once; restarts; training. No Kafka, HDFS or Keras."""
 
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from clients.webhdfs import Storage
-from config.sections import ForecastingSettings, HdfsSettings
+from config.sections import ForecastingSettings
 from forecasting.data.hourly_store import HourlyStore
+from forecasting.data.samples import Samples
 from forecasting.evaluation.conformal import Calibrator
-from forecasting.models.baselines import LastPrice
-from forecasting.registry.promotion import HAR_WATCH_H
-from forecasting.registry.versions import Loaded, Registry, Version
-from forecasting.serving.market_state import Market
-from marketdata.records import Role, Score
-from marketdata.times import HOUR_MS, to_rfc3339
+from forecasting.models.har import Har
+from forecasting.registry.versions import Loaded, Version, model_of
+from forecasting.serving.market_state import MarketState
+from marketdata.errors import ForecastError, StorageError
+from marketdata.records import Prediction, Score
+from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
+from tests.support.forecasting_hours import START_MS, month_files, walk
+from tests.support.memory_storage import MemoryStorage
 
-CHAMPION = "lstm-quantile-20240805T00-0123456789"
-
-
-def market() -> Market:
-    storage = Storage(HdfsSettings())
-    version = Version("BTC-USD", CHAMPION, "2024-08-05T00:00:00.000Z", "recipe", {}, {})
-    made = Market("BTC-USD", HourlyStore(storage, "/hours", "BTC-USD"), Registry(storage, "/models", "BTC-USD"))
-    made.loaded = Loaded(version, LastPrice(), Calibrator(), 0)
-    return made
+SYMBOL = "BTC-USD"
+N = 700
+END_MS = START_MS + N * HOUR_MS
+ROWS = walk(N + 60, live=True)
 
 
-def score(version: str, hour: int, pinball: float, role: Role) -> Score:
-    start = to_rfc3339(hour * HOUR_MS)
-    return Score(
-        symbol="BTC-USD",
-        prediction_id=f"{version}{hour}",
-        issued_at=start,
-        target_start=start,
-        target_end=start,
-        scored_at=start,
-        horizon_h=1,
-        model_version=version,
-        role=role,
-        origin="live",
-        actual_avg_price=1.0,
-        pred_avg_price=1.0,
-        last_price=1.0,
-        n_ticks=60,
-        coverage=1.0,
-        error_bps=0.0,
-        last_price_error_bps=0.0,
-        covered=True,
-        interval_level=0.9,
-        pinball_bps=pinball,
-        winkler_bps=1.0,
-    )
+@dataclass
+class FakeRegistry:
+    """Champion and versions by name; a version without a model cannot be loaded."""
+
+    champion_name: str | None = None
+    loadable: dict[str, Loaded] = field(default_factory=dict)
+    named: list[str] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)
+    failing: set[str] = field(default_factory=set)
+
+    def champion(self) -> dict[str, str] | None:
+        return None if self.champion_name is None else {"version": self.champion_name}
+
+    def challengers(self, champion: str | None) -> dict[str, str]:
+        return {model_of(name): name for name in self.named if model_of(name) != (champion and model_of(champion))}
+
+    def load(self, name: str) -> Loaded:
+        self.loads.append(name)
+        if name in self.failing:
+            raise StorageError(f"{name}: cannot be read")
+        if name not in self.loadable:
+            raise ForecastError(f"{name}: forecasts differ from its probe")
+        return self.loadable[name]
 
 
-def test_hours_that_the_champion_missed_do_not_end_its_comparison_with_har() -> None:
-    made = market()
-    for hour in range(HAR_WATCH_H + 60):
-        if hour % 50:
-            made.note_score(score(CHAMPION, hour, 1.1, "champion"))
-        made.note_score(score("har", hour, 1.0, "baseline"))
-    assert made.demotion() == f"champion_trails_har over {HAR_WATCH_H} h"
+@dataclass
+class FakeTraining:
+    model: str
+    exit_code: int | None = None
+    stopped: bool = False
+
+    async def stop(self) -> None:
+        self.stopped = True
 
 
-def test_a_challenger_of_another_model_does_not_count_against_the_champion() -> None:
-    made = market()
-    for hour in range(HAR_WATCH_H + 10):
-        made.note_score(score(CHAMPION, hour, 0.9, "champion"))
-        made.note_score(score("har", hour, 1.0, "baseline"))
-        made.note_score(score("lstm-plain-20240805T00-0123456789", hour, 50.0, "challenger"))
-    assert made.demotion() is None
+@dataclass
+class FakeClock:
+    ms: int
+    step_ms: int = 0
+
+    def now_ms(self) -> int:
+        now, self.ms = self.ms, self.ms + self.step_ms
+        return now
 
 
-def test_a_model_is_trained_anew_before_it_is_too_old_to_serve() -> None:
+class MarketUnderTest:
+    """A market state with fakes around it, and the records that it published."""
+
+    def __init__(self, tmp_path: Path, n: int = N, **settings: object) -> None:
+        values = {"calibration_hours": 100, "train_hours": 600, "plot_path": tmp_path / "latest.png", **settings}
+        self.settings = ForecastingSettings.model_validate(values)
+        self.storage = MemoryStorage()
+        self.registry = FakeRegistry()
+        self.clock = FakeClock(START_MS + n * HOUR_MS + 1_000)
+        self.trainings: list[FakeTraining] = []
+        self.records: list[Prediction | Score] = []
+        self.lost: set[int] = set()
+        self.state = self.restarted()
+        self.rows(ROWS.slice(0, n))
+
+    def restarted(self) -> MarketState:
+        store = HourlyStore(self.storage, "/hours", SYMBOL)
+        self.state = MarketState(SYMBOL, self.settings, store, self.registry, self.clock, self.start_training)
+        self.state.restore(self.predictions, self.scores)
+        return self.state
+
+    async def start_training(self, symbol: str, model: str) -> FakeTraining:
+        assert symbol == SYMBOL
+        self.trainings.append(FakeTraining(model))
+        return self.trainings[-1]
+
+    def rows(self, table: pa.Table) -> None:
+        self.storage.contents.update({f"/hours/{name}": data for name, data in month_files(table).items()})
+
+    async def publish(self, record: Prediction | Score) -> None:
+        self.records.append(record)
+        if len(self.records) in self.lost:
+            raise ConnectionError("the acknowledgement is lost")
+
+    async def update(self) -> None:
+        """One update, in the service's order."""
+        self.state.check_training()
+        await self.state.refresh()
+        await self.state.score(self.publish)
+        await self.state.predict(self.publish)
+        await self.state.retrain()
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        return [record for record in self.records if isinstance(record, Prediction)]
+
+    @property
+    def scores(self) -> list[Score]:
+        return [record for record in self.records if isinstance(record, Score)]
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> MarketUnderTest:
+    return MarketUnderTest(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def fitted(samples: Samples) -> Har:
+    """A model that can stand for any version."""
+    model = Har()
+    model.fit(samples, samples.anchors[samples.learnable][:1_000])
+    return model
+
+
+def version(name: str, model: Har, through_ms: int = END_MS) -> Loaded:
+    config = {"sequence_h": 60, "horizon_h": 1, "model": {"name": model.name}}
+    description = Version(SYMBOL, name, to_rfc3339(through_ms), "recipe", config, {})
+    return Loaded(description, model, Calibrator(), through_ms - 200 * HOUR_MS)
+
+
+CHAMPION = "lstm-quantile-20230130T04-0123456789"
+CHALLENGER = "lstm-plain-20230130T04-0123456789"
+
+
+async def test_each_hour_is_predicted_once_and_not_again_after_a_restart(market: MarketUnderTest) -> None:
+    await market.update()
+    await market.update()
+    assert [(p.model_version, p.stale_reason) for p in market.predictions] == [
+        ("har", "no_model"),
+        ("last-price", None),
+    ]
+    assert {p.target_start for p in market.predictions} == {to_rfc3339(END_MS)}
+    market.restarted()
+    await market.update()
+    assert len(market.records) == 2
+    market.rows(ROWS.slice(0, N + 1))
+    market.clock.ms += HOUR_MS
+    await market.update()
+    assert [p.target_start for p in market.predictions[2:]] == [to_rfc3339(END_MS + HOUR_MS)] * 2
+
+
+async def test_scores_come_before_predictions_in_order_of_time_and_once(market: MarketUnderTest) -> None:
+    await market.update()
+    market.rows(ROWS.slice(0, N + 1))
+    market.clock.ms += HOUR_MS
+    await market.update()
+    kinds = [type(record).__name__ for record in market.records]
+    assert kinds == ["Prediction"] * 2 + ["Score"] * 2 + ["Prediction"] * 2
+    assert [s.prediction_id for s in market.scores] == [p.prediction_id for p in market.predictions[:2]]
+    assert market.scores[0].actual_avg_price == ROWS["avg_price"][N].as_py()
+    market.restarted()
+    await market.update()
+    assert len(market.records) == 6
+
+
+async def test_a_record_whose_acknowledgement_is_lost_is_not_published_twice(market: MarketUnderTest) -> None:
+    market.lost = {1, 4}
+    with pytest.raises(ConnectionError):
+        await market.update()
+    market.state.invalidate()
+    assert not market.state.is_restored
+    market.state.restore(market.predictions, market.scores)
+    await market.update()
+    assert [p.model_version for p in market.predictions] == ["har", "last-price"]
+    market.rows(ROWS.slice(0, N + 1))
+    market.clock.ms += HOUR_MS
+    with pytest.raises(ConnectionError):
+        await market.update()
+    market.state.invalidate()
+    market.state.restore(market.predictions, market.scores)
+    await market.update()
+    ids = [s.prediction_id for s in market.scores]
+    assert len(ids) == len(set(ids)) == 2
+
+
+async def test_a_failed_score_is_retried_without_new_rows(market: MarketUnderTest) -> None:
+    await market.update()
+    market.rows(ROWS.slice(0, N + 1))
+    await market.state.refresh()
+
+    async def refuse(_record: Prediction | Score) -> None:
+        raise ForecastError("owned by another predictor")
+
+    with pytest.raises(ForecastError):
+        await market.state.score(refuse)
+    assert market.scores == []
+    await market.state.refresh()
+    await market.state.score(market.publish)
+    assert len(market.scores) == 2
+
+
+async def test_a_first_champion_is_published_in_the_same_hour(market: MarketUnderTest, fitted: Har) -> None:
+    await market.update()
+    market.registry.champion_name, market.registry.loadable[CHAMPION] = CHAMPION, version(CHAMPION, fitted)
+    await market.update()
+    await market.update()
+    assert [p.role for p in market.predictions] == ["baseline", "baseline", "champion"]
+    assert market.predictions[2].model_version == CHAMPION
+    assert market.predictions[2].stale_reason is None
+    assert market.settings.plot_path.read_bytes().startswith(b"\x89PNG")
+
+
+async def test_a_newer_champion_is_used_from_the_next_hour_on(market: MarketUnderTest, fitted: Har) -> None:
+    newer = CHAMPION.replace("T04", "T05")
+    market.registry.loadable = {name: version(name, fitted) for name in (CHAMPION, newer)}
+    market.registry.champion_name = CHAMPION
+    await market.update()
+    market.registry.champion_name = newer
+    await market.update()
+    assert market.registry.loads == [CHAMPION]
+    market.rows(ROWS.slice(0, N + 1))
+    market.clock.ms += HOUR_MS
+    await market.update()
+    assert [p.model_version for p in market.predictions if p.role == "champion"] == [CHAMPION, newer]
+
+
+async def test_a_challenger_that_cannot_be_read_delays_nothing(market: MarketUnderTest, fitted: Har) -> None:
+    market.registry.champion_name = CHAMPION
+    market.registry.loadable = {CHAMPION: version(CHAMPION, fitted), CHALLENGER: version(CHALLENGER, fitted)}
+    market.registry.named, market.registry.failing = [CHAMPION, CHALLENGER], {CHALLENGER}
+    await market.update()
+    assert [p.role for p in market.predictions] == ["champion", "baseline", "baseline"]
+    market.registry.failing = set()
+    market.rows(ROWS.slice(0, N + 1))
+    market.clock.ms += HOUR_MS
+    await market.update()
+    assert [p.role for p in market.predictions[3:]] == ["champion", "challenger", "baseline", "baseline"]
+
+
+async def test_a_version_that_does_not_match_its_probe_is_loaded_once(market: MarketUnderTest) -> None:
+    market.registry.champion_name = CHAMPION
+    await market.update()
+    await market.update()
+    assert market.registry.loads == [CHAMPION]
+    assert [p.stale_reason for p in market.predictions] == ["no_model", None]
+
+
+async def test_no_prediction_is_published_when_its_target_hour_is_over(market: MarketUnderTest) -> None:
+    market.clock.ms = END_MS + HOUR_MS
+    await market.update()
+    assert market.records == []
+
+
+async def test_a_prediction_is_not_published_when_forecasting_outlasts_its_target_hour(market: MarketUnderTest) -> None:
+    market.clock.ms, market.clock.step_ms = END_MS + HOUR_MS - 1, 1
+    await market.update()
+    assert market.records == []
+
+
+async def test_issued_at_is_the_time_of_each_publication(market: MarketUnderTest) -> None:
+    market.clock.ms, market.clock.step_ms = END_MS + 1_000, 500
+    await market.update()
+    assert [from_rfc3339(p.issued_at) - END_MS for p in market.predictions] == [1_500, 2_000]
+
+
+async def test_without_rows_nothing_happens(tmp_path: Path) -> None:
+    market = MarketUnderTest(tmp_path)
+    market.storage.contents.clear()
+    await market.update()
+    assert market.records == []
+    assert market.trainings == []
+
+
+async def test_models_are_trained_one_after_another_and_retried_after_six_hours(tmp_path: Path) -> None:
+    market = MarketUnderTest(tmp_path, challengers=("lstm-plain",))
+    await market.update()
+    await market.update()
+    assert [t.model for t in market.trainings] == ["lstm-quantile"]
+    market.trainings[0].exit_code = 1
+    await market.update()
+    assert [t.model for t in market.trainings] == ["lstm-quantile", "lstm-plain"]
+    market.trainings[1].exit_code = 1
+    for hours, started in ((5, 2), (6, 3)):
+        market.rows(ROWS.slice(0, N + hours))
+        market.clock.ms = END_MS + hours * HOUR_MS
+        await market.update()
+        assert len(market.trainings) == started
+    assert market.trainings[2].model == "lstm-quantile"
+
+
+async def test_a_champion_is_retrained_when_it_is_old_enough(tmp_path: Path, fitted: Har) -> None:
+    market = MarketUnderTest(tmp_path, retrain_every_h=24)
+    market.registry.champion_name = CHAMPION
+    market.registry.loadable[CHAMPION] = version(CHAMPION, fitted, END_MS - 20 * HOUR_MS)
+    for hours, started in ((3, 0), (4, 1)):
+        market.rows(ROWS.slice(0, N + hours))
+        market.clock.ms = END_MS + hours * HOUR_MS
+        await market.update()
+        assert len(market.trainings) == started
+
+
+async def test_with_too_few_hours_no_training_starts(tmp_path: Path) -> None:
+    market = MarketUnderTest(tmp_path, calibration_hours=1_440)
+    await market.update()
+    assert market.trainings == []
+    assert len(market.predictions) == 2
+
+
+async def test_a_released_market_stops_its_training_and_must_be_restored(market: MarketUnderTest) -> None:
+    await market.update()
+    await market.state.release()
+    assert market.trainings[0].stopped
+    assert not market.state.is_restored
+    market.state.restore(market.predictions, market.scores)
+    await market.update()
+    assert len(market.records) == 2
+
+
+def test_a_model_is_retrained_before_it_is_too_old_to_serve() -> None:
     own = ForecastingSettings()
     assert own.retrain_every_h + 24 <= own.max_model_age_h
     with pytest.raises(ValidationError, match="retrain_every_h 200: expected at most max_model_age_h 168"):

@@ -1,0 +1,89 @@
+"""The published predictions and scores of one market. Pure."""
+
+from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
+
+from forecasting.registry.promotion import HAR_WATCH_H, har_serves
+from forecasting.registry.versions import model_of
+from marketdata.records import Prediction, Score
+from marketdata.times import from_rfc3339
+
+TAIL_HOURS = 2_200
+"""Hours of predictions and scores that are read from the ends of the topics, and that are compared with HAR."""
+
+
+class PublishedRecords:
+    """Predictions and scores on the topics.
+
+    Per target hour, horizon and model there is one prediction, whatever the model's version.
+    """
+
+    def __init__(self, symbol: str) -> None:
+        self._symbol = symbol
+        self._slots: set[tuple[str, int, str]] = set()
+        self._pending: dict[str, Prediction] = {}
+        self._scored: set[str] = set()
+        self._losses: dict[str, deque[tuple[int, float]]] = {}
+
+    @property
+    def pending(self) -> tuple[Prediction, ...]:
+        """Predictions that are neither scored nor discarded."""
+        return tuple(self._pending.values())
+
+    @property
+    def n_predictions(self) -> int:
+        return len(self._slots)
+
+    @property
+    def n_scores(self) -> int:
+        return len(self._scored)
+
+    def replace(self, predictions: Iterable[Prediction], scores: Iterable[Score]) -> None:
+        """Replace all records by those read from the topics; records of other markets are ignored."""
+        for records in (self._slots, self._pending, self._scored, self._losses):
+            records.clear()
+        for known in scores:
+            if known.symbol == self._symbol:
+                self.add_score(known)
+        for prediction in predictions:
+            if prediction.symbol == self._symbol:
+                self.add_prediction(prediction)
+
+    def contains(self, prediction: Prediction) -> bool:
+        """Whether a prediction of the same target hour, horizon and model is published."""
+        return _slot(prediction) in self._slots
+
+    def add_prediction(self, prediction: Prediction) -> None:
+        """Add a published prediction; it is pending unless its score is known."""
+        self._slots.add(_slot(prediction))
+        if prediction.prediction_id not in self._scored:
+            self._pending[prediction.prediction_id] = prediction
+
+    def add_score(self, known: Score) -> None:
+        """Add a published score; its prediction is no longer pending."""
+        self._scored.add(known.prediction_id)
+        self._pending.pop(known.prediction_id, None)
+        # Longer than HAR_WATCH_H: hours that one of two models missed must not end their comparison.
+        losses = self._losses.setdefault(model_of(known.model_version), deque(maxlen=TAIL_HOURS))
+        losses.append((from_rfc3339(known.target_start), known.pinball_bps))
+
+    def discard(self, prediction: Prediction) -> None:
+        """Stop waiting for the truth of a prediction."""
+        self._pending.pop(prediction.prediction_id, None)
+
+    def demotion(self, champion: str) -> str | None:
+        """Return why HAR serves in place of a champion of this model; None if it does not.
+
+        The two models are compared by their pinball losses of common target hours.
+        """
+        own, har = dict(self._losses.get(champion, ())), dict(self._losses.get("har", ()))
+        common = sorted(own.keys() & har.keys())
+        if har_serves(np.array([own[t] for t in common]), np.array([har[t] for t in common])):
+            return f"champion_trails_har over {HAR_WATCH_H} h"
+        return None
+
+
+def _slot(prediction: Prediction) -> tuple[str, int, str]:
+    return (prediction.target_start, prediction.horizon_h, model_of(prediction.model_version))
