@@ -1,4 +1,4 @@
-"""Connections of a stream to a scripted server: pings, acknowledgements, limits; and the messages of Binance."""
+"""Connections of a stream to a scripted server: pings, acknowledgements, limits."""
 
 import asyncio
 import json
@@ -9,9 +9,6 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from exchanges import reconnect, websocket
-from exchanges.binance.stream import BinanceStream
-from exchanges.interface import QuoteUpdate, ServerShutdown, SubscriptionAck, TradeUpdate
-from marketdata.errors import InvalidValueError
 from marketdata.markets import Market
 from tests.support.exchange_server import NOON
 from tests.support.recorded_feed import Fed, feeding
@@ -103,7 +100,7 @@ async def test_unacknowledged_subscriptions_fail_the_connection(
     monkeypatch.setattr(websocket, "CONNECT_S", 0.2)
     script.acknowledges = False
     async with feeding(Fed(script.url, RealClock(), [BTC])) as fed:
-        await fed.until(lambda: fed.failures("timeout") >= 1, "the refusal")
+        await fed.until(lambda: fed.failures("timeout") >= 1, "a timeout")
         script.acknowledges = True
         await fed.until(lambda: fed.connects("start") == 1, "a connection")
 
@@ -117,36 +114,3 @@ async def test_many_markets_use_several_connections_and_messages_are_spaced(scri
     assert len(streams) == len(set(streams)) == 3 * len(markets)
     times = sorted(at for at, command in script.received if len(command["params"]) == 200)
     assert all(times[at + 8] - times[at] >= 0.9 for at in range(len(times) - 8))  # two connections of four a second
-
-
-def test_messages_of_binance() -> None:
-    source = BinanceStream("wss://host/", [BTC])
-    assert source.url == "wss://host/stream"
-    assert source.parse(
-        '{"stream":"btcusdt@bookTicker","data":{"u":7,"s":"BTCUSDT","b":"1.5","B":"2","a":"1.6","A":"3"}}'
-    ) == QuoteUpdate("btcusdt@bookTicker", 7, "BTC-USD", 1.5, 2.0, 1.6, 3.0)
-    assert source.parse(
-        '{"stream":"btcusdt@trade","data":{"e":"trade","E":1,"s":"BTCUSDT","t":9,"p":"1.5","q":"2","T":1,"m":true}}'
-    ) == TradeUpdate("btcusdt@trade", 9, "BTC-USD", 1.5, 2.0)
-    assert source.parse('{"result":null,"id":3}') == SubscriptionAck(3)
-    assert source.parse('{"error":{"code":2,"msg":"no"},"id":3}') == SubscriptionAck(3, '{"code":2,"msg":"no"}')
-    assert source.parse('{"code":2,"msg":"no","id":3}') == SubscriptionAck(3, "2: no")
-    for text in ('{"e":"serverShutdown","E":1}', '{"stream":"","data":{"e":"serverShutdown","E":1}}'):
-        assert source.parse(text) == ServerShutdown()
-    assert source.parse('{"stream":"other@depth","data":{"e":"depthUpdate"}}') is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"stream":"btcusdt@trade","da',
-        '{"stream":"btcusdt@trade","data":{"t":"9","p":"1.5","q":"2"}}',
-        '{"stream":"btcusdt@trade","data":{"t":9,"p":"NaN","q":"2"}}',
-        '{"stream":"btcusdt@bookTicker","data":{"u":7}}',
-        "[1]",
-        '{"code":1,"msg":"unasked"}',
-    ],
-)
-def test_an_undocumented_message_is_refused(text: str) -> None:
-    with pytest.raises(InvalidValueError):
-        BinanceStream("wss://host", [BTC]).parse(text)

@@ -1,4 +1,4 @@
-"""Which candles are closed: the exchange's own clock says it, for ours may run ahead of it."""
+"""The clock of the exchange decides which candles are closed: ours may be ahead."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from tests.support.exchange_server import NOON, running_exchange
 AHEAD_MS = 10 * MINUTE_MS
 
 
-async def test_a_clock_that_runs_ahead_publishes_no_unfinished_candle() -> None:
+async def test_a_clock_that_is_ahead_publishes_no_unfinished_candle() -> None:
     async with running_exchange() as exchange, httpx.AsyncClient(trust_env=False) as client:
         exchange.state.clock.steer(now_ms=NOON + 30_000)
         source = Binance(JsonClient("binance", f"{exchange.address}/binance", client), 6000)
@@ -34,8 +34,8 @@ async def test_backfill_stores_no_unfinished_candle() -> None:
         assert [kline.open_ms for kline in klines] == [NOON - n * MINUTE_MS for n in (3, 2, 1)]
 
 
-async def test_an_answer_and_its_date_are_of_one_instant() -> None:
-    """Also when the clock moves on between the two, as it does at 60 times real speed."""
+async def test_a_response_and_its_date_have_the_same_time() -> None:
+    """Also when the clock moves between the two, as it does at 60 times real speed."""
     async with running_exchange() as exchange:
         exchange.state.clock.steer(now_ms=NOON - 1)
         moved = exchange.state.market.quote
