@@ -36,7 +36,7 @@ class Latency:
 
 
 async def _read(settings: Settings, role: TopicRole) -> list[ConsumerRecord]:
-    async with TopicReader(settings.kafka, settings.topic(role).name) as reader:
+    async with TopicReader(settings.kafka, settings.topic(role).name, wait_s=30.0) as reader:
         froms, ends = await reader.tails(None)
         return [record async for record in reader.between(froms, ends)]
 

@@ -125,6 +125,6 @@ def working(settings: Settings, log: Path) -> Iterator[Worker]:
 
 async def topic_bytes(settings: Settings, topic: str) -> int:
     """Bytes of keys and values on a topic."""
-    async with TopicReader(settings.kafka, topic) as reader:
+    async with TopicReader(settings.kafka, topic, wait_s=30.0) as reader:
         froms, ends = await reader.tails(None)
         return sum([len(record.key or b"") + len(record.value or b"") async for record in reader.between(froms, ends)])

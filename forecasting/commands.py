@@ -14,7 +14,7 @@ from forecasting.serving.threads import in_thread
 from marketdata.codec import encode
 from marketdata.errors import ConfigurationError, ForecastError
 
-_FINISH_S = 2.0  # of the 5 s in which a program ends; the rest is for closing clients (serving.kafka.CLOSING_S)
+_FINISH_S = 2.0  # of the 5 s in which a program ends; the rest is for closing clients (GRACEFUL_CLOSE_S)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:

@@ -2,6 +2,7 @@
 
 BitcoinDataError
 ├── ConfigurationError          settings that cannot be used; the program stops with one clear line
+│   └── BrokerError             no Kafka broker answers, or a topic does not exist
 ├── InvalidValueError           a field's value is not what was expected (names field, value, expected)
 │   └── DecodeError             bytes that are not a valid record (has a reason code for the dead-letter topic)
 ├── SourceError                 an exchange did not give what was asked
@@ -19,6 +20,10 @@ class BitcoinDataError(Exception):
 
 class ConfigurationError(BitcoinDataError):
     """Settings that cannot be used."""
+
+
+class BrokerError(ConfigurationError):
+    """No Kafka broker answers at `kafka.brokers`, or a topic does not exist there."""
 
 
 class InvalidValueError(BitcoinDataError):

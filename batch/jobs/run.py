@@ -1,5 +1,6 @@
 """Runs the four jobs: each function builds its Spark session, store and clients, and passes them to the job."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -20,11 +21,11 @@ from batch.klines.archive import read_archives
 from batch.klines.download import download_klines
 from batch.klines.history import History
 from batch.klines.plan import make_plan
-from batch.spark.kafka import wait_for_topics
 from batch.spark.session import cancel_jobs, spark_session
 from batch.tables.due_hours import grace_ms
 from batch.tables.hour_writer import HourWriter
 from clients.clock import Clock, SystemClock, build_clock, clock_speed
+from clients.kafka.topics import wait_for_topics
 from clients.stop_signals import StopFlag
 from config import Settings
 from exchanges.binance.kline_client import KlineClient
@@ -43,7 +44,7 @@ def run_raw(settings: Settings, stop: StopFlag, *, once: bool, hourly: bool) -> 
         try:
             store = open_store(spark, settings)
             topics = [settings.topic(role).name for role in (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)]
-            wait_for_topics(spark, settings.kafka, topics, settings.hdfs.wait_s)
+            asyncio.run(wait_for_topics(settings.kafka, topics, settings.hdfs.wait_s))
             run_stream(
                 spark,
                 store,

@@ -30,7 +30,7 @@ from batch.tables.hour_writer import HourWriter
 from batch.tables.layout import minute_candles, raw_data
 from batch.tables.merge import merge_rows
 from config import Settings
-from marketdata.errors import StorageError
+from marketdata.errors import BitcoinDataError, StorageError
 from marketdata.times import HOUR_MS, SECOND_MS
 from marketdata.topics import TopicRole
 
@@ -117,7 +117,8 @@ class RawWriter:
         """Merge one micro-batch of Kafka rows and write the hourly rows that it closed or changed.
 
         Raises:
-            StorageError: a lease was lost, or a dead letter has to be published and its topic does not exist.
+            StorageError: a lease was lost.
+            BrokerError: a dead letter has to be published, and its topic does not exist or no broker answers.
         """
         clock = self._monotonic
         began = clock()
@@ -241,7 +242,7 @@ def run_stream(
         now_ms: current event time, ms; later records are ahead of the clock.
 
     Raises:
-        StorageError: a batch failed; the message contains the reason.
+        StorageError, BrokerError: a batch failed; the message contains the reason.
     """
     with store.locks.held("raw_data", wait_s=float("inf"), stopped=stopped) as lease:
         writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped, now_ms=now_ms)
@@ -275,7 +276,7 @@ def run_stream(
         except PySparkException as error:
             if stopped():
                 return
-            if failure and isinstance(failure[0], StorageError):
+            if failure and isinstance(failure[0], BitcoinDataError):
                 raise failure[0] from error
             silence_spark()
             cause = failure[0] if failure else error

@@ -4,6 +4,7 @@ Dead letters are published before their micro-batch is committed. A crash in bet
 never loses one; topic, partition and offset identify the record.
 """
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +13,9 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from batch.spark.kafka import client_properties, wait_for_topics
+from batch.spark.kafka import client_properties
 from batch.sql.parse import CANDLE
+from clients.kafka.topics import wait_for_topics
 from config import Settings
 from marketdata import candle_rules, tick_rules
 from marketdata.codec import decode, encode
@@ -70,9 +72,9 @@ class DeadLetterWriter:
             The number of dead letters.
 
         Raises:
-            StorageError: the dead-letter topic does not exist.
+            BrokerError: no broker answers, or the dead-letter topic does not exist, within `hdfs.wait_s`.
         """
-        wait_for_topics(self._spark, self._settings.kafka, [self._topic], self._settings.hdfs.wait_s)
+        asyncio.run(wait_for_topics(self._settings.kafka, [self._topic], self._settings.hdfs.wait_s))
         rows = records.join(refused.select(*_POSITION, "kind", "error"), _POSITION)
         reasons: Counter[str] = Counter()
         now_ms = self._now_ms()

@@ -1,56 +1,76 @@
-"""Reading a topic without a consumer group: its tail, a range, or what comes.
-
-It must never decode or judge what it reads.
-"""
+"""Reading a topic without a consumer group: its tail, a range of offsets, or new records."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from clients.kafka.connection import client_options, close_client
+from clients.kafka.connection import GRACEFUL_CLOSE_S, client_options, close_client, connect
+from clients.kafka.topics import partition_of, wait_for_topics
 from config.sections import KafkaSettings
-from marketdata.errors import ConfigurationError
+from marketdata.codec import decode
+from marketdata.errors import BrokerError, DecodeError
+from marketdata.records import Record
 
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Record)
 Offsets = Mapping[TopicPartition, int]
 
 _POLL_MS = 500
-_PATIENCE_S = 10.0  # without a record, while the broker says that there is one
+_STALLED_S = 10.0  # timeout without a record while the broker reports more
 
 
 class TopicReader:
-    """All partitions of one topic. An async context manager."""
+    """All partitions of one topic, or the one that a key goes to. An async context manager.
 
-    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
+    Args:
+        kafka: where the topic is.
+        topic: its name.
+        key: read only the partition to which producers send records with this key.
+        wait_s: how long to wait for the broker and the topic, in seconds; 0: one attempt.
+        close_s: graceful-close timeout, in seconds.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        topic: str,
+        *,
+        key: bytes | None = None,
+        wait_s: float = 0.0,
+        close_s: float = GRACEFUL_CLOSE_S,
+    ) -> None:
         self.topic = topic
-        self._brokers = kafka.brokers
-        # One topic and no group: aiokafka assigns all its partitions when it starts.
-        self._consumer = AIOKafkaConsumer(
-            topic, **client_options(kafka), enable_auto_commit=False, auto_offset_reset="earliest"
-        )
+        self.partitions: list[TopicPartition] = []
+        self._kafka = kafka
+        self._key = key
+        self._wait_s = wait_s
+        self._close_s = close_s
+        self._consumer: AIOKafkaConsumer
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._consumer.start()
-        except (KafkaError, OSError) as error:
-            await close_client(self._consumer)
-            raise ConfigurationError(f"kafka.brokers: {self._brokers}: no broker answers: {error}") from error
-        if not self.partitions:
-            await self.__aexit__()
-            raise ConfigurationError(
-                f"topic {self.topic}: it does not exist; `faust -A streams topics create` makes it"
-            )
+        """Connect.
+
+        Raises:
+            BrokerError: no broker answers, or the topic does not exist, within `wait_s`.
+        """
+        # A consumer that subscribes to a missing topic retries for 40 s, so its partitions are looked up first.
+        found = await wait_for_topics(self._kafka, [self.topic], self._wait_s, close_s=self._close_s)
+        numbers = found[self.topic] if self._key is None else [partition_of(self._key, found[self.topic])]
+        self.partitions = [TopicPartition(self.topic, number) for number in numbers]
+        options = {**client_options(self._kafka), "enable_auto_commit": False, "auto_offset_reset": "earliest"}
+        self._consumer = await connect(
+            self._kafka, lambda: AIOKafkaConsumer(**options), wait_s=self._wait_s, close_s=self._close_s
+        )
+        self._consumer.assign(self.partitions)
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        await close_client(self._consumer)
-
-    @property
-    def partitions(self) -> list[TopicPartition]:
-        return sorted(self._consumer.assignment())
+        await close_client(self._consumer, self._close_s)
 
     async def starts(self) -> dict[TopicPartition, int]:
         """The oldest offset of each partition."""
@@ -63,22 +83,22 @@ class TopicReader:
         return found
 
     async def arrived(self, ms: int) -> dict[TopicPartition, int]:
-        """The first offset of each partition that arrived at a time (ms) or later; its end where none did."""
+        """The first offset of each partition whose record arrived at `ms` or later; the partition's end if none did."""
         found = await self._consumer.offsets_for_times(dict.fromkeys(self.partitions, ms))
         ends = await self.ends()
         return {tp: end if found.get(tp) is None else found[tp].offset for tp, end in ends.items()}
 
     async def tails(self, count: int | None) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-        """Where the last `count` records of each partition begin (all for None), and the ends."""
+        """The offset at which the last `count` records of each partition begin (None: all), and the partition's end."""
         starts, ends = await self.starts(), await self.ends()
         if count is None:
             return starts, ends
         return {tp: max(starts[tp], ends[tp] - count) for tp in starts}, ends
 
     async def backwards(self, tails: Sequence[int | None]) -> AsyncIterator[tuple[int | None, Offsets, Offsets]]:
-        """Ever longer tails of each partition, each without what the one before had: its length, begin and end.
+        """Ever longer tails of each partition, each without the records of the tail before: length, begin and end.
 
-        It ends with the last of `tails` (None: the whole topic), or where the topic holds no more.
+        Ends after the last of `tails` (None: the whole topic), or at the beginning of the topic.
         """
         starts, ends = await self.tails(None)
         upto = ends
@@ -93,7 +113,7 @@ class TopicReader:
         """The records of [from, end) of each partition, in order within each.
 
         Raises:
-            ConfigurationError: the broker says that there are more and gives none.
+            BrokerError: no record comes for 10 s although the broker reports more.
         """
         position = dict(froms)
         for tp, offset in froms.items():
@@ -108,11 +128,30 @@ class TopicReader:
                 for record in records:
                     if record.offset < ends[tp]:
                         yield record
-            if loop.time() - last > _PATIENCE_S:
-                raise ConfigurationError(f"topic {self.topic}: partitions {open_} gave nothing for {_PATIENCE_S:g} s")
+            if loop.time() - last > _STALLED_S:
+                raise BrokerError(f"topic {self.topic}: no record from partitions {open_} for {_STALLED_S:g} s")
+
+    async def decoded(
+        self, cls: type[R], froms: Offsets, ends: Offsets, *, skip_level: int = logging.DEBUG
+    ) -> AsyncIterator[tuple[ConsumerRecord, R]]:
+        """As `between`, with decoded values; records that are no `cls` are skipped and logged at `skip_level`."""
+        async for raw in self.between(froms, ends):
+            try:
+                record = decode(cls, raw.value)
+            except DecodeError as error:
+                log.log(
+                    skip_level,
+                    "skipped %s-%d@%d: %s",
+                    raw.topic,
+                    raw.partition,
+                    raw.offset,
+                    error,
+                )
+                continue
+            yield raw, record
 
     async def follow(self, froms: Offsets) -> AsyncIterator[ConsumerRecord]:
-        """The records from there on, for ever."""
+        """The records from these offsets on, without end."""
         for tp, offset in froms.items():
             self._consumer.seek(tp, offset)
         while True:

@@ -12,7 +12,9 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from clients.clock import Clock
-from clients.kafka.connection import close_client
+from clients.kafka.connection import close_client, start_producer
+from clients.kafka.ownership import PartitionOwnership
+from clients.kafka.topics import wait_for_topics
 from clients.webhdfs import Storage
 from config.settings import Settings
 from forecasting.data.hourly_store import HourlyStore
@@ -21,7 +23,7 @@ from forecasting.serving import kafka
 from forecasting.serving.market_state import MarketState
 from forecasting.serving.published_records import TAIL_HOURS
 from marketdata.codec import encode
-from marketdata.errors import ForecastError, RetryableSourceError, StorageError
+from marketdata.errors import BrokerError, ForecastError, RetryableSourceError, StorageError
 from marketdata.records import Prediction, Score
 from marketdata.topics import TopicRole
 
@@ -42,7 +44,7 @@ class PredictorService:
 
     def __init__(self, settings: Settings, storage: Storage, clock: Clock) -> None:
         self._settings = settings
-        self._turns: kafka.Turns | None = None
+        self._ownership: PartitionOwnership | None = None
         self._predictions = settings.topic(TopicRole.PREDICTIONS).name
         self._scores = settings.topic(TopicRole.PREDICTION_SCORES).name
         self._markets = [
@@ -60,16 +62,18 @@ class PredictorService:
         """Serve until `stop` is set.
 
         Raises:
-            ForecastError: no broker answers, or a topic does not exist, in time.
+            BrokerError: no broker answers, or a topic does not exist, in time.
         """
         own, wait_s = self._settings.kafka, self._settings.hdfs.wait_s
-        await kafka.tail(own, self._scores, Score, 0, wait_s)  # wait for both topics
+        await wait_for_topics(own, [self._predictions, self._scores], wait_s, close_s=kafka.GRACEFUL_CLOSE_S)
         group = f"{self._settings.topics.prefix}forecasting"
-        self._turns = turns = await kafka.Turns.join(own, self._predictions, group, wait_s)
+        self._ownership = ownership = await PartitionOwnership.join(
+            own, self._predictions, group, wait_s, close_s=kafka.GRACEFUL_CLOSE_S
+        )
         try:
-            producer = await kafka.start_producer(own, wait_s)
+            producer = await self._start_producer()
         except BaseException:
-            await turns.leave()
+            await ownership.leave()
             raise
         log.info("serving symbols=%s", ",".join(m.symbol for m in self._markets))
         try:
@@ -83,10 +87,14 @@ class PredictorService:
         finally:
             for market in self._markets:
                 await market.stop_training()
-            await asyncio.gather(close_client(producer, kafka.CLOSING_S), turns.leave())
+            await asyncio.gather(close_client(producer, kafka.GRACEFUL_CLOSE_S), ownership.leave())
+
+    async def _start_producer(self) -> AIOKafkaProducer:
+        wait_s = self._settings.hdfs.wait_s
+        return await start_producer(self._settings.kafka, wait_s=wait_s, close_s=kafka.GRACEFUL_CLOSE_S)
 
     def _owns(self, market: MarketState) -> bool:
-        return self._turns is not None and self._turns.has(market.key)
+        return self._ownership is not None and self._ownership.owns(market.key)
 
     async def _serve(self, market: MarketState, producer: AIOKafkaProducer) -> AIOKafkaProducer:
         """Update a market if this predictor owns it; return the producer for the next one."""
@@ -117,7 +125,7 @@ class PredictorService:
             await market.score(publish)
             await market.predict(publish)
             await market.retrain()
-        except (StorageError, ForecastError, RetryableSourceError) as error:
+        except (StorageError, ForecastError, BrokerError, RetryableSourceError) as error:
             log.warning("symbol=%s update failed, retrying: %s", market.symbol, error)
 
     async def _restore(self, market: MarketState) -> None:
@@ -145,6 +153,6 @@ class PredictorService:
         await close_client(failed)
         while True:
             try:
-                return await kafka.start_producer(self._settings.kafka, self._settings.hdfs.wait_s)
-            except ForecastError as error:
+                return await self._start_producer()
+            except BrokerError as error:
                 log.warning("%s; retrying", error)

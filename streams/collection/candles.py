@@ -15,7 +15,7 @@ from config.sections import KafkaSettings
 from exchanges.interface import CandleSource
 from exchanges.retry_policy import RetryPolicy
 from marketdata import candle_rules
-from marketdata.codec import decode, encode
+from marketdata.codec import encode
 from marketdata.errors import DecodeError
 from marketdata.markets import Market
 from marketdata.records import Candle
@@ -175,9 +175,8 @@ async def published_minutes(
         found: defaultdict[str, set[int]] = defaultdict(set)
         spans: dict[int, tuple[int, int]] = {}
         async for tail, froms, ends in reader.backwards(_TAILS):
-            async for record in reader.between(froms, ends):
+            async for record, candle in reader.decoded(Candle, froms, ends):
                 try:
-                    candle = decode(Candle, record.value)
                     candle_rules.check(candle, latest_ms)
                 except DecodeError:
                     continue  # somebody else's record; readers of the topic refuse it

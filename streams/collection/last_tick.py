@@ -1,38 +1,29 @@
-"""When the newest tick on the topic is of: what a worker that begins to lead knows of those that led before it.
-
-It must never import Faust or write to a topic.
-"""
+"""The timestamp of the last published tick, from which a new leader knows how far the leader before it came."""
 
 from clients.kafka.reader import TopicReader
 from config.sections import KafkaSettings
-from marketdata.codec import decode
-from marketdata.errors import DecodeError
 from marketdata.records import Tick
 
-_TAILS = (200, 5_000, 50_000)  # records looked at from the end of a partition, until a tick is among them
+_TAILS = (200, 5_000, 50_000)  # records read from the end of each partition, until they include a matching tick
 
 
 async def newest_tick_ms(kafka: KafkaSettings, topic: str, before_ms: int, *, streamed: bool) -> int | None:
-    """The time (ms) of the newest tick older than `before_ms`, None where the end of the topic has none.
+    """The timestamp (ms) of the newest tick older than `before_ms`; None if the end of the topic has none.
 
     Args:
         kafka: the broker.
         topic: of ticks.
-        before_ms: event time; newer ticks are somebody's who has begun since.
-        streamed: the stream's ticks, else the polls'.
+        before_ms: event time; later ticks may come from a worker that leads now.
+        streamed: whether to look at ticks of the stream, or at ticks of polls.
 
     Raises:
-        ConfigurationError: the broker does not answer.
+        BrokerError: the broker does not answer.
         KafkaError: it does not answer in time.
     """
     async with TopicReader(kafka, topic) as reader:
         newest_ms: int | None = None
         async for _, froms, ends in reader.backwards(_TAILS):
-            async for record in reader.between(froms, ends):
-                try:
-                    tick = decode(Tick, record.value)
-                except DecodeError:
-                    continue  # the clean agent tells of it
+            async for _record, tick in reader.decoded(Tick, froms, ends):
                 if (tick.n_updates is not None) == streamed and tick.timestamp_ms < before_ms:
                     newest_ms = tick.timestamp_ms if newest_ms is None else max(newest_ms, tick.timestamp_ms)
             if newest_ms is not None:

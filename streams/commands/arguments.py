@@ -94,13 +94,9 @@ async def newest(
 
     Records that cannot be decoded are passed over: they are other people's, and the agents tell of them.
     """
-    found: list[tuple[int, R]] = []
     async with TopicReader(settings.kafka, settings.topic(role).name) as reader:
         froms, ends = await reader.tails(tail)
-        async for raw in reader.between(froms, ends):
-            record = decoded(cls, raw)
-            if record is not None and keep(record):
-                found.append((raw.timestamp, record))
+        found = [(raw.timestamp, record) async for raw, record in reader.decoded(cls, froms, ends) if keep(record)]
     found.sort(key=lambda item: item[0])
     return [record for _at, record in found]
 

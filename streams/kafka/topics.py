@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from aiokafka.errors import TopicAlreadyExistsError
 
-from clients.kafka.connection import client_options, close_client
+from clients.kafka.connection import client_options, close_client, connect
 from config import Settings
 from config.sections import KafkaSettings
 from marketdata.dead_letters import NOTES_CONFIG, NOTES_TOPIC
@@ -87,15 +87,19 @@ class TopicAdmin:
     """Describes the topics of a cluster and creates missing ones. An async context manager."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
-        self._client = AIOKafkaAdminClient(**client_options(kafka), request_timeout_ms=_ADMIN_TIMEOUT_MS)
-        self._brokers = kafka.brokers
+        self._kafka = kafka
+        self._client: AIOKafkaAdminClient
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._client.start()
-        except (KafkaError, OSError) as error:
-            await close_client(self._client)
-            raise ConfigurationError(f"kafka.brokers: {self._brokers}: no broker answers: {error}") from error
+        """Connect.
+
+        Raises:
+            BrokerError: no broker answers.
+        """
+        options = client_options(self._kafka)
+        self._client = await connect(
+            self._kafka, lambda: AIOKafkaAdminClient(**options, request_timeout_ms=_ADMIN_TIMEOUT_MS)
+        )
         return self
 
     async def __aexit__(self, *_exception: object) -> None:

@@ -19,6 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from clients.kafka.connection import client_options, close_client
+from clients.kafka.topics import partitions_of
 from config.settings import Settings
 from marketdata.codec import decode
 from marketdata.errors import DecodeError
@@ -178,12 +179,10 @@ class Follower:
 
     async def _partitions(self, admin: AIOKafkaAdminClient) -> list[TopicPartition]:
         """All partitions of all topics, as the brokers have them now."""
-        found = []
-        for topic in await admin.describe_topics([*self._roles]):
-            if topic["error_code"] or not topic["partitions"]:
-                raise _CannotFollowError(f"topic {topic['topic']} is not there yet")
-            found += [TopicPartition(topic["topic"], one["partition"]) for one in topic["partitions"]]
-        return sorted(found)
+        found = await partitions_of(admin, self._roles)
+        if missing := [topic for topic in self._roles if topic not in found]:
+            raise _CannotFollowError(f"topic {missing[0]} does not exist yet")
+        return sorted(TopicPartition(topic, number) for topic, numbers in found.items() for number in numbers)
 
     def _back(self, role: TopicRole) -> int:
         """Records of one partition that hold what the board keeps of it, were all markets alike, and half as much."""

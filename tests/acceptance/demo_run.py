@@ -15,14 +15,13 @@ from typing import Any
 
 import pandas as pd
 import psutil
-from aiokafka import AIOKafkaProducer
 
-from clients.kafka.connection import client_options
 from clients.kafka.reader import TopicReader
 from clients.process import bound
 from config import Settings
 from devstack.stack import ROOT
 from marketdata.topics import TopicRole
+from tests.support.kafka_records import publish_raw
 from tests.support.stack import eventually, free_ports, read_table, settings_with
 
 HOURS = 3
@@ -67,7 +66,7 @@ class Outcome:
 
 
 async def _read_topic(settings: Settings, name: str) -> list[tuple[str, int, int, bytes]]:
-    async with TopicReader(settings.kafka, name) as reader:
+    async with TopicReader(settings.kafka, name, wait_s=30.0) as reader:
         froms, ends = await reader.tails(None)
         return [(name, record.partition, record.offset, record.value) async for record in reader.between(froms, ends)]
 
@@ -79,12 +78,6 @@ def read_topic(settings: Settings, role: TopicRole) -> list[tuple[str, int, int,
 
 def decoded(settings: Settings, role: TopicRole) -> list[dict[str, Any]]:
     return [json.loads(value) for _, _, _, value in read_topic(settings, role)]
-
-
-async def _send(settings: Settings, payloads: list[bytes]) -> None:
-    async with AIOKafkaProducer(**client_options(settings.kafka)) as producer:
-        for payload in payloads:
-            await producer.send_and_wait(settings.topic(TopicRole.TICKS).name, payload, key=b"BTC-USD")
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
@@ -135,7 +128,7 @@ def demo_run(folder: Path) -> Iterator[Outcome]:
 
         eventually(first_prediction, 400, "the first prediction")
         first_prediction_s = time.monotonic() - began
-        asyncio.run(_send(settings, list(BAD_RECORDS)))
+        publish_raw(settings, TopicRole.TICKS, [(b"BTC-USD", payload) for payload in BAD_RECORDS])
 
         def enough_scores() -> bool:
             alive("its scores")

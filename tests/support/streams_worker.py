@@ -12,10 +12,8 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
-from aiokafka import AIOKafkaProducer
 from aiokafka.structs import ConsumerRecord
 
-from clients.kafka.connection import client_options
 from clients.kafka.reader import TopicReader
 from config import Settings
 from devstack.stack import ROOT
@@ -23,6 +21,7 @@ from marketdata.codec import decode
 from marketdata.features import MarketFeatures
 from marketdata.records import FeatureRow, Record, Tick
 from marketdata.topics import TopicRole
+from streams.kafka.sender import Sender
 from tests.support.stack import ExchangeUnderTest, Program, environment_of, eventually_async, free_ports, running
 
 R = TypeVar("R", bound=Record)
@@ -122,18 +121,13 @@ def lines(done: "subprocess.CompletedProcess[str]") -> list[Any]:
 
 async def send(settings: Settings, role: TopicRole, items: Sequence[tuple[bytes | None, bytes | None]]) -> None:
     """Deliver records, in order within a partition."""
-    producer = AIOKafkaProducer(**client_options(settings.kafka), enable_idempotence=True)
-    await producer.start()
-    try:
-        for key, value in items:
-            await producer.send(settings.topic(role).name, value=value, key=key)
-    finally:
-        await producer.stop()
+    async with Sender(settings.kafka) as sender:
+        await sender.publish(settings.topic(role).name, [(key, value, ()) for key, value in items])
 
 
 async def everything(settings: Settings, role: TopicRole) -> list[ConsumerRecord]:
     """Every record that is on a topic now."""
-    async with TopicReader(settings.kafka, settings.topic(role).name) as reader:
+    async with TopicReader(settings.kafka, settings.topic(role).name, wait_s=30.0) as reader:
         froms, ends = await reader.tails(None)
         return [record async for record in reader.between(froms, ends)]
 

@@ -1,8 +1,13 @@
 """Topics read from their end back, on a real Kafka."""
 
+import pytest
+
 from clients.kafka.reader import TopicReader
+from clients.kafka.topics import partition_of, wait_for_topics
 from config import Settings
 from marketdata.codec import encode
+from marketdata.errors import BrokerError
+from marketdata.records import Tick
 from marketdata.times import HOUR_MS, MINUTE_MS
 from marketdata.topics import TopicRole
 from streams.collection.candles import published_minutes
@@ -38,6 +43,29 @@ async def test_a_longer_tail_reads_only_what_the_shorter_one_had_not(settings: S
     assert await newest_tick_ms(own.kafka, name, START_MS + 2, streamed=False) == START_MS + 1
     assert await newest_tick_ms(own.kafka, name, START_MS, streamed=False) is None
     assert await newest_tick_ms(own.kafka, name, START_MS + 2, streamed=True) is None
+
+
+async def test_one_keys_partition_is_read_alone_and_other_records_are_skipped(settings: Settings) -> None:
+    own = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 3})})
+    await topics.ensure(own)
+    name, keys = own.topic(TopicRole.TICKS).name, [symbol.encode() for symbol in own.markets]
+    await send(own, TopicRole.TICKS, [(key, encode(tick(START_MS + n))) for n in range(3) for key in keys])
+    await send(own, TopicRole.TICKS, [(key, b"garbage") for key in keys])
+    assert (await wait_for_topics(own.kafka, [name], 10.0)) == {name: [0, 1, 2]}
+    for key in keys:
+        number = partition_of(key, range(3))
+        async with TopicReader(own.kafka, name, key=key, wait_s=10.0) as reader:
+            assert [tp.partition for tp in reader.partitions] == [number]
+            found = [raw.key async for raw, _tick in reader.decoded(Tick, *await reader.tails(None))]
+        assert sorted(found) == sorted(3 * [one for one in keys if partition_of(one, range(3)) == number])
+
+
+async def test_a_topic_that_does_not_exist_is_one_clear_line(settings: Settings) -> None:
+    name = f"{settings.topics.prefix}absent"
+    for wait_s, after in ((0.0, ""), (0.6, " after 0.6 s")):
+        with pytest.raises(BrokerError, match=f"topic {name}: does not exist{after}; create it with `faust -A streams"):
+            async with TopicReader(settings.kafka, name, wait_s=wait_s):
+                pass
 
 
 async def test_a_candle_out_of_the_future_does_not_end_its_markets_candles(settings: Settings) -> None:

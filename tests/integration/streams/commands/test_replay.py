@@ -41,7 +41,7 @@ Stored = dict[int, list[tuple[bytes | None, bytes | None]]]
 async def on(settings: Settings, topic: str) -> Stored:
     """What lies on a topic: partition to keys and values, in order."""
     found: Stored = defaultdict(list)
-    async with TopicReader(settings.kafka, topic) as reader:
+    async with TopicReader(settings.kafka, topic, wait_s=30.0) as reader:
         froms, ends = await reader.tails(None)
         async for record in reader.between(froms, ends):
             found[record.partition].append((record.key, record.value))

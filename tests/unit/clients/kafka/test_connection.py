@@ -10,10 +10,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-from clients.kafka.connection import client_options, close_client
+from clients.kafka.connection import client_options, close_client, connect, start_producer
 from config.sections import KafkaSettings
 from devstack.health import kafka_problem
-from marketdata.errors import ConfigurationError
+from marketdata.errors import BrokerError, ConfigurationError
 from streams.kafka.faust_options import credentials
 from tests.support.stack import free_ports
 
@@ -65,3 +65,23 @@ async def test_a_client_that_found_no_broker_is_closed(make: Any) -> None:
     await close_client(client)
     await close_client(client)
     assert await kafka_problem(settings) == "does not listen"
+
+
+async def test_a_broker_that_does_not_answer_in_time_is_one_clear_line() -> None:
+    (port,) = free_ports(1)
+    kafka = KafkaSettings(brokers=f"127.0.0.1:{port}")
+    attempts: list[AIOKafkaConsumer] = []
+
+    def create() -> AIOKafkaConsumer:
+        attempts.append(AIOKafkaConsumer(**client_options(kafka)))
+        return attempts[-1]
+
+    with pytest.raises(BrokerError, match=rf"^kafka\.brokers: 127\.0\.0\.1:{port}: no broker answers: "):
+        await connect(kafka, create)
+    assert len(attempts) == 1
+    with pytest.raises(BrokerError, match=r"no broker answers within 0\.6 s: "):
+        await connect(kafka, create, wait_s=0.6)
+    assert len(attempts) >= 3
+    assert all(consumer._closed for consumer in attempts)
+    with pytest.raises(BrokerError, match="no broker answers"):
+        await start_producer(kafka)
