@@ -11,6 +11,7 @@ from exchanges.binance.endpoints import INVALID_SYMBOL
 from exchanges.binance.kline_client import KlineClient
 from exchanges.binance.klines import Kline
 from marketdata.errors import FatalSourceError, StorageError
+from marketdata.vocabulary import SourceStatus
 
 _CONCURRENT_REQUESTS = 2  # at most one more request is in flight when the exchange sends 429; more could cause a ban
 _log = logging.getLogger(__name__)
@@ -20,8 +21,8 @@ def download_klines(client: KlineClient, spans: Sequence[Span], stopped: Callabl
     """Request all spans. A market that the exchange does not list is skipped with a warning.
 
     Raises:
-        RetryableSourceError: the exchange did not respond correctly despite retries.
-        FatalSourceError: the exchange refuses this client (ban, firewall, location), or lists none of the markets.
+        RetryableSourceError: no usable response despite retries, or a ban or pause of more than two minutes.
+        FatalSourceError: any refusal but an unknown symbol (firewall, location, …), or all symbols are unknown.
         StorageError: `stopped` returned True.
     """
     found: dict[tuple[str, str], dict[int, Kline]] = {}
@@ -53,5 +54,5 @@ def download_klines(client: KlineClient, spans: Sequence[Span], stopped: Callabl
             raise
     if refused and len(refused) == len({span.market.symbol for span in spans}):
         msg = "backfill: " + "; ".join(f"{symbol}: {why}" for symbol, why in sorted(refused.items()))
-        raise FatalSourceError(msg, "refused")
+        raise FatalSourceError(msg, SourceStatus.UNKNOWN_SYMBOL)
     return History.of(found, refused)

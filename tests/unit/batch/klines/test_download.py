@@ -6,7 +6,9 @@ import httpx
 import pytest
 from aiohttp import web
 
-from batch.jobs.backfill import History, Span, fetch
+from batch.klines.download import download_klines
+from batch.klines.history import History
+from batch.klines.plan import Span
 from config.sections import BinanceSettings
 from exchanges.binance.kline_client import KlineClient
 from marketdata.errors import FatalSourceError
@@ -31,11 +33,11 @@ def refuse(server: ScriptedServer, symbol: str, *refusals: web.Response) -> None
     server.handler = respond
 
 
-async def fetched(server: ScriptedServer) -> History:
+async def downloaded(server: ScriptedServer) -> History:
     def run() -> History:
         spans = [Span(market, "1m", NOON, NOON + MINUTE_MS) for market in (BTC, ETH)]
         with httpx.Client(trust_env=False) as http:
-            return fetch(KlineClient(http, BinanceSettings(base_url=server.url)), spans, lambda: False)
+            return download_klines(KlineClient(http, BinanceSettings(base_url=server.url)), spans, lambda: False)
 
     return await asyncio.to_thread(run)
 
@@ -43,7 +45,7 @@ async def fetched(server: ScriptedServer) -> History:
 async def test_a_symbol_that_does_not_exist_is_left_out() -> None:
     async with running_server() as server:
         refuse(server, "BTCUSDT", web.json_response({"code": -1121, "msg": "Invalid symbol."}, status=400))
-        history = await fetched(server)
+        history = await downloaded(server)
     assert list(history.refused) == ["BTC-USD"]
     assert len(history.klines["ETH-USD", "1m"]) == 1
 
@@ -55,13 +57,13 @@ async def test_any_other_refusal_ends_the_backfill(status: int, body: object) ->
     async with running_server() as server:
         refuse(server, "BTCUSDT", web.json_response(body, status=status))
         with pytest.raises(FatalSourceError, match=f"HTTP {status}"):
-            await fetched(server)
+            await downloaded(server)
 
 
 @pytest.mark.parametrize("status", [302, 408, 425, 503])
 async def test_a_passing_refusal_drops_no_market(status: int) -> None:
     async with running_server() as server:
         refuse(server, "BTCUSDT", web.Response(status=status))
-        history = await fetched(server)
+        history = await downloaded(server)
     assert history.refused == {}
     assert {symbol for symbol, _interval in history.klines} == {"BTC-USD", "ETH-USD"}
