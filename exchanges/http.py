@@ -1,4 +1,4 @@
-"""HTTP clients of one source: GET JSON, or raise an error that tells whether a retry makes sense.
+"""HTTP clients of one source: GET JSON, or raise a retryable or a fatal error.
 
 `JsonClient` serves event loops, `BlockingJsonClient` threads. Both classify responses by `exchanges.classification`.
 Neither retries. The httpx client is passed in and stays the caller's.

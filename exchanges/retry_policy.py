@@ -99,7 +99,7 @@ class RetryPolicy:
             if not isinstance(error, RetryableSourceError):
                 return False
             if error.kind != SourceStatus.TIMEOUT or reported is None:
-                reported = error  # an earlier refusal says more than a last attempt that the budget cut short
+                reported = error  # not hidden by a last attempt that the budget cut short
             return self._pause(error, deadline - self._monotonic())
 
         wait_s = budget_s * _WAIT_SHARE

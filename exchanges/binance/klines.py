@@ -16,6 +16,7 @@ and is valid when all of this holds:
 - The rules of `marketdata.candle_rules` hold: positive prices, low <= open and close <= high, no negative volume.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,8 @@ from marketdata.times import from_http_date, to_rfc3339
 _MIN_VALUES = 11
 _MICROSECONDS_FROM = 10**14
 _RULES = tuple(rule for rule in RULES if rule.field != "symbol")
-_INTEGERS = (0, 6, 8)  # open time, close time, trades
+_INTEGER_COLUMNS = (0, 6, 8)  # open time, close time, trades
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,8 @@ def parse_row(row: Any, interval: str, prefix: str = "") -> Kline:
 def csv_row(values: Sequence[str]) -> list[str | int]:
     """A line of an archive as the row that REST would return: times and number of trades as integers."""
     row: list[str | int] = [*values]
-    for index in _INTEGERS:
-        if index < len(values) and values[index].removeprefix("-").isdecimal():
+    for index in _INTEGER_COLUMNS:
+        if index < len(values) and _INTEGER.fullmatch(values[index]):
             row[index] = int(values[index])
     return row
 

@@ -1,4 +1,4 @@
-"""Backfill's client waits for pauses and for the weight limit in exchange time, for all threads, and not for ever."""
+"""The kline client waits for pauses and the weight limit in exchange time, with all threads, within its budget."""
 
 import asyncio
 from collections.abc import Callable

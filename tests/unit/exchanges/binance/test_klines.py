@@ -143,7 +143,7 @@ def test_the_grid_is_that_of_the_interval() -> None:
         parse_row(changed(at0=NOON + MINUTE_MS, at6=NOON + HOUR_MS - 1), "1h")
 
 
-@pytest.mark.parametrize("text", ["", "7.0", "0x7", "７x"])
+@pytest.mark.parametrize("text", ["", "7.0", "0x7", "-", "٧", "7" * 5_000])
 def test_an_integer_of_an_archive_that_is_none_is_refused(text: str) -> None:
     line = [str(value) for value in changed(at8=text)]
     with pytest.raises(InvalidValueError, match="n_trades"):
