@@ -5,7 +5,7 @@ from config import Settings
 from exchanges import coingecko
 from exchanges.binance import endpoints as binance
 from marketdata.topics import TopicRole
-from streams.collection.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector
+from streams.collection.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector, published_minutes
 from streams.collection.last_tick import newest_tick_ms
 from streams.collection.poller import Collector
 from streams.collection.ports import NewestTick, Publisher, SleepingClock
@@ -70,6 +70,7 @@ def build_candles(
     exchanges = state.exchanges
     if exchanges.candles is None:
         return None
+    topic = settings.topic(TopicRole.CANDLES).name
     return CandleCollector(
         markets=settings.parsed_markets,
         source=exchanges.candles,
@@ -77,8 +78,8 @@ def build_candles(
         clock=clock,
         metrics=state.metrics,
         publish=publish,
-        kafka=settings.kafka,
-        topic=settings.topic(TopicRole.CANDLES).name,
+        topic=topic,
+        published=lambda symbols, latest_ms: published_minutes(settings.kafka, topic, symbols, latest_ms),
         lookback_ms=settings.streams.candle_lookback_h * 3_600_000,
         delay_ms=DELAY_MS if exchanges.stream is None else STREAMED_DELAY_MS,
     )

@@ -1,14 +1,14 @@
-"""Publishes each market's closed one-minute candles, each once: those that the stream tells, and by request the rest.
+"""Publish each market's closed one-minute candles once: those of the stream, and the others by request.
 
-What is on the topic is read from its tail whenever this worker begins to lead, so a restart, a crash or another worker
-in between leaves neither a gap nor a second copy. Minutes that are missing, at the end or inside, are asked for again
+Whenever this worker starts to lead, it reads the tail of the topic, so a restart, a crash or a change of the leader
+causes neither gaps nor duplicates. Missing minutes, at the end or in between, are requested again
 (`streams.collection.candle_gaps`).
 """
 
 import asyncio
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from clients.kafka.reader import TopicReader
 from config.sections import KafkaSettings
@@ -26,16 +26,35 @@ from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-DELAY_MS = 3_000  # of exchange time after the minute: the exchange closes a candle a moment late
-STREAMED_DELAY_MS = 30_000  # where a stream tells candles: only what it has not told by then is asked for
-BUDGET_SHARE = 0.8  # of a minute that all markets' requests may take
-INSIDE_MS = 2 * HOUR_MS  # before a market's newest candle: minutes missing there are asked for after a start
-_TAILS = (200, 5_000, 50_000, None)  # records looked at from the end of a partition; None: all
-_MOST_TOLD = 20_000  # candles of the stream that wait; what does not fit is asked for
+DELAY_MS = 3_000  # of exchange time after the minute; the exchange closes a candle slightly late
+STREAMED_DELAY_MS = 30_000  # with a stream: only candles that it has not sent by then are requested
+BUDGET_SHARE = 0.8  # of a minute: limit for the requests of all markets
+INSIDE_MS = 2 * HOUR_MS  # before a market's newest candle: missing minutes in this range are requested after a start
+_TAILS = (200, 5_000, 50_000, None)  # records to read from the end of a partition; None: all
+_MAX_PENDING = 20_000  # candles of the stream; those dropped beyond it are requested
+
+
+PublishedMinutes = Callable[[Sequence[str], int], Awaitable[dict[str, Minutes]]]
+"""Read the minutes on the topic of the given symbols; candles that end after the given event time (ms) are ignored."""
 
 
 class CandleCollector:
-    """`_minutes` holds what is on the topic of each market, None while that was not read."""
+    """Publishes the candles of all markets.
+
+    `_minutes` holds each market's minutes on the topic; None until they are read.
+
+    Args:
+        markets: to collect.
+        source: of the candles.
+        retry_policy: of the source.
+        clock: event time.
+        metrics: the worker's.
+        publish: delivers records.
+        topic: of the candles.
+        published: reads the minutes on the topic.
+        lookback_ms: of event time; where a market without candles on the topic starts.
+        delay_ms: of event time; requests are sent this long after each minute.
+    """
 
     def __init__(
         self,
@@ -46,8 +65,8 @@ class CandleCollector:
         clock: SleepingClock,
         metrics: Metrics,
         publish: Publisher,
-        kafka: KafkaSettings,
         topic: str,
+        published: PublishedMinutes,
         lookback_ms: int,
         delay_ms: int = DELAY_MS,
     ) -> None:
@@ -57,34 +76,34 @@ class CandleCollector:
         self._clock = clock
         self._metrics = metrics
         self._publish = publish
-        self._kafka = kafka
         self._topic = topic
+        self._published = published
         self._lookback_ms = lookback_ms
         self._delay_ms = delay_ms
         self._minutes: dict[str, Minutes] | None = None
-        self._told: deque[Candle] = deque(maxlen=_MOST_TOLD)
+        self._pending: deque[Candle] = deque(maxlen=_MAX_PENDING)
         self._arrived = asyncio.Event()
 
     def add(self, candle: Candle) -> None:
-        """Hand over a closed candle that a stream told; it is published soon, unless it is on the topic already."""
-        self._told.append(candle)
+        """Queue a closed candle of the stream; it is published soon, unless it is on the topic already."""
+        self._pending.append(candle)
         self._arrived.set()
 
     async def run(self, is_leader: Callable[[], bool]) -> None:
-        """Publish while this worker leads; for ever."""
+        """Publish while this worker leads, until cancelled."""
         self._minutes = None
         while True:
             if not is_leader():
                 self._minutes = None
-                self._told.clear()
+                self._pending.clear()
                 await self._clock.sleep_until(floor_to(self._clock.now_ms(), MINUTE_MS) + MINUTE_MS)
                 continue
             await self.fetch()
             minute_ms = floor_to(self._clock.now_ms() - self._delay_ms, MINUTE_MS)
-            await self._publish_told_until(minute_ms + MINUTE_MS + self._delay_ms, is_leader)
+            await self._publish_pending_until(minute_ms + MINUTE_MS + self._delay_ms, is_leader)
 
     async def fetch(self) -> int:
-        """Publish every market's closed candles that are missing, as far as the exchange has them; how many."""
+        """Request and publish every market's missing closed candles; return their number."""
         minutes = await self._load()
         budget_s = self._clock.real_seconds(MINUTE_MS / 1000) * BUDGET_SHARE
         counts = await asyncio.gather(
@@ -92,32 +111,32 @@ class CandleCollector:
         )
         return sum(counts)
 
-    async def publish_told(self) -> int:
-        """Publish what the stream told and is not on the topic; how many."""
+    async def publish_pending(self) -> int:
+        """Publish the queued candles that are not on the topic; return their number."""
         minutes = await self._load()
-        told = list(self._told)
-        self._told.clear()
-        fresh = [candle for candle in told if minutes[candle.symbol].take(candle.open_time_ms)]
+        pending = list(self._pending)
+        self._pending.clear()
+        fresh = [candle for candle in pending if minutes[candle.symbol].take(candle.open_time_ms)]
         await self._send(fresh)
         return len(fresh)
 
     async def _load(self) -> dict[str, Minutes]:
         if self._minutes is None:
             symbols = [market.symbol for market in self._markets]
-            known = await published_minutes(self._kafka, self._topic, symbols, self._clock.now_ms() + HOUR_MS)
+            known = await self._published(symbols, self._clock.now_ms() + HOUR_MS)
             if known:
                 oldest = min(minutes.next_ms for minutes in known.values())
-                log.info("candles of %d markets go on from %s", len(known), to_rfc3339(oldest))
+                log.info("resuming candles of %d markets at %s", len(known), to_rfc3339(oldest))
             first_ms = floor_to(self._clock.now_ms() - self._lookback_ms, HOUR_MS)
             self._minutes = {symbol: known.get(symbol) or Minutes(first_ms) for symbol in symbols}
         return self._minutes
 
-    async def _publish_told_until(self, event_ms: int, is_leader: Callable[[], bool]) -> None:
+    async def _publish_pending_until(self, event_ms: int, is_leader: Callable[[], bool]) -> None:
         over = asyncio.create_task(self._clock.sleep_until(event_ms))
         try:
             while not over.done():
-                while self._told and is_leader():
-                    await self.publish_told()
+                while self._pending and is_leader():
+                    await self.publish_pending()
                 self._arrived.clear()
                 arrived = asyncio.create_task(self._arrived.wait())
                 try:
@@ -133,10 +152,10 @@ class CandleCollector:
         while starts := minutes.due(now_ms := self._clock.now_ms()):
             start_ms = starts[0]
 
-            async def ask(timeout_s: float, start_ms: int = start_ms, now_ms: int = now_ms) -> list[Candle]:
+            async def request(timeout_s: float, start_ms: int = start_ms, now_ms: int = now_ms) -> list[Candle]:
                 return await self._source.candles(market, start_ms, now_ms, timeout_s)
 
-            outcome = await self._retry_policy.call(ask, budget_s)
+            outcome = await self._retry_policy.call(request, budget_s)
             if outcome.value is None:
                 self._metrics.source_errors.labels(self._source.name, outcome.status).inc()
                 break
@@ -145,12 +164,12 @@ class CandleCollector:
             await self._send(fresh)
             count += len(fresh)
             if len(page) < self._source.candles_per_call:
-                given_up += minutes.answered(start_ms, now_ms, now_ms)
+                given_up += minutes.mark_requested(start_ms, now_ms, now_ms)
                 break
-            given_up += minutes.answered(start_ms, max(page[-1].open_time_ms, start_ms) + MINUTE_MS, now_ms)
+            given_up += minutes.mark_requested(start_ms, max(page[-1].open_time_ms, start_ms) + MINUTE_MS, now_ms)
         if given_up:
             self._metrics.candles_given_up.inc(given_up)
-            log.info("%s: %d minutes have no candle, as far as %s tells", market.symbol, given_up, self._source.name)
+            log.info("%s: %s has no candle for %d minutes", market.symbol, self._source.name, given_up)
         return count
 
     async def _send(self, candles: Sequence[Candle]) -> None:
@@ -162,13 +181,19 @@ class CandleCollector:
 async def published_minutes(
     kafka: KafkaSettings, topic: str, symbols: Sequence[str], latest_ms: int
 ) -> dict[str, Minutes]:
-    """What is on the topic of each symbol that has a candle there; gaps of its last `INSIDE_MS` are open.
+    """Read the minutes on the topic of each symbol that has a candle there; gaps of its last `INSIDE_MS` are open.
 
-    Candles that their readers refuse do not count, nor do those that end after `latest_ms`: a single one out of a far
-    future would end the market's candles. It is well after the clock, which may have begun a little behind.
+    Candles that break a rule are ignored, and so are those that end after `latest_ms`, because a single one far in the
+    future would end the market's candles.
+
+    Args:
+        kafka: the brokers.
+        topic: of the candles.
+        symbols: of the markets.
+        latest_ms: event time well after the clock's, which may have started slightly behind.
 
     Raises:
-        ConfigurationError: the broker does not answer.
+        ConfigurationError: no broker answers.
     """
     async with TopicReader(kafka, topic) as reader:
         starts = await reader.starts()
@@ -179,7 +204,7 @@ async def published_minutes(
                 try:
                     candle_rules.check(candle, latest_ms)
                 except DecodeError:
-                    continue  # somebody else's record; readers of the topic refuse it
+                    continue  # the readers of the topic refuse it
                 open_ms = candle.open_time_ms
                 found[candle.symbol].add(open_ms)
                 low, high = spans.get(record.partition, (open_ms, open_ms))

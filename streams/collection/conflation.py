@@ -1,8 +1,8 @@
-"""What a stream tells of each market, conflated to at most one interval's worth a market and interval.
+"""Conflate a stream's events to one interval per market and time step. Pure: times are passed in.
 
-Bounded by design: a market holds one open interval and a few that wait to be taken; when those are not taken in time,
-the open one goes on and stands for longer, so that nothing is dropped and nothing queues. An event belongs to the
-interval in which it came, by the exchange's clock: quotes carry no time of their own. Pure: times are handed in.
+Memory is bounded: a market holds one open interval and at most `MAX_CLOSED` closed ones. When those are not taken in
+time, the open interval is extended, so that no event is dropped or queued. An event belongs to the interval in which it
+arrived, by event time, because quotes carry no timestamp.
 """
 
 from collections.abc import Iterable
@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 
 from exchanges.interface import QuoteUpdate, TradeUpdate
 
-MOST_CLOSED = 16  # intervals of one market that wait to be taken
+MAX_CLOSED = 16  # intervals of one market that were not taken yet
 
 
 @dataclass(slots=True)
 class Interval:
-    """A market's events up to `end_ms` (on the grid) since its interval before.
+    """A market's events since its previous interval, up to `end_ms` (on the grid).
 
-    quote: the last one known then, None where none is known. quoted_at_ms: when it came. `volume` in the base coin,
-    `value` (price × quantity) in the quote currency.
+    quote: the last one, None if none is known. quoted_at_ms: event time of its arrival. n_updates: quotes. volume:
+    traded quantity in the base coin. value: traded price × quantity in the quote currency.
     """
 
     symbol: str
@@ -40,10 +40,10 @@ class _Market:
 
 
 class Conflation:
-    """All markets. Ends of intervals are multiples of `interval_ms`, but never of `polls_ms`.
+    """Conflates all markets. Intervals end at multiples of `interval_ms`, but never at multiples of `polls_ms`.
 
-    A poll's instant belongs to the poll's tick, for a market and an instant make one tick: an interval that would end
-    there goes on to the next end.
+    A market has one tick per instant, and a poll's instant belongs to the poll: an interval that would end there is
+    extended to the next end.
     """
 
     def __init__(self, symbols: Iterable[str], interval_ms: int, polls_ms: int | None = None) -> None:
@@ -53,11 +53,11 @@ class Conflation:
         self._moved: dict[str, None] = {}
 
     def add(self, event: QuoteUpdate | TradeUpdate, now_ms: int) -> None:
-        """Take in an event that came at `now_ms`."""
+        """Add an event that arrived at `now_ms`."""
         market = self._markets[event.symbol]
         end_ms = self._end(now_ms)
         opened = market.open
-        if opened is None or (end_ms > opened.end_ms and not self._goes_on(market, opened)):
+        if opened is None or (end_ms > opened.end_ms and not self._is_extended(market, opened)):
             if opened is not None:
                 market.closed.append(opened)
             opened = market.open = Interval(event.symbol, end_ms, market.quote, market.quoted_at_ms)
@@ -70,20 +70,20 @@ class Conflation:
             opened.value += event.price * event.qty
             return
         opened.n_updates += 1
-        # While one connection takes over from another, an older quote may come after a newer one.
+        # During the handover between two connections an older quote may arrive after a newer one.
         if market.quote is None or event.number > market.quote.number:
             market.quote, market.quoted_at_ms = event, now_ms
         opened.quote, opened.quoted_at_ms = market.quote, market.quoted_at_ms
 
     def forget_quotes(self, symbols: Iterable[str]) -> None:
-        """Their connection is lost: what comes next stands without a quote until there is a fresh one."""
+        """Discard the quotes of a lost connection: new intervals have no quote until one arrives."""
         for symbol in symbols:
             self._markets[symbol].quote = None
 
     def take(self, now_ms: int) -> list[Interval]:
-        """The intervals that have ended by `now_ms`, those of one market in order.
+        """Remove and return the intervals that ended by `now_ms`, those of one market in order.
 
-        Trades that no quote is known for wait for the first quote: a tick without a price is of no use.
+        Trades without a known quote wait for the first quote, because a tick needs a price.
         """
         taken: list[Interval] = []
         for symbol in list(self._moved):
@@ -99,7 +99,7 @@ class Conflation:
         return taken
 
     def rest(self) -> list[Interval]:
-        """All that was not taken, whether it has ended or not; nothing is left."""
+        """Remove and return all remaining intervals, ended or not."""
         left: list[Interval] = []
         for symbol in self._moved:
             market = self._markets[symbol]
@@ -108,11 +108,11 @@ class Conflation:
         self._moved.clear()
         return left
 
-    def _goes_on(self, market: _Market, opened: Interval) -> bool:
-        return opened.quote is None or len(market.closed) >= MOST_CLOSED
+    def _is_extended(self, market: _Market, opened: Interval) -> bool:
+        return opened.quote is None or len(market.closed) >= MAX_CLOSED
 
     def _end(self, now_ms: int) -> int:
-        """The first end at or after a time."""
+        """Return the first interval end at or after a time."""
         end_ms = -(-now_ms // self._interval_ms) * self._interval_ms
         if self._polls_ms is not None and end_ms % self._polls_ms == 0:
             end_ms += self._interval_ms

@@ -1,10 +1,10 @@
-"""Polls every source at each instant of the exchange's minute grid and publishes one tick a market.
+"""Poll every source at each instant of the exchange's minute grid and publish one tick per market.
 
-A poll's ticks carry the grid's instant. Polls never overlap. Of a market that no source has one tick is published, for
-the clean agent to refuse, and then none until a source has data of it: each such poll is counted.
+The ticks of a poll carry the grid's instant. Polls never overlap. For a market that no source lists, one tick is
+published, which the clean agent refuses, and then none until a source has data for it; each such poll is counted.
 
-Each instant that has no tick on the topic is counted by reason and logged: those that pass while a poll is under way as
-they pass, those in which nobody led as soon as somebody does.
+Every instant without a tick on the topic is counted by reason and logged: an instant that passes during a poll when it
+passes, an instant without a leader when the next leader starts.
 """
 
 import asyncio
@@ -27,23 +27,34 @@ from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-BUDGET_SHARE = 0.5  # of the interval that a poll may take with its retries; an older answer would not be of its instant
-_SUMMARY_S = 60.0  # real seconds between two lines of log
+BUDGET_SHARE = 0.5  # of the interval: limit for a poll with its retries; a later response would not fit its instant
+_SUMMARY_S = 60.0  # real seconds between two log lines
 _SOONEST_S = 0.001  # the event loop's own resolution
 
 SKIPPED = {
-    "late": "the one before ran late",
-    "undelivered": "the broker did not take the one before",
-    "failed": "it could not be made or delivered; the error follows",
-    "no_leader": "no worker led, or none ran, or no source had any market",
+    "late": "the previous poll was still running",
+    "undelivered": "Kafka had not accepted the previous poll's ticks",
+    "failed": "the poll or its delivery failed; the error follows",
+    "no_leader": "no worker led or ran, or no source had any market",
 }
-"""Why an instant has no poll: the label of the counter, and its words."""
+"""Reasons for an instant without a poll: label of the counter, and description for the log."""
 
 
 class Collector:
-    """One poll (`collect`) and the loop of them (`run`).
+    """Polls once (`collect`) or at every instant of the grid (`run`).
 
-    `newest` tells of the polls' ticks alone: where it is not given, what happened before this collector is not known.
+    Args:
+        markets: to collect.
+        sources: to poll.
+        disabled: names of the sources that the settings disable.
+        retry_policies: of each source, by its name.
+        clock: event time.
+        metrics: the worker's.
+        publish: delivers records.
+        topic: of the ticks.
+        interval_ms: between two instants of the grid.
+        bounds: flagging thresholds.
+        newest: finds the newest polled tick on the topic; by default instants before the first poll are unknown.
     """
 
     def __init__(
@@ -73,47 +84,53 @@ class Collector:
         self._bounds = bounds or Bounds()
         self._newest = newest
         self._publishing = False
-        self._through_ms = 0  # instants up to this one are published, or counted as skipped
+        self._through_ms = 0  # instants up to this one are published or counted as skipped
         for reason in SKIPPED:
-            metrics.skipped_polls.labels(reason)  # there from the start, at 0
-        self._told: Counter[str] = Counter()
-        self._told_at = 0.0
+            metrics.skipped_polls.labels(reason)  # export 0 from the start
+        self._summary: Counter[str] = Counter()
+        self._logged_at = 0.0
         self._refused: frozenset[str] = frozenset()
-        self._absent: frozenset[str] = frozenset()  # markets that no source has, whose one tick was published
+        self._absent: frozenset[str] = frozenset()  # markets that no source lists, whose single tick was published
 
     async def collect(self, instant_ms: int, budget_s: float) -> list[Tick]:
-        """Poll all sources for one instant, within `budget_s` real seconds, and publish.
+        """Poll all sources for one instant and publish the ticks.
 
-        A source that fails, in whatever way, leaves nulls and its status. All ticks are returned; of a market that no
-        source has the first alone is published.
+        A source that fails leaves its fields null and sets its status.
+
+        Args:
+            instant_ms: event time, on the grid.
+            budget_s: real seconds for all requests and retries of a source.
+
+        Returns:
+            The ticks of all markets; those of unlisted markets may not have been published.
         """
         outcomes = await asyncio.gather(*(self._poll(source, budget_s) for source in self._sources))
         polled = {source.name: outcome for source, outcome in zip(self._sources, outcomes, strict=True)}
         polled.update({name: Polled(DISABLED) for name in self._disabled})
         ticks = [build_tick(market, instant_ms, polled, self._bounds) for market in self._markets]
         absent = self._absent_now(ticks, polled)
-        told = [tick for tick in ticks if tick.symbol not in absent & self._absent]
+        published = [tick for tick in ticks if tick.symbol not in absent & self._absent]
         self._publishing = True
         try:
-            await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in told])
+            await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in published])
         finally:
             self._publishing = False
-        self._note_absent(absent)
+        self._log_absent(absent)
         self._metrics.polls.inc()
-        self._metrics.collected.inc(len(told))
-        for tick in told:
+        self._metrics.collected.inc(len(published))
+        for tick in published:
             self._metrics.count_flags(tick)
-        self._told["ticks"] += len(told)
-        self._told["polls"] += 1
+        self._summary["ticks"] += len(published)
+        self._summary["polls"] += 1
         return ticks
 
     async def run(self, is_leader: Callable[[], bool]) -> None:
-        """Collect at every instant of the grid while this worker leads; for ever."""
+        """Collect at every instant of the grid while this worker leads, until cancelled."""
         next_ms: int | None = None
-        telling: set[asyncio.Task[None]] = set()
+        lookups: set[asyncio.Task[None]] = set()
         try:
             while True:
-                begins = next_ms is None
+                starts = next_ms is None
                 if next_ms is None:
                     next_ms = floor_to(self._clock.now_ms(), self._interval_ms) + self._interval_ms
                 await self._clock.sleep_until(next_ms)
@@ -121,23 +138,23 @@ class Collector:
                     next_ms = None
                     continue
                 instant_ms = floor_to(self._clock.now_ms(), self._interval_ms)
-                if begins:
-                    before = asyncio.create_task(self._tell_before(next_ms, self._through_ms))
-                    telling.add(before)
-                    before.add_done_callback(telling.discard)
+                if starts:
+                    lookup = asyncio.create_task(self._count_missed_before(next_ms, self._through_ms))
+                    lookups.add(lookup)
+                    lookup.add_done_callback(lookups.discard)
                 self._skip(next_ms, instant_ms, "late")
                 await self._collect_watched(instant_ms)
-                self._tell_sometimes()
+                self._log_summary()
                 next_ms = max(self._through_ms, instant_ms) + self._interval_ms
         finally:
-            for task in telling:
+            for task in lookups:
                 task.cancel()
 
     async def _collect_watched(self, instant_ms: int) -> None:
-        """Collect, and count the instants that pass meanwhile as they pass, however long that takes.
+        """Collect, and count each instant that passes meanwhile when it passes.
 
         Raises:
-            Exception: whatever the publisher raises; this instant is counted too then.
+            Exception: from the publisher; this instant is then counted as failed.
         """
         budget_s = self._clock.real_seconds(self._interval_ms / 1000) * BUDGET_SHARE
         work = asyncio.create_task(self.collect(instant_ms, budget_s))
@@ -146,16 +163,16 @@ class Collector:
         reason = "late"
         try:
             while not work.done():
-                # The next instant may still be polled, should this poll end before the one after it.
+                # The next instant can still be polled if this poll ends before the instant after it.
                 left_ms = next_ms + self._interval_ms - self._clock.now_ms()
                 await asyncio.wait({work}, timeout=max(self._clock.real_seconds(left_ms / 1000), _SOONEST_S))
                 last_ms = floor_to(self._clock.now_ms(), self._interval_ms)
                 if not work.done() and last_ms > next_ms:
                     reason = "undelivered" if self._publishing else "late"
-                    self._skip(next_ms, last_ms, reason, told=next_ms > first_ms)  # one line however long it lasts
+                    self._skip(next_ms, last_ms, reason, logged=next_ms > first_ms)  # a single line per delay
                     next_ms = last_ms
             if next_ms > first_ms + self._interval_ms:
-                self._tell_skipped(first_ms, next_ms, f"{SKIPPED[reason]}, which has ended now")
+                self._log_skipped(first_ms, next_ms, f"{SKIPPED[reason]}; polling resumes")
             work.result()
         except Exception:
             self._skip(instant_ms, instant_ms + self._interval_ms, "failed")
@@ -163,27 +180,27 @@ class Collector:
         finally:
             work.cancel()
 
-    def _skip(self, from_ms: int, to_ms: int, reason: str, *, told: bool = False) -> None:
-        """Count the instants of [from, to), and tell them unless one before is `told`."""
+    def _skip(self, from_ms: int, to_ms: int, reason: str, *, logged: bool = False) -> None:
+        """Count the instants of [from_ms, to_ms), and log them unless the delay is `logged` already."""
         count = (to_ms - from_ms) // self._interval_ms
         if count <= 0:
             return
         self._through_ms = max(self._through_ms, to_ms - self._interval_ms)
         self._metrics.skipped_polls.labels(reason).inc(count)
-        self._told["skipped"] += count
-        if not told:
-            self._tell_skipped(from_ms, to_ms, SKIPPED[reason])
+        self._summary["skipped"] += count
+        if not logged:
+            self._log_skipped(from_ms, to_ms, SKIPPED[reason])
 
-    def _tell_skipped(self, from_ms: int, to_ms: int, why: str) -> None:
+    def _log_skipped(self, from_ms: int, to_ms: int, description: str) -> None:
         count = (to_ms - from_ms) // self._interval_ms
-        log.warning("skipped %d polls from %s on: %s", count, to_rfc3339(from_ms), why)
+        log.warning("skipped %d polls from %s on: %s", count, to_rfc3339(from_ms), description)
 
-    async def _tell_before(self, first_ms: int, through_ms: int) -> None:
-        """Tell the instants between the newest poll, whoever made it, and the first one of this leader."""
+    async def _count_missed_before(self, first_ms: int, through_ms: int) -> None:
+        """Count the instants between the newest poll of any leader and this leader's first one."""
         try:
             newest_ms = await self._newest(first_ms)
         except (BitcoinDataError, KafkaError) as error:
-            log.warning("how long nobody polled before %s is not known: %s", to_rfc3339(first_ms), error)
+            log.warning("unknown number of missed polls before %s: %s", to_rfc3339(first_ms), error)
             return
         known_ms = max(newest_ms or 0, through_ms)
         if known_ms:
@@ -199,24 +216,24 @@ class Collector:
         self._metrics.source_up.labels(source.name).set(up)
         if not up or outcome.value is None:
             self._metrics.source_errors.labels(source.name, outcome.status).inc()
-            self._told[f"{source.name} {outcome.status}"] += 1
+            self._summary[f"{source.name} {outcome.status}"] += 1
             return Polled(outcome.status)
-        self._judge(source.name, outcome.value)
+        self._count_refused(source.name, outcome.value)
         return Polled(OK, outcome.value, received_ms)
 
-    def _judge(self, name: str, result: PollResult) -> None:
+    def _count_refused(self, name: str, result: PollResult) -> None:
         wrong = frozenset(f"{name} {symbol}: {error}" for symbol, error in result.invalid.items())
         if wrong:
             self._metrics.source_errors.labels(name, "bad_payload").inc(len(wrong))
         for line in sorted(wrong - self._refused):
-            log.warning("refused what a source says: %s", line)
+            log.warning("refused a source's data: %s", line)
         self._refused = frozenset(line for line in self._refused if not line.startswith(f"{name} ")) | wrong
 
     def _absent_now(self, ticks: Sequence[Tick], polled: Mapping[str, Polled]) -> frozenset[str]:
-        """Markets without data though all sources answered that ever will; once so, until there is data again.
+        """Return the markets without data although every available source responded, until they have data again.
 
-        A quote that will be refused is data: it goes on, to be kept as a dead letter. The zeros of a halted market and
-        nulls are none.
+        A quote that will be refused counts as data: it is published, to become a dead letter. Nulls, and the zeros of a
+        halted market, do not.
         """
         answered = {name for name, outcome in polled.items() if outcome.status == OK}
         is_whole = bool(answered) and all(
@@ -234,19 +251,19 @@ class Collector:
             and ((is_whole and tick.symbol not in deferred) or tick.symbol in self._absent)
         )
 
-    def _note_absent(self, absent: frozenset[str]) -> None:
+    def _log_absent(self, absent: frozenset[str]) -> None:
         for symbol in absent:
             self._metrics.absent.labels(symbol).inc()
         if new := sorted(absent - self._absent):
-            log.warning("no source has data of %s: published once, then counted until one has", ", ".join(new))
+            log.warning("no source has data for %s: one tick is published, further polls are counted", ", ".join(new))
         if back := sorted(self._absent - absent):
-            log.info("a source has data of %s again", ", ".join(back))
+            log.info("a source has data for %s again", ", ".join(back))
         self._absent = absent
 
-    def _tell_sometimes(self) -> None:
+    def _log_summary(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._told_at < _SUMMARY_S:
+        if now - self._logged_at < _SUMMARY_S:
             return
-        self._told_at = now
-        log.info("collected: %s", ", ".join(f"{count} {what}" for what, count in self._told.items()))
-        self._told.clear()
+        self._logged_at = now
+        log.info("collected: %s", ", ".join(f"{count} {what}" for what, count in self._summary.items()))
+        self._summary.clear()

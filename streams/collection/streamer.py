@@ -1,8 +1,8 @@
-"""The stream feed: what the exchange tells by itself becomes ticks of an interval each, and closed candles.
+"""The stream feed: turns the exchange's WebSocket events into one tick per market and interval, and closed candles.
 
-While this worker leads, connections fill a `Conflation`, and at the end of each interval its ticks are published.
-Delivery is waited for; meanwhile the conflation grows wider, not longer. A worker that no longer leads publishes the
-interval that it was in; what is not published after all (no quote yet, a failed delivery, the worker's end) is counted.
+While this worker leads, connections fill a `Conflation`, and the ticks of each interval are published at its end. The
+feed waits for delivery; meanwhile intervals get longer instead of queueing. A worker that stops leading publishes its
+last interval. Events that are not published (no quote yet, failed delivery, shutdown) are counted.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.5  # real seconds between two looks whether this worker leads
-_TELL_S = 60.0
+_LEADER_CHECK_S = 0.5  # real seconds between two checks of leadership
+_SUMMARY_S = 60.0
 
 
 class StreamFeed:
-    """Feeds for ever (`run`); `on_candle` is handed each closed candle as it is told."""
+    """Publishes the ticks of one source's stream (`run`), and passes its closed candles to `on_candle`."""
 
     def __init__(
         self,
@@ -52,23 +52,23 @@ class StreamFeed:
         others: Mapping[str, str],
         newest: NewestTick = no_previous_tick,
     ) -> None:
-        """Nothing is opened.
+        """Open nothing.
 
         Args:
-            markets: all of them.
-            source: tells of them.
+            markets: to stream.
+            source: of the stream.
             clock: event time.
             metrics: the worker's.
-            publish: delivers.
-            topic: of ticks.
-            on_candle: must not wait.
-            interval_ms: that one tick stands for.
-            polls_ms: the grid of the polls beside this feed, None where there are none.
+            publish: delivers records.
+            topic: of the ticks.
+            on_candle: called with each closed candle; must not block.
+            interval_ms: that one tick covers.
+            polls_ms: interval of the polls of the same markets; None if they are not polled.
             silence_s: see `sockets.Connection`, and so for `life_ms`.
             life_ms: of event time.
-            bounds: beyond which a tick is flagged.
-            others: status of the sources that a stream's tick has nothing of.
-            newest: of the stream's ticks.
+            bounds: flagging thresholds.
+            others: status of the sources that do not contribute to a stream's tick.
+            newest: finds the newest streamed tick on the topic.
         """
         self._markets = {market.symbol: market for market in markets}
         self._source = source
@@ -85,14 +85,14 @@ class StreamFeed:
         self._others = others
         self._newest = newest
         self._counting = metrics.stream(source.name)
-        self._told = [0, 0, 0]
-        self._told_at = 0.0
+        self._summary = [0, 0, 0]
+        self._logged_at = 0.0
 
     async def probe(self) -> int:
-        """Connect and subscribe to all markets once, without taking anything in; how many connections that were.
+        """Connect and subscribe to all markets once, ignoring events; return the number of connections.
 
         Raises:
-            SourceError: that does not go.
+            SourceError: a connection or subscription failed.
         """
         conflation = Conflation(self._markets, self._interval_ms)
         budget = ConnectBudget(self._source.limits.connects_per_5_min)
@@ -103,11 +103,11 @@ class StreamFeed:
         return len(shares)
 
     async def run(self, is_leader: Callable[[], bool]) -> None:
-        """Feed while this worker leads; for ever."""
+        """Publish while this worker leads, until cancelled."""
         while True:
             if is_leader():
                 await self._lead(is_leader)
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_LEADER_CHECK_S)
 
     async def _lead(self, is_leader: Callable[[], bool]) -> None:
         conflation = Conflation(self._markets, self._interval_ms, self._polls_ms)
@@ -117,36 +117,36 @@ class StreamFeed:
                 group.create_task(self._connection(markets, conflation, session, budget, self._on_candle).run())
                 for markets in self._shares()
             ]
-            before = group.create_task(self._tell_before(self._clock.now_ms()))
+            lookup = group.create_task(self._count_gap_before(self._clock.now_ms()))
             try:
                 while is_leader():
                     await self._clock.sleep_until(floor_to(self._clock.now_ms(), self._interval_ms) + self._interval_ms)
                     if is_leader():
                         await self._flush(conflation)
-                # It has just ceased to lead: the interval that has ended is whole, and nobody else's.
+                # Leadership has just ended: the finished interval is complete, and no other worker has its events.
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
                 await self._flush(conflation)
             finally:
-                for task in (*tasks, before):
+                for task in (*tasks, lookup):
                     task.cancel()
-                self._lose(conflation.rest(), "this worker no longer streams")
+                self._count_lost(conflation.rest(), "this worker stopped streaming")
 
-    async def _tell_before(self, now_ms: int) -> None:
-        """Tell how long nobody streamed, as the topic knows."""
+    async def _count_gap_before(self, now_ms: int) -> None:
+        """Count and log the time since the newest streamed tick on the topic."""
         try:
             newest_ms = await self._newest(now_ms)
         except (BitcoinDataError, KafkaError) as error:
-            log.warning("how long nobody streamed before %s is not known: %s", to_rfc3339(now_ms), error)
+            log.warning("unknown gap of the stream before %s: %s", to_rfc3339(now_ms), error)
             return
         if newest_ms is not None:
             gap_s = (now_ms - newest_ms) / 1000
             self._counting.gap(gap_s)
-            log.info("streaming goes on %.3g s after the newest streamed tick, of %s", gap_s, to_rfc3339(newest_ms))
+            log.info("streaming resumes %.3g s after the newest streamed tick, at %s", gap_s, to_rfc3339(newest_ms))
 
     def _shares(self) -> list[list[Market]]:
-        """The markets of each connection: as many as its streams allow."""
+        """Split the markets into one list per connection, by the limit of streams per connection."""
         markets = list(self._markets.values())
         each = self._source.limits.streams_per_connection // max(len(self._source.streams(markets[0])), 1)
         return [markets[start : start + each] for start in range(0, len(markets), each)]
@@ -179,7 +179,7 @@ class StreamFeed:
         )
 
     async def _flush(self, conflation: Conflation) -> None:
-        """Publish what has ended, and wait until it is delivered."""
+        """Publish the ended intervals, and wait until they are delivered."""
         intervals = conflation.take(self._clock.now_ms())
         if not intervals:
             return
@@ -190,26 +190,26 @@ class StreamFeed:
         try:
             await self._publish(self._topic, [(tick.symbol.encode(), encode(tick), ()) for tick in ticks])
         except BaseException:
-            self._lose(intervals, "their ticks were not delivered")
+            self._count_lost(intervals, "their ticks were not delivered")
             raise
         updates, trades = sum(one.n_updates for one in intervals), sum(one.n_trades for one in intervals)
         self._counting.ticks(updates, trades)
         self._metrics.collected.inc(len(ticks))
         for tick in ticks:
             self._metrics.count_flags(tick)
-        self._tell_sometimes(len(ticks), updates, trades)
+        self._log_summary(len(ticks), updates, trades)
 
-    def _lose(self, intervals: Sequence[Interval], why: str) -> None:
+    def _count_lost(self, intervals: Sequence[Interval], reason: str) -> None:
         updates, trades = sum(one.n_updates for one in intervals), sum(one.n_trades for one in intervals)
         if updates or trades:
             self._counting.lost(updates, trades)
-            log.warning("%d quotes and %d trades of the stream are in no tick: %s", updates, trades, why)
+            log.warning("%d quotes and %d trades of the stream are in no tick: %s", updates, trades, reason)
 
-    def _tell_sometimes(self, *counts: int) -> None:
-        self._told = [known + count for known, count in zip(self._told, counts, strict=True)]
+    def _log_summary(self, *counts: int) -> None:
+        self._summary = [total + count for total, count in zip(self._summary, counts, strict=True)]
         now = asyncio.get_running_loop().time()
-        if now - self._told_at < _TELL_S:
+        if now - self._logged_at < _SUMMARY_S:
             return
-        self._told_at = now
-        log.info("streamed: %d ticks of %d quotes and %d trades", *self._told)
-        self._told = [0, 0, 0]
+        self._logged_at = now
+        log.info("streamed: %d ticks of %d quotes and %d trades", *self._summary)
+        self._summary = [0, 0, 0]

@@ -1,4 +1,4 @@
-"""One tick out of what the sources said of one market at one instant of the grid. Pure."""
+"""Build the tick of a market from the data of its sources. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ from streams.collection.conflation import Interval
 DISABLED = "disabled"
 BAD_PAYLOAD = "bad_payload"
 NOT_POLLED = "not_polled"
-"""Of a source that a stream's tick has nothing of."""
+"""Status of a source that does not contribute to a stream's tick."""
 DIVERGENT = "divergent"
 STALE = "stale_{}"
-"""The flag of a source's name."""
+"""Flag, to be formatted with the name of the source."""
 _BPS = 10_000.0
 
 
@@ -32,14 +32,21 @@ class Polled:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Beyond which a tick is flagged: `stale_ms` of a source's data by its name, and the divergence of prices."""
+    """Flagging thresholds: age of a source's data by its name, in ms, and divergence of prices, in basis points."""
 
     stale_ms: Mapping[str, float] = field(default_factory=dict)
     divergence_bps: float = float("inf")
 
 
 def build_tick(market: Market, timestamp_ms: int, polled: Mapping[str, Polled], bounds: Bounds) -> Tick:
-    """The tick of a market; a source that failed leaves its fields null and its status."""
+    """Build the tick of a poll; a failed source leaves its fields null and sets its status.
+
+    Args:
+        market: of the tick.
+        timestamp_ms: the instant of the grid, event time.
+        polled: outcome of each source by its name.
+        bounds: flagging thresholds.
+    """
     fields: dict[str, float | str | None] = {}
     states: dict[str, SourceState] = {}
     for name, outcome in polled.items():
@@ -51,21 +58,21 @@ def build_tick(market: Market, timestamp_ms: int, polled: Mapping[str, Polled], 
 
 
 def stream_tick(market: Market, interval: Interval, source: str, bounds: Bounds, others: Mapping[str, str]) -> Tick:
-    """The tick of an interval that has a quote.
+    """Build the tick of a stream's interval.
 
     Args:
-        market: whose it is.
-        interval: what the stream told.
-        source: whose stream it is.
-        bounds: beyond which it is flagged.
-        others: status of the sources that it has nothing of.
+        market: of the tick.
+        interval: with a quote.
+        source: name of the stream's source.
+        bounds: flagging thresholds.
+        others: status of the sources that do not contribute.
 
     Raises:
         TypeError: the interval has no quote.
     """
     quote = interval.quote
     if quote is None:
-        raise TypeError(f"{interval.symbol}: an interval without a quote is no tick yet")
+        raise TypeError(f"{interval.symbol}: interval without a quote: expected one with a quote")
     own = SourceState(
         status=OK,
         observed_at=to_rfc3339(interval.quoted_at_ms),
@@ -87,7 +94,7 @@ def stream_tick(market: Market, interval: Interval, source: str, bounds: Bounds,
 
 
 def divergence_bps(price: float | None, mid: float | None) -> float | None:
-    """(price - mid) / mid in basis points; None where one is missing."""
+    """Return (price - mid) / mid in basis points; None if one is missing."""
     return None if price is None or mid is None else (price - mid) / mid * _BPS
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from config.sections import KafkaSettings
 from exchanges.interface import Budget, Cost
 from exchanges.retry_policy import RetryPolicy
 from marketdata.markets import Market
 from marketdata.records import Candle
 from marketdata.times import MINUTE_MS
-from streams.collection.candle_gaps import ASKS, Minutes
+from streams.collection.candle_gaps import MAX_REQUESTS, Minutes
 from streams.collection.candles import CandleCollector
 from streams.kafka.records import OutgoingRecord
 from streams.metrics import Metrics
@@ -53,15 +52,15 @@ def test_what_the_exchange_does_not_have_waits_longer_each_time_and_is_given_up(
     minutes = Minutes(0)
     minutes.take(2 * M)
     now, waits = 3 * M, []
-    for _ in range(ASKS - 1):
-        assert minutes.answered(0, now, now) == 0
+    for _ in range(MAX_REQUESTS - 1):
+        assert minutes.mark_requested(0, now, now) == 0
         [gap] = minutes.gaps
-        waits.append((gap.ask_at_ms - now) // M)
-        now = gap.ask_at_ms
+        waits.append((gap.due_ms - now) // M)
+        now = gap.due_ms
         assert 0 in minutes.due(now)
         assert 0 not in minutes.due(now - 1)
     assert waits == [1, 2, 4, 8, 16, 32, 64]
-    assert minutes.answered(0, now, now) == 2
+    assert minutes.mark_requested(0, now, now) == 2
     assert minutes.gaps == []
     assert not minutes.take(0)  # given up is given up, until the next start
 
@@ -69,8 +68,8 @@ def test_what_the_exchange_does_not_have_waits_longer_each_time_and_is_given_up(
 def test_an_answer_covers_only_its_part_of_a_gap() -> None:
     minutes = Minutes(0)
     minutes.take(9 * M)
-    minutes.answered(2 * M, 5 * M, 10 * M)
-    assert [(g.start_ms // M, g.end_ms // M, g.asked) for g in minutes.gaps] == [(0, 2, 0), (2, 5, 1), (5, 9, 0)]
+    minutes.mark_requested(2 * M, 5 * M, 10 * M)
+    assert [(g.start_ms // M, g.end_ms // M, g.requests) for g in minutes.gaps] == [(0, 2, 0), (2, 5, 1), (5, 9, 0)]
     assert minutes.due(10 * M) == [0, 5 * M]
 
 
@@ -113,6 +112,12 @@ async def test_minutes_that_are_given_up_are_counted() -> None:
     async def publish(topic: str, items: Sequence[OutgoingRecord]) -> None:
         raise AssertionError(f"{topic}: {items}: there is nothing to publish")
 
+    minutes = Minutes(T)
+    minutes.take(T + 3 * MINUTE_MS)
+
+    async def on_topic(symbols: Sequence[str], _latest_ms: int) -> dict[str, Minutes]:
+        return dict.fromkeys(symbols, minutes)
+
     clock, metrics = StandingClock(), Metrics()
     collector = CandleCollector(
         markets=[Market("BTC", "USD")],
@@ -121,15 +126,12 @@ async def test_minutes_that_are_given_up_are_counted() -> None:
         clock=clock,
         metrics=metrics,
         publish=publish,
-        kafka=KafkaSettings(),
         topic="candles",
+        published=on_topic,
         lookback_ms=0,
     )
-    minutes = Minutes(T)
-    minutes.take(T + 3 * MINUTE_MS)
-    collector._minutes = {"BTC-USD": minutes}  # as it is read from the topic, which this test has not
-    for _ask in range(ASKS):
+    for _request in range(MAX_REQUESTS):
         assert metrics.registry.get_sample_value("bitcoin_candles_given_up_total") == 0
-        clock.ms = max([gap.ask_at_ms for gap in minutes.gaps] + [T + 4 * MINUTE_MS])
+        clock.ms = max([gap.due_ms for gap in minutes.gaps] + [T + 4 * MINUTE_MS])
         await collector.fetch()
     assert metrics.registry.get_sample_value("bitcoin_candles_given_up_total") == 3

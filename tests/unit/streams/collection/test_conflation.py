@@ -5,7 +5,7 @@ import random
 import pytest
 
 from exchanges.interface import QuoteUpdate, TradeUpdate
-from streams.collection.conflation import MOST_CLOSED, Conflation, Interval
+from streams.collection.conflation import MAX_CLOSED, Conflation, Interval
 
 START = 1_722_816_000_000
 
@@ -103,7 +103,7 @@ def test_when_nobody_takes_intervals_grow_wider_and_nothing_is_dropped() -> None
         feed.add(quote(second + 1, 100.0 + second), START + second * 1_000 + 1)
         feed.add(trade(second + 1, 100.0, 1.0), START + second * 1_000 + 2)
     taken = feed.take(START + 1_000_000)
-    assert len(taken) == MOST_CLOSED + 1
+    assert len(taken) == MAX_CLOSED + 1
     assert sum(one.n_updates for one in taken) == sum(one.volume for one in taken) == 1_000
     assert (taken[-1].end_ms, bid(taken[-1])) == (START + 1_000_000, 1_099.0)
 

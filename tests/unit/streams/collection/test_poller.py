@@ -220,7 +220,7 @@ async def test_a_market_that_no_source_has_is_published_once_until_one_has_it(
     assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR") == 6
     assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-USD") == 0
     assert counted(metrics, "bitcoin_collected_ticks_total") == 14
-    assert caplog.text.count("no source has data of BTC-EUR: published once") == 2
+    assert caplog.text.count("no source has data for BTC-EUR: one tick is published") == 2
 
 
 async def test_a_market_that_a_source_was_not_asked_about_yet_is_not_absent() -> None:
@@ -358,9 +358,9 @@ async def test_instants_are_counted_while_the_broker_is_still_away(caplog: pytes
 
     await eventually_async(again, 10, "polls after it", every_s=0.01)
     running.cancel()
-    lines = [record.getMessage() for record in caplog.records if "did not take" in record.getMessage()]
-    assert lines[0].endswith("on: the broker did not take the one before")
-    assert lines[1].endswith("which has ended now")  # two lines for an outage, however long
+    lines = [record.getMessage() for record in caplog.records if "had not accepted" in record.getMessage()]
+    assert lines[0].endswith("on: Kafka had not accepted the previous poll's ticks")
+    assert lines[1].endswith("; polling resumes")  # two lines for an outage, however long
     assert len(lines) == 2
 
 
@@ -435,5 +435,8 @@ async def test_what_cannot_be_known_of_before_hinders_no_poll(caplog: pytest.Log
         await collector(ScriptedClock(START_MS), published, metrics, Source("coingecko", prices), newest=newest).run(
             lambda: True
         )
-    assert "is not known: kafka.brokers: no broker answers" in caplog.text
+    assert (
+        "unknown number of missed polls before 2024-08-05T00:01:00.000Z: kafka.brokers: no broker answers"
+        in caplog.text
+    )
     assert skipped(metrics) == {}
