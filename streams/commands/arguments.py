@@ -1,4 +1,4 @@
-"""Finding what a person names: a topic, a market, a range of time; and the newest records of a topic, decoded."""
+"""Resolve command-line arguments (topic, market, time range), and read the newest records of a topic."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ from marketdata.topics import TOPICS, TopicRole
 
 R = TypeVar("R", bound=Record)
 
-FROM_OPTION = option("--from", "since", metavar="TIME", help="Not before; RFC 3339, such as 2024-08-05T00:00:00Z.")
-TO_OPTION = option("--to", "until", metavar="TIME", help="Before this; RFC 3339.")
+FROM_OPTION = option("--from", "since", metavar="TIME", help="Start, inclusive; RFC 3339, e.g. 2024-08-05T00:00:00Z.")
+TO_OPTION = option("--to", "until", metavar="TIME", help="End, exclusive; RFC 3339.")
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Times of [from, to) in ms; None: open on that side."""
+    """The times [from_ms, to_ms); None: unbounded."""
 
     from_ms: int | None
     to_ms: int | None
 
     @classmethod
     def parse(cls, since: str | None, until: str | None) -> Self:
-        """The span of `--from` and `--to`.
+        """Parse `--from` and `--to`.
 
         Raises:
-            InvalidValueError: one is no time, or the span is empty.
+            InvalidValueError: one is not RFC 3339, or the span is empty.
         """
         from_ms = None if since is None else from_rfc3339(since, "--from")
         to_ms = None if until is None else from_rfc3339(until, "--to")
@@ -43,22 +43,28 @@ class Span:
 
     @property
     def is_open(self) -> bool:
-        """Whether it holds every time."""
+        """Whether it is unbounded on both sides."""
         return self.from_ms is None and self.to_ms is None
 
     def holds(self, ms: int) -> bool:
+        """Whether it contains a time."""
         return (self.from_ms is None or ms >= self.from_ms) and (self.to_ms is None or ms < self.to_ms)
 
     def meets(self, from_ms: int, to_ms: int) -> bool:
-        """Whether it has times of [from, to)."""
+        """Whether it overlaps [from_ms, to_ms)."""
         return (self.from_ms is None or to_ms > self.from_ms) and (self.to_ms is None or from_ms < self.to_ms)
 
 
 def find_role(settings: Settings, text: str, *others: str) -> TopicRole:
-    """What a topic is for, from its role (`ticks_clean`), its plain or its deployed name; `others` may be named too.
+    """Return a topic's role from its role name (`ticks_clean`), its default or its deployed name.
+
+    Args:
+        settings: of this deployment.
+        text: the argument.
+        others: further valid names, for the error message.
 
     Raises:
-        InvalidValueError: no topic is called that.
+        InvalidValueError: no topic has this name.
     """
     for role in TopicRole:
         if text in {role.value, role.value.replace("_", "-"), TOPICS[role].name, settings.topic(role).name}:
@@ -68,15 +74,15 @@ def find_role(settings: Settings, text: str, *others: str) -> TopicRole:
 
 
 def record_of(role: TopicRole) -> type[Record]:
-    """What stands on the topic of a role."""
+    """Return the record type of a role's topic."""
     return RECORDS[TOPICS[role].record]
 
 
 def find_market(settings: Settings, text: str) -> str:
-    """A market's symbol; upper and lower case are one.
+    """Return a market's symbol, whatever its case.
 
     Raises:
-        InvalidValueError: it is not collected.
+        InvalidValueError: the market is not configured.
     """
     if text.upper() not in settings.markets:
         raise InvalidValueError("market", text, f"one of {', '.join(settings.markets)}")
@@ -90,9 +96,14 @@ async def newest(
     tail: int | None,
     keep: Callable[[R], bool] = lambda _record: True,
 ) -> list[R]:
-    """The records among the last `tail` of each partition (None: all) that `keep` wants, in the order of their arrival.
+    """Read the newest records of a topic, ordered by arrival; records that cannot be decoded are skipped.
 
-    Records that cannot be decoded are passed over: they are other people's, and the agents tell of them.
+    Args:
+        settings: of this deployment.
+        role: of the topic.
+        cls: the record type.
+        tail: records to read from the end of each partition; None: all.
+        keep: returns whether to include a record.
     """
     async with TopicReader(settings.kafka, settings.topic(role).name) as reader:
         froms, ends = await reader.tails(tail)
@@ -102,7 +113,7 @@ async def newest(
 
 
 def decoded(cls: type[R], raw: ConsumerRecord) -> R | None:
-    """The record, or None when it is not one."""
+    """Decode a record; return None if it is invalid."""
     try:
         return decode(cls, raw.value)
     except DecodeError:

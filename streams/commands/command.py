@@ -1,6 +1,6 @@
-"""What every command has: one event loop, one line for an error of ours, an exit code, output for people or as JSON.
+"""Base of all commands: event loop, one-line errors, exit codes, and output as text or JSON.
 
-Faust runs a command inside a whole worker, which takes seconds to stop; these end as soon as their work is done.
+Faust runs a command inside a complete worker, which takes seconds to stop; these commands exit when their work is done.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ from streams.worker.clock import WorkerClock
 from streams.worker.state import WorkerState
 
 COUNT = click.IntRange(min=1)
-"""Of options that say how many."""
+"""Type of count options."""
 
-JSON_OPTION = option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+JSON_OPTION = option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 
-_WIDTH = 220  # where there is no terminal to ask
-_MANY = 1_000  # numbers from here on are shown to hundredths, others to six digits
-_LEAST = 20  # characters that a column is wrapped to
+_WIDTH = 220  # characters, if the output is no terminal
+_LARGE = 1_000  # numbers from here on are shown with two decimals, others with six digits
+_MIN_WRAPPED = 20  # characters of a wrapped column
 _FAILED = 1
 _INTERRUPTED = 130
-_EVERY_S = 1.0  # between two lines of progress
+_PROGRESS_S = 1.0  # real seconds between two progress lines
 
 
 class StreamsCommand(AppCommand):
-    """A command of this project; `run` returns its exit code, None for 0."""
+    """A command of this project; `run` returns the exit code, None for 0."""
 
     abstract: ClassVar[bool] = True
     app: Any  # a StreamsApp
@@ -58,13 +58,13 @@ class StreamsCommand(AppCommand):
         return cast("WorkerState", self.app.worker_state)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run to the end and leave.
+        """Run the command and exit the process.
 
         Raises:
             SystemExit: always.
         """
         logging.config.dictConfig(logging_config("WARNING"))
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it cannot do is told as the command's own error
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its failures appear as the command's error
         try:
             code = asyncio.run(self.run(*self.args, *args, **{**self.kwargs, **kwargs}))
         except BitcoinDataError as error:
@@ -72,19 +72,19 @@ class StreamsCommand(AppCommand):
             code = _FAILED
         except KeyboardInterrupt:
             code = _INTERRUPTED
-        except BrokenPipeError:  # who read the output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush must not fail again
+        except BrokenPipeError:  # the reader of the output has closed it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the final flush must not fail again
             code = _FAILED
         raise SystemExit(code or 0)
 
     @property
     def console(self) -> Console:
-        """Coloured where there is a terminal, plain text elsewhere."""
+        """Coloured on a terminal, otherwise plain text."""
         width = None if self.stdout.isatty() else _WIDTH
         return Console(file=self.stdout, width=width, highlight=False)
 
     def lines(self, records: Sequence[Any]) -> None:
-        """Records as JSON, one a line."""
+        """Print records as JSON, one per line."""
         for record in records:
             self.stdout.write(msgspec.json.encode(record).decode() + "\n")
         self.stdout.flush()
@@ -92,9 +92,9 @@ class StreamsCommand(AppCommand):
     def table(  # type: ignore[override]
         self, headers: Sequence[str], rows: Sequence[Sequence[object]], *, wraps: Collection[str] = ()
     ) -> None:
-        """Rows for people, or `none`; None is shown as a dash.
+        """Print rows as a table, or `none` if there are no rows; None is shown as a dash.
 
-        Nothing is cut: where the terminal is too narrow, the columns of `wraps` are, then lines are longer than it.
+        No value is truncated: on a narrow terminal the columns of `wraps` are wrapped, and further width overflows.
         """
         if not rows:
             self.stdout.write("none\n")
@@ -103,7 +103,7 @@ class StreamsCommand(AppCommand):
         table = Table(box=None, pad_edge=False)
         for header, *cells in zip(headers, *texts, strict=True):
             if header in wraps:
-                table.add_column(header, overflow="fold", min_width=min(_LEAST, *map(cell_len, [header, *cells])))
+                table.add_column(header, overflow="fold", min_width=min(_MIN_WRAPPED, *map(cell_len, [header, *cells])))
             else:
                 table.add_column(header, no_wrap=True, min_width=max(map(cell_len, [header, *cells])))
         for row in texts:
@@ -114,34 +114,34 @@ class StreamsCommand(AppCommand):
 
 
 class Progress:
-    """Lines of `progress: WHAT DONE/TOTAL` on stderr: at most one a real second, and one at the end."""
+    """Prints `progress: WHAT DONE/TOTAL` on stderr, at most once per real second and once at the end."""
 
     def __init__(self, what: str, total: int) -> None:
         self._what = what
         self._total = total
         self._done = 0
-        self._told_at = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def step(self, count: int = 1) -> None:
-        """So many more are done."""
+        """Add completed work, and print when a line is due."""
         self._done += count
         now = time.monotonic()
-        if now - self._told_at >= _EVERY_S:
-            self._told_at = now
-            self._tell()
+        if now - self._printed_at >= _PROGRESS_S:
+            self._printed_at = now
+            self._print()
 
     def end(self) -> None:
-        """No more will be done."""
-        self._tell()
+        """Print the final line."""
+        self._print()
 
-    def _tell(self) -> None:
+    def _print(self) -> None:
         sys.stderr.write(f"progress: {self._what} {self._done}/{self._total}\n")
 
 
 def shown(value: object) -> str:
-    """A value for people."""
+    """Format a value for a table."""
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.6g}" if abs(value) < _MANY else f"{value:,.2f}"
+        return f"{value:.6g}" if abs(value) < _LARGE else f"{value:,.2f}"
     return str(value)

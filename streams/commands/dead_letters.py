@@ -1,4 +1,4 @@
-"""The command `dead-letters`: list refused records, count them by reason, send them back after a fix."""
+"""The command `dead-letters`: list refused records, count them by reason, or republish them after a fix."""
 
 from collections import Counter
 
@@ -17,25 +17,25 @@ _TAIL = 20_000
 LIST, REPUBLISH = "list", "republish"
 
 
-class dead_letters(StreamsCommand):  # noqa: N801  Faust names a command by its class
-    """List refused records (the default), or send them back after a fix.
+class dead_letters(StreamsCommand):  # noqa: N801  Faust derives the command name
+    """List refused records (the default), or republish them after a fix.
 
-    `republish` sends the original bytes and key back to the topic that they came from: of the chosen letters those that
-    would be accepted now, and each letter at most once.
+    `republish` sends the original key and bytes to the topic they came from: of the selected dead letters those that
+    would be accepted now, each at most once.
     """
 
-    options = [  # noqa: RUF012  Faust's name and type
+    options = [  # noqa: RUF012  Faust's declaration
         argument("action", type=click.Choice([LIST, REPUBLISH]), default=LIST),
-        option("--reason", help="Only this reason code."),
-        option("--field", help="Only those refused for this field."),
-        option("--topic", help="Only what came from this topic."),
-        option("--market", help="Only this market's: those with its key."),
+        option("--reason", help="Select this reason code."),
+        option("--field", help="Select refusals of this field."),
+        option("--topic", help="Select records of this topic."),
+        option("--market", help="Select records with this market's key."),
         FROM_OPTION,
         TO_OPTION,
-        option("--counts", is_flag=True, help="list: count by reason instead."),
-        option("-n", "--count", type=COUNT, default=20, show_default=True, help="list: how many."),
-        option("--dry-run", is_flag=True, help="republish: tell what would be sent, and send nothing."),
-        option("--force", is_flag=True, help="republish: also send what would be refused again."),
+        option("--counts", is_flag=True, help="list: count by reason instead of listing."),
+        option("-n", "--count", type=COUNT, default=20, show_default=True, help="list: maximum number of records."),
+        option("--dry-run", is_flag=True, help="republish: report what would be sent, without sending."),
+        option("--force", is_flag=True, help="republish: also send records that would be refused again."),
         JSON_OPTION,
     ]
 
@@ -62,48 +62,50 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust names a command by its 
             ("--force", force, REPUBLISH),
         ):
             if given and action != of:
-                raise InvalidValueError(name, action, f"it with the action {of} alone")
+                raise InvalidValueError(name, action, f"the action {of} with this option")
         span = Span.parse(since, until)
-        came_from = None if topic is None else settings.topic(find_role(settings, topic)).name
+        source = None if topic is None else settings.topic(find_role(settings, topic)).name
         symbol = None if market is None else find_market(settings, market)
 
-        def wanted(letter: DeadLetter) -> bool:
+        def wanted(one: DeadLetter) -> bool:
             return (
-                reason in {None, letter.reason}
-                and field in {None, letter.field}
-                and came_from in {None, letter.topic}
-                and symbol in {None, letter.symbol}
-                and span.holds(from_rfc3339(letter.refused_at))
+                reason in {None, one.reason}
+                and field in {None, one.field}
+                and source in {None, one.topic}
+                and symbol in {None, one.symbol}
+                and span.holds(from_rfc3339(one.refused_at))
             )
 
         tail = None if action == REPUBLISH else _TAIL
-        letters = await newest(settings, TopicRole.DEAD_LETTERS, DeadLetter, tail, wanted)
+        dead_letters = await newest(settings, TopicRole.DEAD_LETTERS, DeadLetter, tail, wanted)
         as_json = as_json or self.json
         if action == REPUBLISH:
-            await self.clock.start(0.0)  # a letter refused as out of the future may be of the past by now
-            found = await republish(settings, letters, self.clock.now_ms(), dry_run=dry_run, force=force)
-            self._sent(found, dry_run=dry_run, as_json=as_json)
+            await self.clock.start(0.0)  # a tick refused as ahead of the clock may be acceptable now
+            counts_by_reason = await republish(
+                settings, dead_letters, self.clock.now_ms(), dry_run=dry_run, force=force
+            )
+            self._show_sent(counts_by_reason, dry_run=dry_run, as_json=as_json)
             return None
-        # A crash between refusing and committing refuses again: where a record lay is what it is.
-        letters = list({(one.topic, one.partition, one.offset): one for one in letters}.values())
+        # A crash between refusal and commit refuses a record again: topic, partition and offset identify it.
+        dead_letters = list({(one.topic, one.partition, one.offset): one for one in dead_letters}.values())
         if counts:
-            self._counted(letters, as_json=as_json)
+            self._show_counts(dead_letters, as_json=as_json)
         else:
-            self._listed(letters[-count:], as_json=as_json)
-            if len(letters) > count and not as_json:
-                self.stdout.write(f"the newest {count} of {len(letters)}; all of them: -n {len(letters)}\n")
+            self._show_list(dead_letters[-count:], as_json=as_json)
+            if len(dead_letters) > count and not as_json:
+                self.stdout.write(f"newest {count} of {len(dead_letters)}; show all: -n {len(dead_letters)}\n")
         return None
 
-    def _counted(self, letters: list[DeadLetter], *, as_json: bool) -> None:
-        rows = Counter((one.reason, one.field) for one in letters).most_common()
+    def _show_counts(self, dead_letters: list[DeadLetter], *, as_json: bool) -> None:
+        rows = Counter((one.reason, one.field) for one in dead_letters).most_common()
         if as_json:
             self.lines([{"reason": why, "field": field, "count": number} for (why, field), number in rows])
         else:
             self.table(("reason", "field", "count"), [(why, field, number) for (why, field), number in rows])
 
-    def _listed(self, letters: list[DeadLetter], *, as_json: bool) -> None:
+    def _show_list(self, dead_letters: list[DeadLetter], *, as_json: bool) -> None:
         if as_json:
-            self.lines(letters)
+            self.lines(dead_letters)
             return
         self.table(
             ("refused at", "reason", "field", "value", "expected", "where"),
@@ -116,12 +118,12 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust names a command by its 
                     one.expected,
                     f"{one.topic}-{one.partition}@{one.offset}",
                 )
-                for one in letters
+                for one in dead_letters
             ],
             wraps=("value", "expected"),
         )
 
-    def _sent(self, found: dict[tuple[str, str], Counts], *, dry_run: bool, as_json: bool) -> None:
+    def _show_sent(self, counts: dict[tuple[str, str], Counts], *, dry_run: bool, as_json: bool) -> None:
         if as_json:
             self.lines(
                 [
@@ -134,12 +136,12 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust names a command by its 
                         "not_restorable": one.not_restorable,
                         "why_not": one.why_not,
                     }
-                    for (why, field), one in found.items()
+                    for (why, field), one in counts.items()
                 ]
             )
             return
-        if not found:
-            self.stdout.write("no letter was chosen\n")
+        if not counts:
+            self.stdout.write("no dead letters selected\n")
             return
         self.table(
             (
@@ -153,7 +155,7 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust names a command by its 
             ),
             [
                 (why, field, one.sent, one.still_bad, one.already_sent, one.not_restorable, one.why_not)
-                for (why, field), one in found.items()
+                for (why, field), one in counts.items()
             ],
             wraps=("why not",),
         )

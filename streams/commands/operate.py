@@ -1,4 +1,4 @@
-"""Commands that do or check something: collect-once, topics, check."""
+"""Commands that act on or check the deployment: collect-once, topics, check."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,13 +17,13 @@ from streams.kafka import topics as topic_admin
 from streams.kafka.records import OutgoingRecord
 from streams.kafka.sender import Sender
 
-_TIMEOUT_S = 5.0  # real seconds that a check waits for one part
+_TIMEOUT_S = 5.0  # real seconds; timeout of each check
 
 
-class collect_once(StreamsCommand):  # noqa: N801  Faust names a command by its class
-    """Poll every source once, publish the ticks and show them."""
+class collect_once(StreamsCommand):  # noqa: N801  Faust derives the command name
+    """Poll every source once, publish the ticks and print them."""
 
-    options = [JSON_OPTION]  # noqa: RUF012  Faust's name and type
+    options = [JSON_OPTION]  # noqa: RUF012  Faust's declaration
 
     async def run(self, *, as_json: bool) -> int:
         settings, clock = self.settings, self.clock
@@ -55,7 +55,7 @@ class collect_once(StreamsCommand):  # noqa: N801  Faust names a command by its 
 
 
 class topics(StreamsCommand):  # noqa: N801
-    """Create the topics, or show where the cluster differs from their declared policy (exit code 1 where it does)."""
+    """Create the topics, or show where the cluster differs from the declared policy (exit code 1 if it does)."""
 
     options = [argument("action", type=click.Choice(["create", "show"])), JSON_OPTION]  # noqa: RUF012
 
@@ -105,7 +105,7 @@ class topics(StreamsCommand):  # noqa: N801
 
 
 class check(StreamsCommand):  # noqa: N801
-    """Look whether settings, brokers, exchanges and HDFS can be used; exit code 1 where one cannot."""
+    """Check settings, brokers, exchanges and HDFS; exit code 1 if a check fails."""
 
     options = [JSON_OPTION]  # noqa: RUF012
 
@@ -120,13 +120,13 @@ class check(StreamsCommand):  # noqa: N801
             ("hdfs", self._hdfs),
         ]
         results = []
-        for name, look in checks:
+        for name, run_check in checks:
             started = time.monotonic()
             try:
-                detail, well = await look(), True
+                detail, ok = await run_check(), True
             except BitcoinDataError as error:
-                detail, well = str(error), False
-            results.append({"part": name, "ok": well, "detail": detail, "seconds": time.monotonic() - started})
+                detail, ok = str(error), False
+            results.append({"part": name, "ok": ok, "detail": detail, "seconds": time.monotonic() - started})
         await exchanges.close()
         if as_json or self.json:
             self.lines(results)
@@ -140,10 +140,10 @@ class check(StreamsCommand):  # noqa: N801
     async def _settings(self) -> str:
         settings = self.settings
         warnings = poll_plan_warnings(settings, self.clock, self.worker_state)
-        told = (
+        summary = (
             f"profile {settings.profile}, {len(settings.markets)} markets every {settings.streams.poll_interval_s:g} s"
         )
-        return "; ".join([told, *warnings])
+        return "; ".join([summary, *warnings])
 
     async def _kafka(self) -> str:
         settings = self.settings
@@ -159,21 +159,21 @@ class check(StreamsCommand):  # noqa: N801
         return f"exchange time is {to_rfc3339(self.clock.now_ms())}"
 
     def _source(self, source: QuoteSource) -> Callable[[], Awaitable[str]]:
-        async def look() -> str:
+        async def run_check() -> str:
             markets = self.settings.parsed_markets
             result: PollResult = await source.poll(markets, _TIMEOUT_S)
             missing = [market.symbol for market in markets if market.symbol not in result.quotes]
             if missing:
-                raise ConfigurationError(f"answers, but not for {', '.join(missing)}")
-            return f"answers for {len(result.quotes)} markets"
+                raise ConfigurationError(f"no data for {', '.join(missing)}")
+            return f"data for {len(result.quotes)} markets"
 
-        return look
+        return run_check
 
     async def _stream(self) -> str:
-        async def nowhere(_topic: str, _items: Sequence[OutgoingRecord]) -> None:
-            """Nothing is published by a check."""
+        async def discard(_topic: str, _items: Sequence[OutgoingRecord]) -> None:
+            """Publish nothing."""
 
-        feed = build_feed(self.settings, self.clock, self.worker_state, nowhere, None)
+        feed = build_feed(self.settings, self.clock, self.worker_state, discard, None)
         connections = 0 if feed is None else await feed.probe()
         return f"{self.settings.binance.stream_url}: all markets subscribed, {connections} connection(s)"
 
@@ -181,12 +181,12 @@ class check(StreamsCommand):  # noqa: N801
         hdfs = self.settings.hdfs
         try:
             async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
-                answer = await client.get(
+                response = await client.get(
                     f"{hdfs.webhdfs}/webhdfs/v1/", params={"op": "LISTSTATUS", "user.name": hdfs.user}
                 )
-                answer.raise_for_status()
-                found = [entry["pathSuffix"] for entry in answer.json()["FileStatuses"]["FileStatus"]]
+                response.raise_for_status()
+                found = [entry["pathSuffix"] for entry in response.json()["FileStatuses"]["FileStatus"]]
         except (httpx.HTTPError, KeyError, ValueError) as error:
-            raise StorageError(f"{hdfs.webhdfs}: WebHDFS does not answer: {error!r}") from error
-        there = "is there" if hdfs.root.split("/")[1] in found else "is not there yet"
-        return f"{hdfs.webhdfs}: answers; {hdfs.root} {there}"
+            raise StorageError(f"{hdfs.webhdfs}: WebHDFS does not respond: {error!r}") from error
+        state = "exists" if hdfs.root.split("/")[1] in found else "does not exist yet"
+        return f"{hdfs.webhdfs}: responds; {hdfs.root} {state}"

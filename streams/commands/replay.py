@@ -1,7 +1,7 @@
-"""The command `replay`: a range of a topic, or of HDFS's raw_data, into a topic that held nothing before.
+"""The command `replay`: copy a range of a topic, or of raw_data on HDFS, into an empty topic.
 
-The copy is made of stored bytes and their order alone: no clock is read, so a worker on it computes what it would have
-computed then. A target that ever held a record is refused: what is replayed must not mix with what is there.
+The copy depends only on the stored bytes and their order, not on a clock, so a worker that reads it computes the same
+results again. A target that ever held a record is refused, so that replayed records never mix with others.
 """
 
 import asyncio
@@ -40,10 +40,10 @@ _OFFSETS = re.compile(r"(\d+):(\d*):(\d*)")
 
 @dataclass(slots=True)
 class Copied:
-    """What a replay came to.
+    """The result of a replay.
 
-    untimed: records that were left out because they cannot be decoded and so have no event time. first_ms, last_ms: the
-    event times that were met, chosen or not; None where none was looked at.
+    untimed: records left out because they cannot be decoded and so have no event time. first_ms, last_ms: the range of
+    event times in the source, selected or not; None if none was decoded.
     """
 
     delivered: int = 0
@@ -53,17 +53,17 @@ class Copied:
     last_ms: int | None = None
     partitions: dict[int, int] = field(default_factory=dict)
 
-    def met(self, ms: int) -> None:
-        """An event time was looked at."""
+    def extend_range(self, ms: int) -> None:
+        """Extend the range of event times."""
         self.first_ms = ms if self.first_ms is None else min(self.first_ms, ms)
         self.last_ms = ms if self.last_ms is None else max(self.last_ms, ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is copied: `records` gives the partition to keep (None: the key chooses) and the record.
+    """The source of a replay.
 
-    asked: the range in the user's words.
+    asked: the requested range, for messages. records: yields target partition (None: chosen by the key) and record.
     """
 
     name: str
@@ -73,25 +73,25 @@ class Source:
     records: AsyncIterator[tuple[int | None, OutgoingRecord]]
 
 
-class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
-    """Copy a range of a topic, or of raw_data on HDFS, into a fresh topic.
+class replay(StreamsCommand):  # noqa: N801  Faust derives the command name
+    """Copy a range of a topic, or of raw_data on HDFS, into an empty topic.
 
-    SOURCE is a topic or `raw_data`, TARGET a topic that does not exist or never held a record. A worker with the prefix
-    PREFIX reads what was replayed to PREFIXcryptoTopic.
+    SOURCE is a topic or `raw_data`, TARGET a topic that does not exist or never held a record. A worker with the topic
+    prefix PREFIX reads a replay to PREFIXcryptoTopic.
     """
 
-    options = [  # noqa: RUF012  Faust's name and type
+    options = [  # noqa: RUF012  Faust's declaration
         argument("source"),
         argument("target"),
         FROM_OPTION,
         TO_OPTION,
-        option("--by", type=click.Choice([EVENT, ARRIVAL]), default=EVENT, help="Whose time --from and --to are."),
+        option("--by", type=click.Choice([EVENT, ARRIVAL]), default=EVENT, help="Time that --from and --to refer to."),
         option(
             "--offsets",
             "offsets",
             multiple=True,
             metavar="PARTITION:FROM:TO",
-            help="Offsets of one partition, TO not included; may be repeated. Other partitions are left out then.",
+            help="Offsets of one partition, TO exclusive; repeatable. Excludes all other partitions.",
         ),
         JSON_OPTION,
     ]
@@ -110,16 +110,16 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
         settings = self.settings
         span = Span.parse(since, until)
         if _TOPIC_NAME.fullmatch(target) is None or target in {".", ".."}:
-            raise InvalidValueError("target", target, "a topic's name: up to 249 of A-Z a-z 0-9 . _ -")
+            raise InvalidValueError("target", target, "a topic name: up to 249 characters of A-Z a-z 0-9 . _ -")
         if source in {RAW_DATA, RAW_DATA.replace("_", "-")}:
             if offsets or by != EVENT:
                 what, value = ("--offsets", " ".join(offsets)) if offsets else ("--by", by)
-                raise InvalidValueError(what, value, f"none with {RAW_DATA}, which has event times alone")
+                raise InvalidValueError(what, value, f"none with {RAW_DATA}, which only has event times")
             copied, role = await self._from_hdfs(target, span), TopicRole.TICKS
         else:
             role = find_role(settings, source, RAW_DATA)
             copied = await self._from_topic(role, target, span, by, offsets)
-        words = worker_words(settings, role, target)
+        variables = worker_variables(settings, role, target)
         if as_json or self.json:
             self.lines(
                 [
@@ -130,22 +130,24 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
                         "left_out": copied.left_out,
                         "untimed": copied.untimed,
                         "partitions": copied.partitions,
-                        "worker": words,
+                        "worker": variables,
                     }
                 ]
             )
             return
-        spread = ", ".join(f"{count} in {partition}" for partition, count in sorted(copied.partitions.items()))
-        self.stdout.write(f"{copied.delivered} records are on {target} ({spread}); {copied.left_out} left out\n")
+        spread = ", ".join(
+            f"{count} in partition {partition}" for partition, count in sorted(copied.partitions.items())
+        )
+        self.stdout.write(f"{copied.delivered} records delivered to {target} ({spread}); {copied.left_out} left out\n")
         if copied.untimed:
             self.stdout.write(
-                f"{copied.untimed} of those cannot be decoded and so have no event time; --by {ARRIVAL} takes them\n"
+                f"{copied.untimed} of those cannot be decoded and so have no event time; --by {ARRIVAL} includes them\n"
             )
-        if words is not None:
-            self.stdout.write(f"a worker of its own on it: {words} faust -A streams worker -l info\n")
+        if variables is not None:
+            self.stdout.write(f"run a worker on it: {variables} faust -A streams worker -l info\n")
 
     async def _from_hdfs(self, target: str, span: Span) -> Copied:
-        from streams.commands.raw_data import RawData  # pyarrow: nothing for a worker to load
+        from streams.commands.raw_data import RawData  # imports pyarrow, which a worker does not need
 
         settings = self.settings
         stored = RawData(settings.hdfs)
@@ -156,7 +158,7 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
         async def records() -> AsyncIterator[tuple[int | None, OutgoingRecord]]:
             for hour in hours:
                 for tick in await asyncio.to_thread(stored.ticks, hour, span):
-                    copied.met(tick.timestamp_ms)
+                    copied.extend_range(tick.timestamp_ms)
                     yield None, (tick.symbol.encode(), encode(tick), ())
                 progress.step()
 
@@ -181,7 +183,7 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
             async def records() -> AsyncIterator[tuple[int | None, OutgoingRecord]]:
                 async for raw in reader.between(froms, ends):
                     progress.step()
-                    if raw.key is None and raw.value is None:  # aiokafka sends no such record, and none means anything
+                    if raw.key is None and raw.value is None:  # aiokafka cannot send it; it has no meaning
                         copied.left_out += 1
                         continue
                     if not chosen.is_open:
@@ -190,11 +192,11 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
                             copied.untimed += 1
                             copied.left_out += 1
                             continue
-                        copied.met(event_time_ms(record))
+                        copied.extend_range(event_time_ms(record))
                         if not chosen.holds(event_time_ms(record)):
                             copied.left_out += 1
                             continue
-                    # Where an output's source lay means nothing beside another source.
+                    # The source offset of an output is meaningless on another topic.
                     headers = tuple((key, value) for key, value in raw.headers if key != HEADER)
                     yield raw.partition, (raw.key, raw.value, headers)
 
@@ -223,12 +225,14 @@ class replay(StreamsCommand):  # noqa: N801  Faust names a command by its class
         except BaseException:
             if sent:
                 sys.stderr.write(
-                    f"replay: {target} is incomplete: {copied.delivered} records or more are on it; "
+                    f"replay: {target} is incomplete: at least {copied.delivered} records were delivered; "
                     "replay into another topic\n"
                 )
             raise
         if not sent:
-            raise InvalidValueError("range", source.asked, f"one in which {source.name} has records{_met(copied)}")
+            raise InvalidValueError(
+                "range", source.asked, f"a range in which {source.name} has records{_event_range(copied)}"
+            )
 
 
 def _count(copied: Copied, delivered: Sequence[RecordMetadata]) -> None:
@@ -242,19 +246,19 @@ def _asked(span: Span, by: str = EVENT, *offsets: str) -> str:
     return " ".join([*offsets, *([] if span.is_open else [f"{sides[0]} to {sides[1]} by {by}"])]) or "all"
 
 
-def _met(copied: Copied) -> str:
+def _event_range(copied: Copied) -> str:
     if copied.first_ms is None or copied.last_ms is None:
         return ""
-    return f"; its event times are {to_rfc3339(copied.first_ms)} to {to_rfc3339(copied.last_ms)}"
+    return f"; its event times: {to_rfc3339(copied.first_ms)} to {to_rfc3339(copied.last_ms)}"
 
 
 async def _range(
     reader: TopicReader, offsets: tuple[str, ...]
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """Where each partition begins and ends, as `--offsets` says; all of the topic without.
+    """Return the first and end offsets to copy per partition: those of `--offsets`, by default the whole topic.
 
     Raises:
-        InvalidValueError: one is not PARTITION:FROM:TO, or not on the topic.
+        InvalidValueError: an option is not PARTITION:FROM:TO, or not a range of the topic.
     """
     starts, ends = await reader.starts(), await reader.ends()
     if not offsets:
@@ -267,11 +271,11 @@ async def _range(
             raise InvalidValueError("--offsets", text, "PARTITION:FROM:TO, such as 0:100:200, 0:100: or 0::200")
         tp = TopicPartition(reader.topic, int(match.group(1)))
         if tp not in starts or tp in froms:
-            raise InvalidValueError("--offsets", text, f"each partition once, of 0 to {len(starts) - 1}")
+            raise InvalidValueError("--offsets", text, f"each partition at most once, from 0 to {len(starts) - 1}")
         froms[tp] = int(match.group(2)) if match.group(2) else starts[tp]
         tos[tp] = int(match.group(3)) if match.group(3) else ends[tp]
         if not starts[tp] <= froms[tp] < tos[tp] <= ends[tp]:
-            expected = f"a range within {starts[tp]}:{ends[tp]}, which partition {tp.partition} holds"
+            expected = f"a range within {starts[tp]}:{ends[tp]}, the offsets of partition {tp.partition}"
             raise InvalidValueError("--offsets", text, expected)
     return froms, tos
 
@@ -279,7 +283,7 @@ async def _range(
 async def _arrived(
     reader: TopicReader, span: Span, froms: dict[TopicPartition, int], ends: dict[TopicPartition, int]
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """The part of a range of offsets that arrived within a span."""
+    """Limit a range of offsets to records that arrived within a span."""
     if span.from_ms is not None:
         first = await reader.arrived(span.from_ms)
         froms = {tp: max(offset, first[tp]) for tp, offset in froms.items()}
@@ -290,42 +294,44 @@ async def _arrived(
 
 
 async def _refuse_used(settings: Settings, policy: TopicPolicy) -> None:
-    """Refuse a target that held records or is not what would be created.
+    """Check that the target never held a record, and has the policy with which it would be created.
 
     Raises:
-        InvalidValueError: it is.
+        InvalidValueError: the target is unusable.
     """
     async with TopicAdmin(settings.kafka) as admin:
         drift = await admin.drift([policy])
     if any(one.actual is None for one in drift):
         return
     if drift:
-        raise InvalidValueError("target", policy.name, f"one to be created, or like the source ({drift[0].text})")
+        raise InvalidValueError(
+            "target", policy.name, f"a new topic, or one with the source's policy ({drift[0].text})"
+        )
     async with TopicReader(settings.kafka, policy.name) as reader:
         held = sum((await reader.ends()).values())
     if held:
-        raise InvalidValueError("target", policy.name, f"a topic that never held a record; this one held {held}")
+        raise InvalidValueError("target", policy.name, f"a topic that never held a record, but it held {held}")
 
 
-def worker_words(settings: Settings, role: TopicRole, target: str) -> str | None:
-    """The variables with which a worker of its own reads `target`, None where workers read no such topic.
+def worker_variables(settings: Settings, role: TopicRole, target: str) -> str | None:
+    """Return the environment variables of a separate worker that reads `target`; None if workers read no such topic.
 
-    The exchanges are not asked, and outputs go to topics, tables and a folder of its own.
+    That worker polls no exchange, and has its own output topics, tables and data folder.
     """
     cls = record_of(role)
     for wanted in (TopicRole.TICKS, TopicRole.TICKS_CLEAN):
-        plain = settings.topics.names.get(wanted, TOPICS[wanted].name)
-        if record_of(wanted) is cls and target.endswith(plain):
-            prefix = target.removesuffix(plain)
+        default = settings.topics.names.get(wanted, TOPICS[wanted].name)
+        if record_of(wanted) is cls and target.endswith(default):
+            prefix = target.removesuffix(default)
             if prefix != settings.topics.prefix:
-                return _words(settings, prefix.rstrip("-._") or "replay", {"BDI_TOPICS__PREFIX": prefix})
+                return _variables(settings, prefix.rstrip("-._") or "replay", {"BDI_TOPICS__PREFIX": prefix})
     if role not in {TopicRole.TICKS, TopicRole.TICKS_CLEAN}:
         return None
     names = {one.value: f"{target}-{TOPICS[one].name}" for one in TopicRole} | {role.value: target}
-    return _words(settings, target, {"BDI_TOPICS__PREFIX": "", "BDI_TOPICS__NAMES": json.dumps(names)})
+    return _variables(settings, target, {"BDI_TOPICS__PREFIX": "", "BDI_TOPICS__NAMES": json.dumps(names)})
 
 
-def _words(settings: Settings, name: str, topics: dict[str, str]) -> str:
+def _variables(settings: Settings, name: str, topics: dict[str, str]) -> str:
     variables = {
         **topics,
         "BDI_STREAMS__APP_ID": name,

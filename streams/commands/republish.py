@@ -1,9 +1,9 @@
-"""Sending dead letters' original bytes back to where they came from, each letter at most once.
+"""Republish the original bytes of dead letters to their source topics, each dead letter at most once.
 
-What was sent is noted on a small compacted topic beside the dead letters (`dead-letters-republished`), one record a
-letter: `begun`, with the end of its topic's partition, before it is sent; `sent`, with where it lies, afterwards. A
-republished record names its letter in a header. So a run that died in between is made up for: the next one looks from
-the noted end on whether the record is there. Two runs at the same moment know nothing of one another.
+A small compacted topic (`dead-letters-republished`) records the state of each dead letter: `begun`, with the end offset
+of its source partition, before it is sent; `sent`, with its new offset, afterwards. A republished record carries the id
+of its dead letter in a header. After an interrupted run, the next run searches the partition from the recorded end
+offset for that header. Concurrent runs are not coordinated.
 """
 
 import base64
@@ -29,15 +29,15 @@ from streams.kafka.sender import Sender
 from streams.kafka.topics import TopicAdmin, notes_policy
 
 HEADER = "dead-letter"
-"""Of a republished record: the id of its letter."""
+"""Header of a republished record; its value is the id of the dead letter."""
 
-_AT_ONCE = 500  # letters between two notes
+_BATCH = 500  # dead letters between two updates of their states
 _LOST_CHARACTER = "\ufffd"
 
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the letters of one reason and field; `why_not` is the first cause of one that was not sent."""
+    """Outcome of the dead letters of one reason and field; `why_not` is the cause for the first one not sent."""
 
     sent: int = 0
     still_bad: int = 0
@@ -48,56 +48,56 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class _Original:
-    letter: str
+    dead_letter: str  # its id
     at: TopicPartition
     key: bytes | None
     value: bytes
 
 
-def letter_id(letter: DeadLetter) -> str:
-    """`topic-partition@offset` of the original and a hash of its bytes, for a topic may have been created anew."""
-    digest = hashlib.sha256(letter.payload.encode()).hexdigest()[:12]
-    return f"{letter.topic}-{letter.partition}@{letter.offset}#{digest}"
+def dead_letter_id(dead_letter: DeadLetter) -> str:
+    """Return `topic-partition@offset#hash` of the original; the hash detects a recreated topic."""
+    digest = hashlib.sha256(dead_letter.payload.encode()).hexdigest()[:12]
+    return f"{dead_letter.topic}-{dead_letter.partition}@{dead_letter.offset}#{digest}"
 
 
 async def republish(
-    settings: Settings, letters: Sequence[DeadLetter], now_ms: int, *, dry_run: bool, force: bool
+    settings: Settings, dead_letters: Sequence[DeadLetter], now_ms: int, *, dry_run: bool, force: bool
 ) -> dict[tuple[str, str], Counts]:
-    """Send back what would be accepted now.
+    """Republish the dead letters that would be accepted now.
 
     Args:
         settings: of this deployment.
-        letters: those that were chosen; doubles are one.
-        now_ms: event time, by which a tick is out of the future.
-        dry_run: count only.
-        force: send also what would be refused again.
+        dead_letters: those selected; duplicates are sent once.
+        now_ms: event time, against which ticks ahead of the clock are refused.
+        dry_run: only count.
+        force: also send records that would be refused again.
 
     Returns:
-        By reason and field, what was sent (or would be) and what was not.
+        Counts of sent (or sendable) and other dead letters by reason and field.
 
     Raises:
-        ConfigurationError: a broker does not answer or does not take a record.
+        ConfigurationError: no broker answers, or a record was not delivered.
     """
-    distinct = {letter_id(letter): letter for letter in letters}
+    distinct = {dead_letter_id(one): one for one in dead_letters}
     sent = await _sent_before(settings, keep=not dry_run)
     latest_ms = now_ms + int(settings.streams.max_future_s * 1000)
-    judged = _judged(settings)
+    roles = refusable_topics(settings)
     async with TopicAdmin(settings.kafka) as admin:
         partitions = await admin.partitions()
     counts: dict[tuple[str, str], Counts] = {}
     originals = []
-    for name, letter in distinct.items():
-        count = counts.setdefault((letter.reason, letter.field), Counts())
+    for name, dead_letter in distinct.items():
+        count = counts.setdefault((dead_letter.reason, dead_letter.field), Counts())
         if name in sent:
             count.already_sent += 1
             continue
-        why_not = not_restorable(settings, letter, partitions.get(letter.topic, 0))
+        why_not = not_restorable(settings, dead_letter, partitions.get(dead_letter.topic, 0))
         if why_not is not None:
             count.not_restorable += 1
             count.why_not = count.why_not or why_not
             continue
-        original = _original(name, letter)
-        refused = _refused(original, judged[letter.topic], latest_ms)
+        original = _original(name, dead_letter)
+        refused = _refused(original, roles[dead_letter.topic], latest_ms)
         if refused is not None and not force:
             count.still_bad += 1
             count.why_not = count.why_not or str(refused)
@@ -109,51 +109,51 @@ async def republish(
     return dict(sorted(counts.items()))
 
 
-def not_restorable(settings: Settings, letter: DeadLetter, partitions: int) -> str | None:
-    """Why the original cannot go back to where it came from; None where it can.
+def not_restorable(settings: Settings, dead_letter: DeadLetter, partitions: int) -> str | None:
+    """Return why the original cannot be republished; None if it can.
 
     Args:
         settings: of this deployment.
-        letter: tells what the original was.
-        partitions: how many its topic has now, which may have been created anew.
+        dead_letter: of the original.
+        partitions: current number of partitions of its topic, which may have been recreated.
     """
-    known = _judged(settings)
-    if letter.topic not in known:
-        return f"topic: {letter.topic!r}: expected one of {', '.join(sorted(known))}"
-    if not 0 <= letter.partition < partitions:
-        return f"partition: {letter.partition}: expected one of the {partitions} that {letter.topic} has now"
-    if letter.key is not None and _LOST_CHARACTER in letter.key:
-        return f"key: {letter.key!r}: expected UTF-8"
+    known = refusable_topics(settings)
+    if dead_letter.topic not in known:
+        return f"topic: {dead_letter.topic!r}: expected one of {', '.join(sorted(known))}"
+    if not 0 <= dead_letter.partition < partitions:
+        return f"partition: {dead_letter.partition}: expected one of the {partitions} partitions of {dead_letter.topic}"
+    if dead_letter.key is not None and _LOST_CHARACTER in dead_letter.key:
+        return f"key: {dead_letter.key!r}: expected UTF-8"
     try:
-        size = len(base64.b64decode(letter.payload, validate=True))
+        size = len(base64.b64decode(dead_letter.payload, validate=True))
     except binascii.Error:
         return "payload: expected base64"
     if not 0 < size < PAYLOAD_LIMIT:
-        return f"payload: {size} bytes: expected 1 to {PAYLOAD_LIMIT - 1}, for a longer one was cut"
+        return f"payload: {size} bytes: expected 1 to {PAYLOAD_LIMIT - 1}, because longer ones were truncated"
     return None
 
 
-def _original(name: str, letter: DeadLetter) -> _Original:
+def _original(name: str, dead_letter: DeadLetter) -> _Original:
     return _Original(
         name,
-        TopicPartition(letter.topic, letter.partition),
-        None if letter.key is None else letter.key.encode(),
-        base64.b64decode(letter.payload),
+        TopicPartition(dead_letter.topic, dead_letter.partition),
+        None if dead_letter.key is None else dead_letter.key.encode(),
+        base64.b64decode(dead_letter.payload),
     )
 
 
-def _judged(settings: Settings) -> dict[str, TopicRole]:
-    """The topics whose records are refused."""
+def refusable_topics(settings: Settings) -> dict[str, TopicRole]:
+    """Return the topics whose readers may refuse records, with their roles."""
     return {settings.topic(role).name: role for role in (TopicRole.TICKS, TopicRole.TICKS_CLEAN, TopicRole.CANDLES)}
 
 
 def _refused(original: _Original, role: TopicRole, latest_ms: int) -> DecodeError | None:
-    """Why the reader of its topic would refuse it now."""
+    """Return why the reader of its topic would refuse it now; None if it would not."""
     try:
         if role is TopicRole.CANDLES:
             candle = decode(Candle, original.value)
             if candle.interval != "1m":
-                raise DecodeError("value", "interval", candle.interval, "1m")  # noqa: TRY301  judged as the rest is
+                raise DecodeError("value", "interval", candle.interval, "1m")  # noqa: TRY301  handled like every other rule
             candle_rules.check(candle, latest_ms)
         else:
             check(decode(Tick, original.value), original.key, latest_ms)
@@ -163,7 +163,10 @@ def _refused(original: _Original, role: TopicRole, latest_ms: int) -> DecodeErro
 
 
 async def _sent_before(settings: Settings, *, keep: bool) -> set[str]:
-    """The letters that lie on their topic again; what a run that died left open is looked up, and noted if `keep`."""
+    """Return the ids of republished dead letters.
+
+    Dead letters of an interrupted run are searched on their topics; those found are recorded as sent if `keep`.
+    """
     policy = notes_policy(settings)
     async with TopicAdmin(settings.kafka) as admin:
         if any(one.actual is None for one in await admin.drift([policy])):
@@ -176,15 +179,15 @@ async def _sent_before(settings: Settings, *, keep: bool) -> set[str]:
             note = decoder.decode(record.value)
             notes[note.letter] = note
     begun = [note for note in notes.values() if note.state == "begun"]
-    found = await _lying(settings, begun)
+    found = await _find_sent(settings, begun)
     if found and keep:
         async with Sender(settings.kafka) as sender:
             await _note(sender, policy.name, found)
     return {name for name, note in notes.items() if note.state == "sent"} | {note.letter for note in found}
 
 
-async def _lying(settings: Settings, begun: Iterable[Note]) -> list[Note]:
-    """Of the letters whose sending was begun, those that are there: a note of where."""
+async def _find_sent(settings: Settings, begun: Iterable[Note]) -> list[Note]:
+    """Return the new state of those dead letters in state `begun` whose records are on their topics."""
     froms: dict[TopicPartition, int] = {}
     for note in begun:
         tp = TopicPartition(note.topic, note.partition)
@@ -197,12 +200,12 @@ async def _lying(settings: Settings, begun: Iterable[Note]) -> list[Note]:
             async for record in reader.between(here, ends):
                 found += [
                     Note(letter=name, state="sent", topic=topic, partition=record.partition, offset=record.offset)
-                    for name in _letters_in(record.headers)
+                    for name in _ids_in(record.headers)
                 ]
     return found
 
 
-def _letters_in(headers: Sequence[tuple[str, bytes]]) -> list[str]:
+def _ids_in(headers: Sequence[tuple[str, bytes]]) -> list[str]:
     return [value.decode() for key, value in headers if key == HEADER]
 
 
@@ -210,17 +213,17 @@ async def _send(settings: Settings, originals: Sequence[_Original]) -> None:
     policy = notes_policy(settings)
     async with TopicAdmin(settings.kafka) as admin:
         await admin.create([policy])
-    progress = Progress("letters republished", len(originals))
+    progress = Progress("dead letters republished", len(originals))
     async with Sender(settings.kafka) as sender:
-        for start in range(0, len(originals), _AT_ONCE):
-            part = originals[start : start + _AT_ONCE]
+        for start in range(0, len(originals), _BATCH):
+            part = originals[start : start + _BATCH]
             ends = await _ends(settings, {one.at.topic for one in part})
             await _note(
                 sender,
                 policy.name,
                 [
                     Note(
-                        letter=one.letter,
+                        letter=one.dead_letter,
                         state="begun",
                         topic=one.at.topic,
                         partition=one.at.partition,
@@ -230,15 +233,15 @@ async def _send(settings: Settings, originals: Sequence[_Original]) -> None:
                 ],
             )
             for one in part:
-                item = (one.key, one.value, ((HEADER, one.letter.encode()),))
-                await sender.send(one.at.topic, item, one.at.partition)
-            lying = await sender.flush()
+                record = (one.key, one.value, ((HEADER, one.dead_letter.encode()),))
+                await sender.send(one.at.topic, record, one.at.partition)
+            delivered = await sender.flush()
             await _note(
                 sender,
                 policy.name,
                 [
-                    Note(letter=one.letter, state="sent", topic=at.topic, partition=at.partition, offset=at.offset)
-                    for one, at in zip(part, lying, strict=True)
+                    Note(letter=one.dead_letter, state="sent", topic=at.topic, partition=at.partition, offset=at.offset)
+                    for one, at in zip(part, delivered, strict=True)
                 ],
             )
             progress.step(len(part))

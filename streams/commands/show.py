@@ -1,4 +1,4 @@
-"""Commands that show what is on the topics: tail, features, predictions."""
+"""Commands that show records of the topics: tail, features, predictions."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ from marketdata.topics import TopicRole
 from streams.commands.arguments import decoded, find_market, find_role, newest, record_of
 from streams.commands.command import COUNT, JSON_OPTION, StreamsCommand, shown
 
-_MARKET_TAIL = 2_000  # records of each partition, among which one market's newest are looked for
+_MARKET_TAIL = 2_000  # records to read from each partition to find one market's newest
 _FEATURES_TAIL = 2_000
 _PREDICTIONS_TAIL = 2_000
 
 
-class tail(StreamsCommand):  # noqa: N801  Faust names a command by its class
+class tail(StreamsCommand):  # noqa: N801  Faust derives the command name
     """Show the newest records of each partition of a topic, decoded."""
 
-    options = [  # noqa: RUF012  Faust's name and type
+    options = [  # noqa: RUF012  Faust's declaration
         argument("topic"),
-        option("-n", "--count", type=COUNT, default=10, show_default=True, help="Records of each partition."),
-        option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C."),
-        option("--market", help="Only this market's records."),
+        option("-n", "--count", type=COUNT, default=10, show_default=True, help="Records per partition."),
+        option("-f", "--follow", is_flag=True, help="Continue with new records until Ctrl-C."),
+        option("--market", help="Select this market's records."),
         JSON_OPTION,
     ]
 
@@ -106,11 +106,11 @@ class features(StreamsCommand):  # noqa: N801
 
 
 class predictions(StreamsCommand):  # noqa: N801
-    """Show the newest predictions, of all markets or of one."""
+    """Show the newest predictions of one market or of all markets."""
 
     options = [  # noqa: RUF012
         argument("market", required=False),
-        option("-n", "--count", type=COUNT, default=20, show_default=True, help="How many."),
+        option("-n", "--count", type=COUNT, default=20, show_default=True, help="Maximum number of predictions."),
         JSON_OPTION,
     ]
 
@@ -126,8 +126,8 @@ class predictions(StreamsCommand):  # noqa: N801
             return
         if not found:
             made = ", ".join(settings.forecasting.symbols)
-            whose = "" if market is None else f" of {market}"
-            self.stdout.write(f"none{whose}; predictions are made of forecasting.symbols: {made}\n")
+            suffix = "" if market is None else f" for {market}"
+            self.stdout.write(f"none{suffix}; predictions are made for forecasting.symbols: {made}\n")
             return
         self.table(
             ("market", "target hour", "price", "lower", "upper", "level", "last price", "model", "role", "issued"),

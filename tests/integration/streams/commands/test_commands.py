@@ -124,7 +124,7 @@ async def test_what_is_on_the_topics_is_shown(settings: Settings) -> None:
     assert [one["offset"] for one in listed] == [2, 3]  # one was refused twice, around a crash
     newest = run(settings, "dead-letters", "-n", "1").stdout
     assert f"{refused[-1].topic}-0@3" in newest
-    assert newest.endswith("the newest 1 of 3; all of them: -n 3\n")
+    assert newest.endswith("newest 1 of 3; show all: -n 3\n")
     assert "newest" not in run(settings, "dead-letters").stdout
     assert lines(run(settings, "dead-letters", "--field", "bid_price", "--json")) == []
     assert lines(run(settings, "dead-letters", "--counts", "--json")) == [
@@ -157,7 +157,7 @@ async def test_what_is_on_the_topics_is_shown(settings: Settings) -> None:
     assert decode(Prediction, json.dumps(lines(run(settings, "predictions", "--json"))[0]).encode()) == prediction
     assert "champion" in run(settings, "predictions", "BTC-USD").stdout
     assert lines(run(settings, "predictions", "ETH-USD", "--json")) == []
-    assert "none of ETH-USD; predictions are made of forecasting.symbols: BTC-USD" in (
+    assert "none for ETH-USD; predictions are made for forecasting.symbols: BTC-USD" in (
         run(settings, "predictions", "ETH-USD").stdout
     )
     assert "expected one of" in run(settings, "predictions", "DOGE-USD", code=1).stderr
@@ -200,7 +200,7 @@ def test_check_tells_part_by_part(at_exchange: Settings) -> None:
     )
     failing = {one["part"]: one["detail"] for one in lines(run(nobody, "check", "--json", code=1)) if not one["ok"]}
     assert set(failing) == {"clock", "binance", "hdfs"}
-    assert "WebHDFS does not answer" in failing["hdfs"]
+    assert "WebHDFS does not respond" in failing["hdfs"]
 
 
 def test_without_a_broker_a_command_says_so_in_one_line(settings: Settings) -> None:

@@ -26,7 +26,7 @@ from marketdata.records import Candle, DeadLetter, FeatureRow, SourceState, Tick
 from marketdata.times import from_rfc3339, to_datetime, to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
 from streams.commands.replay import Copied, Source, replay
-from streams.commands.republish import HEADER, letter_id
+from streams.commands.republish import HEADER, dead_letter_id
 from streams.kafka import topics
 from streams.kafka.records import OutgoingRecord
 from streams.kafka.sender import Sender
@@ -156,7 +156,7 @@ async def test_a_range_is_copied_and_nothing_mixes(settings: Settings) -> None:
     number, records = next((number, records) for number, records in stored.items() if len(records) > 5)
     part = f"{settings.topics.prefix}part"
     done = command(settings, "replay", "ticks", part, "--offsets", f"{number}:2:5", "--by", "arrival")
-    assert done.stdout.startswith(f"3 records are on {part} (3 in {number}); 0 left out")
+    assert done.stdout.startswith(f"3 records delivered to {part} (3 in partition {number}); 0 left out")
     assert "progress: records read 3/3" in done.stderr
     assert await on(settings, part) == {number: records[2:5]}
 
@@ -164,8 +164,8 @@ async def test_a_range_is_copied_and_nothing_mixes(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("ticks", "a b"), "target: 'a b': expected a topic's name"),
-        (("raw_data", "x"), "range: 'all': expected one in which"),
+        (("ticks", "a b"), "target: 'a b': expected a topic name"),
+        (("raw_data", "x"), "range: 'all': expected a range in which"),
         (("ticks", "x", "--offsets", "0:1:2"), "--offsets: '0:1:2': expected a range within 0:0"),
     ],
 )
@@ -195,7 +195,7 @@ async def test_what_was_interrupted_is_told_to_be_incomplete(
     with pytest.raises(asyncio.CancelledError):
         await half._copy(Source("all", "all", TopicRole.TICKS, 4, records()), target, Copied())
     assert f"replay: {target} is incomplete" in capsys.readouterr().err
-    assert "this one held 3" in command(settings, "replay", "candles", target, code=1).stderr
+    assert "never held a record, but it held 3" in command(settings, "replay", "candles", target, code=1).stderr
 
 
 async def test_ctrl_c_ends_a_command_cleanly(settings: Settings, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ async def test_hdfs_gives_back_the_ticks_byte_for_byte(settings: Settings) -> No
     await send(settings, TopicRole.TICKS_CLEAN, keyed(ticks))  # where a producer puts these keys
     whole, part = f"{settings.topics.prefix}whole-cryptoTopic", f"{settings.topics.prefix}part-cryptoTopic"
     done = command(settings, "replay", "raw_data", whole)
-    assert done.stdout.startswith(f"{len(ticks)} records are on {whole}")
+    assert done.stdout.startswith(f"{len(ticks)} records delivered to {whole}")
     assert "progress: hours replayed 4/4" in done.stderr
     of_symbol = {one.symbol.encode(): 0 for one in ticks}
     expected = await on(settings, settings.topic(TopicRole.TICKS_CLEAN).name)
@@ -296,9 +296,9 @@ async def test_each_letter_is_sent_back_once(settings: Settings) -> None:
         await admin.create([policy])
     async with Sender(settings.kafka) as sender:
         for one in letters[3:5]:
-            note = Note(letter=letter_id(one), state="begun", topic=source, partition=1, offset=0)
+            note = Note(letter=dead_letter_id(one), state="begun", topic=source, partition=1, offset=0)
             await sender.publish(policy.name, [(note.letter.encode(), msgspec.json.encode(note), ())])
-        await sender.send(source, (b"BTC-USD", good[2], ((HEADER, letter_id(letters[3]).encode()),)), 1)
+        await sender.send(source, (b"BTC-USD", good[2], ((HEADER, dead_letter_id(letters[3]).encode()),)), 1)
         await sender.flush()
 
     def counts(*words: str) -> dict[str, tuple[int, ...]]:
@@ -334,6 +334,6 @@ async def test_each_letter_is_sent_back_once(settings: Settings) -> None:
     }
     assert [value for _key, value in (await on(settings, source))[1]][4:] == [b"{"]
     records = await everything(settings, TopicRole.TICKS)
-    assert records[1].headers == ((HEADER, letter_id(letters[0]).encode()),)
+    assert records[1].headers == ((HEADER, dead_letter_id(letters[0]).encode()),)
     told = command(settings, "dead-letters", "--force", code=1).stderr
-    assert told == "dead-letters: --force: 'list': expected it with the action republish alone\n"
+    assert told == "dead-letters: --force: 'list': expected the action republish with this option\n"

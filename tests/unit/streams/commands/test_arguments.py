@@ -14,8 +14,8 @@ from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
 from streams.commands.arguments import Span, find_market, find_role
 from streams.commands.command import shown
-from streams.commands.replay import worker_words
-from streams.commands.republish import letter_id, not_restorable
+from streams.commands.replay import worker_variables
+from streams.commands.republish import dead_letter_id, not_restorable
 from tests.support.stack import settings_with
 
 AT = "2024-08-05T00:00:00Z"
@@ -75,7 +75,7 @@ def variables(words: str | None) -> dict[str, str]:
 
 
 def test_a_worker_is_told_how_to_read_a_replay(settings: Settings) -> None:
-    by_prefix = variables(worker_words(settings, TopicRole.TICKS, "again-cryptoTopic"))
+    by_prefix = variables(worker_variables(settings, TopicRole.TICKS, "again-cryptoTopic"))
     assert by_prefix["BDI_TOPICS__PREFIX"] == "again-"
     assert (by_prefix["BDI_STREAMS__APP_ID"], by_prefix["BDI_STREAMS__WEB_PORT"]) == ("again", "7001")
     other = settings_with(by_prefix)
@@ -83,15 +83,15 @@ def test_a_worker_is_told_how_to_read_a_replay(settings: Settings) -> None:
     assert not other.binance.enabled
     assert not other.coingecko.enabled
 
-    by_names = settings_with(variables(worker_words(settings, TopicRole.TICKS_CLEAN, "some")))
+    by_names = settings_with(variables(worker_variables(settings, TopicRole.TICKS_CLEAN, "some")))
     assert by_names.topic(TopicRole.TICKS_CLEAN).name == "some"
     mine = {settings.topic(role).name for role in TopicRole}
     assert mine.isdisjoint(by_names.topic(role).name for role in TopicRole)
-    assert worker_words(settings, TopicRole.CANDLES, "again-candles") is None
+    assert worker_variables(settings, TopicRole.CANDLES, "again-candles") is None
 
 
 def test_the_replay_of_clean_ticks_to_be_cleaned_again_is_known_by_its_name(settings: Settings) -> None:
-    words = variables(worker_words(settings, TopicRole.TICKS_CLEAN, "b.cryptoTopic"))
+    words = variables(worker_variables(settings, TopicRole.TICKS_CLEAN, "b.cryptoTopic"))
     assert (words["BDI_TOPICS__PREFIX"], words["BDI_STREAMS__APP_ID"]) == ("b.", "b")
 
 
@@ -121,7 +121,7 @@ def letter(**changed: Any) -> DeadLetter:
         ({"topic": "candles"}, None),
         ({"topic": "features"}, "topic: 'features': expected one of candles, cryptoTopic, ticks-clean"),
         ({"partition": 3}, None),
-        ({"partition": 4}, "partition: 4: expected one of the 4 that cryptoTopic has now"),
+        ({"partition": 4}, "partition: 4: expected one of the 4 partitions of cryptoTopic"),
         ({"partition": -1}, "partition: -1: expected one of the 4"),
         ({"key": "BTC\ufffd"}, "key: 'BTC\ufffd': expected UTF-8"),
         ({"payload": "?"}, "payload: expected base64"),
@@ -135,11 +135,11 @@ def test_a_letter_goes_back_only_whole(settings: Settings, changed: dict[str, An
 
 
 def test_a_letter_is_known_by_its_place_and_its_bytes() -> None:
-    first = letter_id(letter())
+    first = dead_letter_id(letter())
     assert first.startswith("cryptoTopic-1@5#")
-    assert letter_id(letter(refused_at="2024-08-06T00:00:00Z", reason="type")) == first
-    assert letter_id(letter(offset=6)) != first
-    assert letter_id(letter(payload=base64.b64encode(b"y").decode())) != first
+    assert dead_letter_id(letter(refused_at="2024-08-06T00:00:00Z", reason="type")) == first
+    assert dead_letter_id(letter(offset=6)) != first
+    assert dead_letter_id(letter(payload=base64.b64encode(b"y").decode())) != first
 
 
 def test_every_record_has_a_time_to_be_chosen_by() -> None:
@@ -152,7 +152,7 @@ def test_every_record_has_a_time_to_be_chosen_by() -> None:
 
 
 def test_the_names_of_all_topics_are_json(settings: Settings) -> None:
-    names = json.loads(variables(worker_words(settings, TopicRole.TICKS, "some"))["BDI_TOPICS__NAMES"])
+    names = json.loads(variables(worker_variables(settings, TopicRole.TICKS, "some"))["BDI_TOPICS__NAMES"])
     assert names.keys() == {role.value for role in TopicRole}
 
 
