@@ -375,14 +375,14 @@ async def test_a_poll_that_could_not_be_published_is_counted() -> None:
     assert skipped(metrics) == {"failed": 1}
 
 
-async def until_told(one: Collector, caplog: pytest.LogCaptureFixture) -> None:
-    """Run until the instants before it are told."""
+async def run_until_logged(one: Collector, published: Published, caplog: pytest.LogCaptureFixture) -> None:
+    """Run until the missed polls are logged and the first poll is published, which happen concurrently."""
     running = asyncio.create_task(one.run(lambda: True))
 
-    async def told() -> bool:
-        return "no worker led" in caplog.text
+    async def logged() -> bool:
+        return "no worker led" in caplog.text and bool(published.batches)
 
-    await eventually_async(told, 10, "the instants before this leader", every_s=0.01)
+    await eventually_async(logged, 10, "the instants before this leader", every_s=0.01)
     running.cancel()
 
 
@@ -397,7 +397,7 @@ async def test_a_leader_tells_the_instants_since_the_newest_poll_on_the_topic(
 
     published = Published(leave_after=1_000_000)
     one = collector(HurryingClock(START_MS + 1), published, metrics, Source("coingecko", prices), newest=newest)
-    await until_told(one, caplog)
+    await run_until_logged(one, published, caplog)
     assert asked[0] <= published.batches[0][0].timestamp_ms  # a busy machine may be late for the first instant
     missed = (asked[0] - START_MS) // 60_000 + 2
     assert skipped(metrics)["no_leader"] == missed
