@@ -1,4 +1,5 @@
-"""The language of the project: markets, records, codec, topics, enrichment, windows and features.
+"""The domain model of the project: markets, records, codec, topics, enrichment, windows and features.
 
-Pure: it must never import Faust, Spark, Keras, httpx or config, do I/O, or read a clock or the environment.
+Pure: import-linter contracts in pyproject.toml forbid Kafka, HTTP, HDFS, Spark and Keras clients, the modules of the
+standard library that open files and sockets or read the clock and the environment, and every other package here.
 """
