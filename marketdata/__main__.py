@@ -1,4 +1,4 @@
-"""`python -m marketdata --asyncapi`: docs/asyncapi.yaml anew."""
+"""`python -m marketdata --asyncapi`: print docs/asyncapi.yaml."""
 
 import argparse
 import sys
@@ -7,11 +7,11 @@ from marketdata.asyncapi import document
 
 
 def asyncapi_yaml() -> str:
-    """The text of docs/asyncapi.yaml."""
+    """Return the text of docs/asyncapi.yaml."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Longer texts as blocks that can be read."""
+        """Writes strings of several lines as literal blocks."""
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
@@ -21,8 +21,8 @@ def asyncapi_yaml() -> str:
 
 
 def main() -> int:
-    """Run the command. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m marketdata", description="What the topics hold.")
+    """Run the command and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m marketdata", description="Document the Kafka topics.")
     parser.add_argument("--asyncapi", action="store_true", required=True, help="print docs/asyncapi.yaml")
     parser.parse_args()
     sys.stdout.write(asyncapi_yaml())

@@ -1,6 +1,6 @@
-"""What a tick's own fields imply: mid, spread, liquidity. One formula each, used by streams and held against Spark's.
+"""Columns derived from a single tick: mid, spread, liquidity. The streams use them; parity tests compare Spark's.
 
-Every function gives None where an input is missing or the quote is not valid (bid > 0, ask >= bid): nothing is made up.
+Every function returns None if an input is missing or the quote is invalid (valid: bid > 0 and ask >= bid).
 """
 
 from msgspec import Struct
@@ -10,11 +10,11 @@ from marketdata.times import to_datetime
 
 
 class Enriched(Struct, frozen=True, kw_only=True):
-    """The columns that raw_data adds to a tick's.
+    """The columns that `raw_data` adds to those of a tick.
 
-    date: `YYYY-MM-DD` and hour: 0-23 of the event time in UTC. spread: in the quote currency. spread_percentage:
-    spread / mid x 100. total_liquidity: bid_qty + ask_qty, in the base coin. price_volatility: (high_24h - low_24h) /
-    mid x 100.
+    date (`YYYY-MM-DD`) and hour (0-23): event time in UTC. mid_price and spread: in the quote currency.
+    spread_percentage: spread / mid x 100. total_liquidity: bid_qty + ask_qty, in the base coin. price_volatility:
+    (high_24h - low_24h) / mid x 100.
     """
 
     date: str
@@ -42,7 +42,7 @@ def spread_bps(bid: float | None, ask: float | None) -> float | None:
 
 
 def enrich(tick: Tick) -> Enriched:
-    """The derived columns of one tick; price_volatility needs a mid, like the rest."""
+    """Return the derived columns of one tick; without a valid quote only `date` and `hour` are not None."""
     at = to_datetime(tick.timestamp_ms)
     mid = mid_price(tick.bid_price, tick.ask_price)
     spread = (
@@ -56,6 +56,6 @@ def enrich(tick: Tick) -> Enriched:
         mid_price=mid,
         spread=spread,
         spread_percentage=None if spread is None or mid is None else spread / mid * 100,
-        total_liquidity=(tick.bid_qty + tick.ask_qty) if both else None,  # type: ignore[operator]  # `both` says so
+        total_liquidity=(tick.bid_qty + tick.ask_qty) if both else None,  # type: ignore[operator]  # `both`: not None
         price_volatility=(tick.high_24h - tick.low_24h) / mid * 100 if ranged else None,  # type: ignore[operator]
     )

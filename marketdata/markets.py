@@ -1,4 +1,4 @@
-"""A market: a coin against a quote currency, and what each exchange calls it."""
+"""A market: a coin against a quote currency, and its identifiers at each exchange."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from marketdata.errors import InvalidValueError
 
 COINGECKO_IDS = {"BTC": "bitcoin", "ETH": "ethereum", "XRP": "ripple"}
-BINANCE_QUOTES = {"USD": "USDT", "EUR": "EUR"}  # Binance lists no dollar book: its dollar price is that of USDT
+BINANCE_QUOTES = {"USD": "USDT", "EUR": "EUR"}  # Binance lists no USD book: USDT stands in for the dollar
 
 _SYMBOL = re.compile(r"([A-Z0-9]{2,10})-([A-Z]{3})")
 
@@ -16,7 +16,7 @@ _SYMBOL = re.compile(r"([A-Z0-9]{2,10})-([A-Z]{3})")
 class Market:
     """A coin (`base`) priced in a currency (`quote`), both in upper case.
 
-    coin_id: CoinGecko's id of a coin that is not in `COINGECKO_IDS`.
+    coin_id: CoinGecko's id of the coin; None: the one in `COINGECKO_IDS`.
     """
 
     base: str
@@ -25,10 +25,14 @@ class Market:
 
     @classmethod
     def parse(cls, symbol: str, coin_ids: Mapping[str, str] | None = None) -> "Market":
-        """Read a symbol such as `BTC-USD`; `coin_ids` names further coins, by CoinGecko's id.
+        """Parse a symbol such as `BTC-USD`.
+
+        Args:
+            symbol: BASE-QUOTE in upper case.
+            coin_ids: CoinGecko's ids of further coins, by base.
 
         Raises:
-            InvalidValueError: it is not BASE-QUOTE, or no exchange name is known for it.
+            InvalidValueError: the symbol is not BASE-QUOTE, or its coin or currency is not known.
         """
         match = _SYMBOL.fullmatch(symbol)
         if match is None:
@@ -39,15 +43,15 @@ class Market:
         if coin_id is None:
             known = ", ".join(sorted({*COINGECKO_IDS, *further}))
             raise InvalidValueError(
-                "symbol", symbol, f"a coin out of {known}, or one whose CoinGecko id coingecko.coin_ids tells"
+                "symbol", symbol, f"one of the coins {known}, or a coin listed in coingecko.coin_ids"
             )
         if quote not in BINANCE_QUOTES:
-            raise InvalidValueError("symbol", symbol, f"a currency out of {', '.join(sorted(BINANCE_QUOTES))}")
+            raise InvalidValueError("symbol", symbol, f"one of the currencies {', '.join(sorted(BINANCE_QUOTES))}")
         return cls(base, quote, coin_id)
 
     @property
     def symbol(self) -> str:
-        """The project's own name and every Kafka key, `BTC-USD`."""
+        """The project's name of the market and the Kafka key of its records, `BTC-USD`."""
         return f"{self.base}-{self.quote}"
 
     @property

@@ -1,6 +1,6 @@
-"""The records as JSON Schema (draft 2020-12), for the documents of topics and of the API.
+"""JSON Schemas (draft 2020-12) of the records, for the AsyncAPI and OpenAPI documents.
 
-Derived from the types alone: what a field means stands in the records' own texts and in docs/topics.md. Pure.
+Derived from the types. The meaning of each field is in the records' docstrings and in docs/topics.md.
 """
 
 import inspect
@@ -18,10 +18,10 @@ _SOURCE_TIMES = ("observed_at", "received_at")
 
 
 def schemas(types: Sequence[Any]) -> tuple[list[Schema], dict[str, Schema]]:
-    """The schema of each type, and the named parts that they point to by `REFERENCE`.
+    """Return the schema of each type, and the named components that they reference by `REFERENCE`.
 
-    Types are records, msgspec structs or typed dicts. Of a record all fields are required, for the encoder leaves none
-    out; its times are `date-time`.
+    Types are records, msgspec structs or typed dicts. All fields of a record are required, because the encoder omits
+    none; its times have the format `date-time`.
     """
     found, parts = msgspec.json.schema_components(types, ref_template=REFERENCE)
     records = {cls.__name__: cls for one in types for cls in _all_subclasses(Record)}
@@ -48,7 +48,7 @@ def _part(part: Schema, record: type[Record] | None) -> Schema:
 
 
 def _plain(schema: Any) -> Any:
-    """The same without defaults, and with `type: [x, null]` where a choice is only between a plain type and null."""
+    """Return the schema without defaults; an `anyOf` of plain types becomes a `type` list such as `[number, null]`."""
     if isinstance(schema, list):
         return [_plain(one) for one in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Event time: integers of milliseconds since the epoch, UTC, inside; RFC 3339 with milliseconds and Z on the wire."""
+"""Event time: internally an integer of ms since the epoch (UTC); on the wire RFC 3339 with milliseconds and `Z`."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -18,15 +18,15 @@ _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d
 
 
 def to_datetime(ms: int) -> datetime:
-    """The aware UTC datetime of a time in ms."""
+    """Return the aware UTC datetime of a time in ms."""
     return _EPOCH + timedelta(milliseconds=ms)
 
 
 def to_rfc3339(ms: int) -> str:
-    """`2024-08-05T00:00:00.000Z` of a time in ms.
+    """Format a time in ms as `2024-08-05T00:00:00.000Z`.
 
     Raises:
-        InvalidValueError: the time lies outside the years 1 to 9999.
+        InvalidValueError: the time is outside the years 1 to 9999.
     """
     seconds, rest_ms = divmod(ms, SECOND_MS)
     try:
@@ -35,16 +35,20 @@ def to_rfc3339(ms: int) -> str:
         raise InvalidValueError("timestamp", ms, "ms since the epoch within the years 1 to 9999") from error
 
 
-@lru_cache(maxsize=4_096)  # rows of all markets carry the same few seconds
+@lru_cache(maxsize=4_096)  # the rows of all markets share a few seconds
 def _to_second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 def from_rfc3339(text: str, field: str = "timestamp") -> int:
-    """The time in ms of an RFC 3339 text with an offset; below a millisecond it is cut off.
+    """Parse an RFC 3339 time with an offset into ms; digits below a millisecond are truncated.
+
+    Args:
+        text: the time.
+        field: the field that holds it, for the error message.
 
     Raises:
-        InvalidValueError: it is not one, or names no offset (naive times are refused).
+        InvalidValueError: the text is not RFC 3339, is not a real date and time, or has no offset.
     """
     try:
         return _parse(text)
@@ -54,7 +58,7 @@ def from_rfc3339(text: str, field: str = "timestamp") -> int:
         raise InvalidValueError(field, text, expected) from error
 
 
-@lru_cache(maxsize=16_384)  # all markets of a poll carry the same few times
+@lru_cache(maxsize=16_384)  # the markets of a poll share a few times
 def _parse(text: str) -> int:
     if _RFC3339.fullmatch(text) is None:
         raise ValueError(text)
@@ -62,7 +66,7 @@ def _parse(text: str) -> int:
 
 
 def from_http_date(text: str | None) -> int | None:
-    """The time in ms of an HTTP Date header (RFC 9110), to the second; None where it is none."""
+    """Parse an HTTP Date header (RFC 9110) into ms, to the second; None if it is absent or not a date."""
     try:
         date = parsedate_to_datetime(text or "")
     except ValueError:
@@ -71,5 +75,5 @@ def from_http_date(text: str | None) -> int | None:
 
 
 def floor_to(ms: int, step_ms: int) -> int:
-    """The start of the [start, start + step) slot of the epoch's grid that holds a time."""
+    """Return the start of the slot [start, start + step_ms) of the epoch's grid that contains a time."""
     return ms - ms % step_ms

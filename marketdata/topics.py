@@ -1,7 +1,7 @@
-"""The topics: the only place where a topic's name and policy stand.
+"""The Kafka topics: the only definition of their names and policies.
 
-Every topic uses LogAppendTime: a broker deletes by a record's timestamp, so replayed history stamped with its own time
-would be gone within minutes. Event time stands in the record.
+Every topic uses LogAppendTime: a broker deletes by a record's timestamp, so replayed history with its original
+timestamps would be deleted within minutes. The event time is a field of the record.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ _DAY_MS = 24 * _HOUR_MS
 
 
 class TopicRole(StrEnum):
-    """What a topic is for; settings may give it another name."""
+    """The purpose of a topic, whatever its name in the settings."""
 
     TICKS = "ticks"
     TICKS_CLEAN = "ticks_clean"
@@ -25,7 +25,7 @@ class TopicRole(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as it is created. `retention_ms` is counted from arrival; -1 keeps for ever."""
+    """A topic as it is created. `retention_ms` counts from arrival at the broker; -1: unlimited."""
 
     role: TopicRole
     name: str
@@ -35,14 +35,14 @@ class Topic:
     replication_factor: int = 1
 
     def deployed(self, *, name: str, partitions: int, replication_factor: int, retention_ms: int) -> "Topic":
-        """The same topic as one deployment names and sizes it."""
+        """Return the topic with the name, size and retention of one deployment."""
         return replace(
             self, name=name, partitions=partitions, replication_factor=replication_factor, retention_ms=retention_ms
         )
 
     @property
     def config(self) -> dict[str, str]:
-        """The broker's topic configuration."""
+        """The topic configuration at the broker."""
         return {
             "cleanup.policy": "delete",
             "retention.ms": str(self.retention_ms),

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class SourceStatus(StrEnum):
-    """What a poll of one source gave for one market, or the kind of its error. In ticks, metrics and `/api/health`."""
+    """The result of polling one source for one market, or the kind of its error: in ticks, metrics, `/api/health`."""
 
     OK = "ok"
     MISSING = "missing"
@@ -38,7 +38,7 @@ class SourceStatus(StrEnum):
 
 
 class TickFlag(StrEnum):
-    """What was noticed about a tick; a stale source has `stale_flag` of its name."""
+    """A warning about a tick. The flag of a stale source is `stale_flag(source)`."""
 
     DIVERGENT = "divergent"
     """CoinGecko's price is more than `streams.divergence_bps` away from Binance's mid."""
@@ -50,12 +50,12 @@ _STALE = "stale_{}"
 
 
 def stale_flag(source: str) -> str:
-    """The flag of a tick whose data of `source` is older than its limit."""
+    """Return the flag of a tick whose data from `source` is older than its limit."""
     return _STALE.format(source)
 
 
 class FeedMode(StrEnum):
-    """Where the worker's quotes come from (`streams.feed`)."""
+    """The source of the worker's quotes (`streams.feed`)."""
 
     POLL = "poll"
     STREAM = "stream"
@@ -63,7 +63,7 @@ class FeedMode(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a record was refused: the `reason` of a dead letter."""
+    """The reason code of a refused record: `reason` of a dead letter."""
 
     EMPTY = "empty"
     JSON = "json"
@@ -94,7 +94,7 @@ class Reason(StrEnum):
 
 
 class Basis(StrEnum):
-    """What an hourly row is computed from; a later member is more precise (`marketdata.hourly.replaces`)."""
+    """The input of an hourly row; a later member is more precise (`marketdata.hourly.replaces`)."""
 
     CANDLES_1H = "candles_1h"
     CANDLES_1M = "candles_1m"
@@ -102,18 +102,18 @@ class Basis(StrEnum):
 
 
 class Origin(StrEnum):
-    """Whether a row, prediction or score was made in time."""
+    """Whether a row, prediction or score was made live or from history."""
 
     LIVE = "live"
     BACKFILL = "backfill"
 
 
 class Role(StrEnum):
-    """What a forecast is used for."""
+    """The use of a forecast."""
 
     CHAMPION = "champion"
-    """The promoted model: its forecast is the product's."""
+    """The promoted model; its forecast is the one to use."""
     CHALLENGER = "challenger"
     """A model that is scored for comparison only."""
     BASELINE = "baseline"
-    """A simple model that serves while no champion can."""
+    """A simple model that serves while no champion is usable."""

@@ -1,7 +1,4 @@
-"""A window's buckets to the numbers of a feature row; definitions and units stand in docs/features.md.
-
-Pure; imports no room but its own, does no I/O and reads no clock.
-"""
+"""Compute the features of one window from its buckets; definitions and units are in docs/features.md."""
 
 import math
 
@@ -11,9 +8,9 @@ from marketdata.windows import Ring
 
 
 def window_features(ring: Ring, decay: float) -> WindowFeatures:
-    """The numbers of one window as of its newest slot. `decay`: see `Ring.closed`."""
+    """Return the features of one window as of its newest slot. `decay`: see `Ring.closed`."""
     closed = ring.closed(decay)
-    # Unpacked once: each look into a list by the name of a column costs more than a local one.
+    # Unpacked once: indexing a list by a module constant costs more than a local variable.
     n1, mids1, _, _, _, _, high1, low1, sum1, most1, s1, l1, i1, m1, d1, v1, x1, *_ = closed.bucket
     n2, mids2, _, _, start, end, high2, low2, sum2, most2, s2, l2, i2, m2, d2, v2, x2, minutes = ring.current
     mids, n_ticks, trades = int(mids1 + mids2), int(n1 + n2), d1 + d2
@@ -33,7 +30,7 @@ def window_features(ring: Ring, decay: float) -> WindowFeatures:
         variance += math.log(end / last) ** 2
         last = end
     sizes, imbalances = s1 + s2, i1 + i2
-    # FURB136: max() and min() are calls, a tenth of the whole.
+    # FURB136: calls of max() and min() take a tenth of this function's time.
     return WindowFeatures(
         n_ticks=n_ticks,
         coverage=seen / max(1, ring.window.length_ms // MINUTE_MS),

@@ -1,9 +1,9 @@
-"""Rolling windows of event time as rings of slots that merge: the storage under `marketdata.features`.
+"""Rolling windows of event time as rings of mergeable slots: the storage of `marketdata.features`.
 
-A window of length W has slots of `slot_ms` on the epoch's grid. As of an instant t it is
-[end - W, end) with end = floor(t / slot) x slot + slot: it rolls on with every slot and always holds the slot of t, so
-it reaches back between W - slot and W. Aggregates of a slot are sums, extremes, and the first and last mid by
-event time; they merge in any order. Pure; imports no room but its own, does no I/O and reads no clock.
+A window of length W has slots of `slot_ms` on the epoch's grid. As of an instant t it covers
+[end - W, end) with end = floor(t / slot) x slot + slot. It advances slot by slot and always contains the slot of t, so
+it reaches back between W - slot and W. The aggregates of a slot are sums, extremes, and the first and last mid by
+event time; they can be merged in any order.
 """
 
 import math
@@ -20,7 +20,7 @@ from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 
 Bucket = list[float]
 
-# The columns of a bucket. Times are ms of event time; *_SUM go with the count that stands before them.
+# The columns of a bucket. Times are ms of event time; a *_SUM belongs to the nearest count before it.
 TICKS, MIDS, T_OPEN, T_CLOSE, OPEN, CLOSE, HIGH, LOW, SPREAD_SUM, SPREAD_MAX = range(10)
 SIZES, LIQUIDITY_SUM, IMBALANCES, IMBALANCE_SUM, TRADES, VOLUME, VALUE, MINUTES = range(10, 18)
 WIDTH = 18
@@ -34,7 +34,7 @@ NEVER_MS = -(2**62)
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A rolling window; `slot_ms` divides `length_ms` and is a whole number of seconds."""
+    """A rolling window. `slot_ms` divides `length_ms` and is a multiple of 1,000."""
 
     name: str
     length_ms: int
@@ -45,7 +45,7 @@ class Window:
         return self.length_ms // self.slot_ms
 
     def edges(self, timestamp_ms: int) -> tuple[int, int]:
-        """[start, end) in ms of the window as of an instant."""
+        """Return [start, end) in ms of the window as of an instant."""
         end = timestamp_ms - timestamp_ms % self.slot_ms + self.slot_ms
         return end - self.length_ms, end
 
@@ -60,12 +60,12 @@ WINDOWS = (
 
 
 def empty_bucket() -> Bucket:
-    """What no tick at all looks like; merging it changes nothing."""
+    """Return a bucket without ticks: the identity of `merge_bucket`."""
     return list(_NONE)
 
 
 def merge_bucket(into: Bucket, other: Bucket) -> None:
-    """Add what `other` holds to `into`; which of two came first does not matter."""
+    """Merge `other` into `into`; the order of merging does not matter."""
     if not into[TICKS]:
         into[:MINUTES] = other[:MINUTES]
         return
@@ -97,7 +97,7 @@ def merge_bucket(into: Bucket, other: Bucket) -> None:
 
 
 def pack_bucket(start_ms: int, bucket: Iterable[float]) -> bytes:
-    """A bucket that starts at `start_ms` as 118 bytes, little-endian."""
+    """Serialise a bucket that starts at `start_ms` as 118 bytes, little-endian."""
     n, mids, first, last, *prices, sizes, liquidity, imbalances, imbalance, trades, volume, value, minutes = bucket
     counts = (int(n), int(mids), int(sizes), int(imbalances), int(trades))
     times = (int(first) - start_ms, int(last) - start_ms) if mids else (0, 0)
@@ -106,10 +106,10 @@ def pack_bucket(start_ms: int, bucket: Iterable[float]) -> bytes:
 
 
 def unpack_buckets(data: bytes | memoryview) -> Iterator[tuple[int, Bucket]]:
-    """What `pack_bucket` wrote, any number of them in a row, as (start_ms, bucket).
+    """Yield (start_ms, bucket) of each bucket in concatenated results of `pack_bucket`.
 
     Raises:
-        InvalidValueError: the length is not a multiple of a bucket's.
+        InvalidValueError: the length is not a multiple of a bucket's size.
     """
     if len(data) % _BUCKET.size:
         raise InvalidValueError("state", len(data), f"a multiple of {_BUCKET.size} bytes of buckets")
@@ -119,8 +119,8 @@ def unpack_buckets(data: bytes | memoryview) -> Iterator[tuple[int, Bucket]]:
         yield start, [ticks, mids, *prices, sizes, x[6], imbalances, x[7], trades, x[8], x[9], minutes]
 
 
-# What a run of closed slots amounts to: a bucket (MINUTES counts them there), the close that its inner returns start
-# from, and the sum of their squares.
+# The aggregate of a run of closed slots: a bucket (where MINUTES is a count), the close of the run's first slot with a
+# mid, and the sum of the squared log returns between the closes of its slots.
 FIRST_CLOSE, VARIANCE = WIDTH, WIDTH + 1
 _RUN_WIDTH = WIDTH + 2
 _EMPTY_RUN: Bucket = [*_NONE, 0.0, 0.0]
@@ -132,12 +132,12 @@ _EMPTY_CELLS = {window: array("d", _NONE * window.n_slots) for window in WINDOWS
 
 
 def _join(first: Bucket, then: Bucket) -> Bucket:
-    """The run made of two runs, one after the other."""
+    """Return the aggregate of two consecutive runs."""
     if not first[TICKS]:
         return then
     if not then[TICKS]:
         return first
-    # Written out: it runs twice a row, and a loop over columns takes twice as long.
+    # Unrolled: it runs twice per row, and a loop over the columns takes twice as long.
     n1, mids1, t1, _, open1, last1, high1, low1, sum1, most1, s1, l1, i1, m1, d1, v1, x1, minutes1, close1, sq1 = first
     n2, mids2, _, t2, open2, last2, high2, low2, sum2, most2, s2, l2, i2, m2, d2, v2, x2, minutes2, close2, sq2 = then
     squares = sq1 + sq2
@@ -157,10 +157,10 @@ def _join(first: Bucket, then: Bucket) -> Bucket:
 
 @dataclass(slots=True)
 class Closed:
-    """What all slots of a window but the newest amount to; it holds until the window rolls on or a late tick comes.
+    """The aggregate of all slots of a window except the newest; valid until the window advances or a late tick arrives.
 
-    variance: squared log returns from the first mid on. cells: minutes with a mid, without the one that ends with the
-    window; newest_cell: whether that one has a mid in a closed slot.
+    variance: sum of squared log returns from the first mid on. cells: number of minutes with a mid, excluding the
+    window's last minute. newest_cell: whether that last minute has a mid in a closed slot.
     """
 
     bucket: Bucket
@@ -175,12 +175,13 @@ class Closed:
 
 
 class Ring:
-    """The slots of one window of one market. Adding and summing cost the same whatever the window's length.
+    """The slots of one window of one market. The cost of adding and summing does not depend on the window's length.
 
-    The newest slot is a plain list (`current`), the closed ones stand in one array of doubles, slot after slot. Their
-    sum is kept as two runs, as a queue made of two stacks: for each slot before the split `_front` holds the run from
-    there to the split, `_back` is the run from the split on. Rolling on looks one line further into `_front` and joins
-    one slot to `_back`. Once in a window's length, or when a late tick changes a closed slot, `_front` is made anew.
+    The newest slot is a plain list (`current`); the closed slots are stored in one array of doubles, slot after slot.
+    Their aggregate is kept as two runs, like a queue made of two stacks: for each slot before the split, `_front` holds
+    the run from that slot to the split; `_back` is the run from the split on. Advancing by a slot moves one row down
+    in `_front` and joins one slot to `_back`. `_front` is rebuilt once per window length, and when a late tick changes
+    a closed slot.
     """
 
     __slots__ = (
@@ -210,10 +211,10 @@ class Ring:
         self._front: npt.NDArray[np.float64] | None = _NO_RUNS
         self._split = NEVER_MS  # the first slot of _back
         self._back: Bucket = _EMPTY_RUN
-        self._seen = 0  # one bit a closed slot with a mid, the newest lowest
+        self._seen = 0  # one bit per closed slot, set if it has a mid; the newest is the lowest bit
 
     def fold(self, start_ms: int, bucket: Bucket) -> None:
-        """Merge a bucket of one second (or of one slot); what is older than the window is left out."""
+        """Merge a bucket of one second (or of one slot); a bucket older than the window is ignored."""
         slot_ms = self._slot_ms
         slot = start_ms // slot_ms
         if slot > self.newest:
@@ -226,7 +227,7 @@ class Ring:
             return
         merge_bucket(into, bucket)
         if slot_ms >= MINUTE_MS and bucket[MIDS]:
-            # A bucket that comes from a ring has its minutes; one of a second lies within one minute.
+            # A bucket from a ring has its minutes set; a bucket of one second is within one minute.
             seen = int(bucket[MINUTES]) or 1 << (start_ms % slot_ms // MINUTE_MS)
             into[MINUTES] = int(into[MINUTES]) | seen
         self.dirty.add(slot)
@@ -234,7 +235,7 @@ class Ring:
             self.write(slot, into)
 
     def advance(self, slot: int) -> None:
-        """Roll on so that `slot` is the newest; slots that leave the window are forgotten."""
+        """Make `slot` the newest slot; slots that leave the window are dropped."""
         n = self.window.n_slots
         newest, current = self.newest, self.current
         self._closed = None
@@ -253,7 +254,7 @@ class Ring:
         self.current = empty_bucket()
 
     def _close(self, bucket: Bucket, steps: int) -> None:
-        """Join the slot that was the newest to the run behind the front."""
+        """Join the previously newest slot to `_back`."""
         self._seen = (self._seen << 1 | (bucket[MIDS] > 0)) << steps - 1
         if bucket[TICKS]:
             run = [*bucket, bucket[CLOSE], 0.0]
@@ -261,7 +262,7 @@ class Ring:
             self._back = _join(self._back, run)
 
     def read(self, slot: int) -> Bucket:
-        """A copy of one slot of the window."""
+        """Return a copy of one slot of the window."""
         if slot == self.newest:
             return list(self.current)
         i = slot % self.window.n_slots * WIDTH
@@ -276,7 +277,7 @@ class Ring:
         self._closed = self._front = None
 
     def slots(self) -> Iterator[int]:
-        """The slots that hold a tick, oldest first."""
+        """Yield the slots that hold a tick, oldest first."""
         if self.newest == NEVER_MS:
             return
         n = self.window.n_slots
@@ -287,7 +288,11 @@ class Ring:
             yield self.newest
 
     def closed(self, ewma_decay: float) -> Closed:
-        """The summary of the closed slots. `ewma_decay`: weight of a return one slot older than the next."""
+        """Return the aggregate of the closed slots.
+
+        Args:
+            ewma_decay: weight of a return relative to that of a return one slot newer; 0: no EWMA.
+        """
         if self._closed is None:
             self._closed = self._summarise(ewma_decay)
         return self._closed
@@ -315,7 +320,7 @@ class Ring:
         return np.concatenate((self._view[at + 1 :], self._view[:at]))
 
     def _runs(self) -> npt.NDArray[np.float64]:
-        """For each closed slot, oldest first, the run from there to the last closed one."""
+        """Return for each closed slot, oldest first, the run from it to the last closed slot."""
         slots = self._closed_slots()
         runs = np.zeros((len(slots), _RUN_WIDTH))
         backwards = runs[::-1]
@@ -332,7 +337,7 @@ class Ring:
             squares = np.zeros(where.size)
             squares[:-1] = np.diff(np.log(closes)) ** 2
             inner = np.add.accumulate(squares[::-1])[::-1]
-            # Lines after the last mid have none; what stands there is not looked at.
+            # Rows after the last mid have no mid; their prices are not read.
             following = np.minimum(np.searchsorted(where, np.arange(len(slots))), where.size - 1)
             runs[:, OPEN] = slots[where, OPEN][following]
             runs[:, FIRST_CLOSE] = closes[following]
@@ -341,7 +346,7 @@ class Ring:
         return runs
 
     def _average(self, closed: Closed, decay: float) -> None:
-        """The exponentially weighted squares of the returns between closed slots, and their weights."""
+        """Set the exponentially weighted sum of squared returns between closed slots, and the sum of the weights."""
         slots = self._closed_slots()
         where = np.flatnonzero(slots[:, MIDS])
         returns = np.diff(np.log(slots[where, CLOSE]))
@@ -351,24 +356,24 @@ class Ring:
         closed.ewma_weight = float(weights.dot(np.diff(where)))
 
     def _count_minutes(self, closed: Closed) -> None:
-        """Minutes of the closed slots with a mid, and whether the minute that ends with the window has one there."""
+        """Set `cells` and `newest_cell`."""
         per_minute = MINUTE_MS // self._slot_ms
         if per_minute <= 1:
             closed.cells = int(closed.bucket[MINUTES])
             return
         n = self.window.n_slots
-        slots = self._seen << 1 & (1 << n) - 1  # the newest slot is the lowest bit, and open
+        slots = self._seen << 1 & (1 << n) - 1  # the lowest bit is the newest slot, which is not closed
         minute = (1 << per_minute) - 1
         closed.newest_cell = slots & minute != 0
         closed.cells = sum(1 for first in range(per_minute, n, per_minute) if slots >> first & minute)
 
     def pack(self, slots: Iterable[int]) -> bytes:
-        """The named slots in a row, each by `pack_bucket`."""
+        """Return the given slots, each serialised by `pack_bucket` and concatenated."""
         slot_ms = self.window.slot_ms
         return b"".join(pack_bucket(slot * slot_ms, self.read(slot)) for slot in slots)
 
     def apply(self, newest: int, data: bytes | memoryview) -> None:
-        """Roll on to `newest` and set the slots that `pack` wrote."""
+        """Advance to `newest` and set the slots serialised by `pack`."""
         if newest == NEVER_MS:
             return
         if newest > self.newest:
@@ -379,14 +384,14 @@ class Ring:
             self.dirty.add(slot)
 
     def to_page(self, seq: int) -> bytes:
-        """The whole ring: version, `seq`, newest slot, and its slots that hold ticks."""
+        """Serialise the whole ring: version, `seq`, newest slot, and the slots that hold ticks."""
         return _PAGE.pack(VERSION, seq, self.newest) + self.pack(self.slots())
 
     def load_page(self, page: bytes) -> int:
-        """Take over what `to_page` wrote; returns its `seq`.
+        """Load the result of `to_page` and return its `seq`.
 
         Raises:
-            InvalidValueError: it is cut off or of another version.
+            InvalidValueError: the page is truncated or of another version.
         """
         if len(page) < _PAGE.size or page[0] != VERSION:
             raise InvalidValueError("state", page[:1], f"a page of features state of version {VERSION}")

@@ -134,7 +134,7 @@ def test_lists_of_a_section_may_be_written_with_commas(monkeypatch: pytest.Monke
         ),
         ("BDI_HDFS__WEBHDFS", "namenode:9870", r"hdfs\.webhdfs: 'namenode:9870': expected http://HOST"),
         ("BDI_MARKETS", "BTC-USD,BTC-USD", r"refused:\n  markets: \('BTC-USD', 'BTC-USD'\): expected one or more"),
-        ("BDI_MARKETS", "BTC-XXX", r"refused:\n  markets: symbol: 'BTC-XXX': expected a currency out of EUR, USD"),
+        ("BDI_MARKETS", "BTC-XXX", r"refused:\n  markets: symbol: 'BTC-XXX': expected one of the currencies EUR, USD"),
         ("BDI_DEVSTACK__EXCHANGE_START", "yesterday", r"devstack\.exchange_start: .*'yesterday': expected RFC 3339"),
         ("BDI_STREAMS__WEBPORT", "1", r"streams\.webport: unknown setting; expected one of .*web_port"),
     ],
@@ -186,10 +186,10 @@ def test_topics_take_prefix_name_and_retention_from_settings(tmp_path: Path) -> 
 
 def test_a_further_coin_is_a_market_once_coingecko_s_id_of_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_MARKETS", "BTC-USD,SOL-EUR")
-    told = (
-        r"markets: symbol: 'SOL-EUR': expected a coin out of BTC, ETH, XRP, or one whose .* coingecko\.coin_ids tells"
+    message = (
+        r"markets: symbol: 'SOL-EUR': expected one of the coins BTC, ETH, XRP, or a coin listed in coingecko\.coin_ids"
     )
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         load_settings("local")
     monkeypatch.setenv("BDI_COINGECKO__COIN_IDS", '{"SOL": "solana"}')
     assert [market.coingecko_id for market in load_settings("local").parsed_markets] == ["bitcoin", "solana"]
