@@ -19,7 +19,7 @@ from batch.sql.hourly import hourly_rows
 from batch.tables.layout import raw_data
 from benchmarks.feed import START_MS, preload, steady
 from benchmarks.report import Bench, Row, median_seconds
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from config import Settings
 from devstack.stack import ROOT
 from marketdata.parquet import read_parquet
@@ -143,7 +143,7 @@ def _backfill(bench: Bench, settings: Settings) -> list[Row]:
             began = time.monotonic()
             subprocess.run(command, env=env, cwd=ROOT, check=True, capture_output=True, timeout=300)
             taken.append(time.monotonic() - began)
-    storage = Storage(settings.hdfs)
+    storage = WebHdfs(settings.hdfs)
 
     def read() -> pa.Table:
         files = [state.path for state in storage.files(settings.hdfs.hourly_metrics, ".parquet")]

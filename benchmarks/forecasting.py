@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.report import Bench, Row, median_seconds
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from devstack.stack import ROOT
 from forecasting.data.hourly_grid import to_hours
 from forecasting.data.hourly_store import HourlyStore
@@ -76,7 +76,7 @@ def rows(bench: Bench) -> list[Row]:
     """Imports, reading, fits and single forecasts."""
     found = _imports()
     settings = alone(bench.stack.settings, bench.folder / "forecasting")
-    storage = Storage(settings.hdfs)
+    storage = WebHdfs(settings.hdfs)
     storage.wait()
     store(settings.hdfs, walk(HOURS))
     read = median_seconds(lambda: HourlyStore(storage, settings.hdfs.hourly_metrics, "BTC-USD").refresh(), 3)

@@ -6,7 +6,7 @@ import sys
 
 from clients.clock import Clock, build_clock
 from clients.stop_signals import stop_event
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from config.settings import Settings
 from forecasting.evaluation import plots
 from forecasting.registry.versions import Registry
@@ -49,8 +49,8 @@ def _check(symbols: tuple[str, ...], settings: Settings) -> None:
             raise ConfigurationError(f"symbol: {symbol!r}: expected one of the markets {', '.join(settings.markets)}")
 
 
-def _storage(settings: Settings) -> Storage:
-    storage = Storage(settings.hdfs)
+def _storage(settings: Settings) -> WebHdfs:
+    storage = WebHdfs(settings.hdfs)
     storage.wait()
     return storage
 
@@ -117,7 +117,7 @@ async def _serve(settings: Settings) -> int:
 
     async def serve() -> None:
         clock = await in_thread(lambda: _clock(settings))
-        await PredictorService(settings, Storage(settings.hdfs), clock).run(stop)
+        await PredictorService(settings, WebHdfs(settings.hdfs), clock).run(stop)
 
     serving = asyncio.ensure_future(serve())
     stopping = asyncio.ensure_future(stop.wait())

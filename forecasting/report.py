@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from config.settings import Settings
 from forecasting.data.hourly_grid import describe
 from forecasting.data.samples import Samples
@@ -61,7 +61,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 
 def write_report(
-    storage: Storage,
+    storage: WebHdfs,
     settings: Settings,
     *,
     symbol: str,

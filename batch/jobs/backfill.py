@@ -3,15 +3,16 @@
 Stored data is not requested again, and a row of a higher basis is never replaced by one of a lower basis.
 """
 
+import io
 import uuid
 from collections.abc import Callable
 from functools import reduce
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as sql
 
-from batch.hdfs.reader import Reader
 from batch.hdfs.store import Store
 from batch.klines.history import History
 from batch.progress import write_progress
@@ -21,25 +22,37 @@ from batch.tables.due_hours import trailing_hours
 from batch.tables.hour_writer import HourWriter
 from batch.tables.layout import hourly_metrics, minute_candles
 from batch.tables.merge import merge_rows
+from clients.webhdfs import WebHdfs
 from config import Settings
 from marketdata.candle_rules import STEP_MS
 from marketdata.times import HOUR_MS, floor_to, to_rfc3339
 
 
-def stored_times(reader: Reader, settings: Settings) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+def stored_times(hdfs: WebHdfs, settings: Settings) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
     """Return, by symbol, the hours and the minutes (start times, ms) that the tables contain."""
-    hours = reader.times_ms(reader.files(settings.hdfs.hourly_metrics), "hour_start")
-    minutes = reader.times_ms(reader.files(settings.hdfs.minute_candles), "open_time")
-    return hours, minutes
+    return (
+        _times(hdfs, settings.hdfs.hourly_metrics, "hour_start"),
+        _times(hdfs, settings.hdfs.minute_candles, "open_time"),
+    )
+
+
+def _times(hdfs: WebHdfs, folder: str, column: str) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for file in hdfs.files(folder, ".parquet", recursive=True):
+        rows = hdfs.read_table(file.path, ["symbol", column])
+        times = rows[column].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()).to_pylist()
+        for symbol, time_ms in zip(rows["symbol"].to_pylist(), times, strict=True):
+            found.setdefault(symbol, set()).add(time_ms)
+    return found
 
 
 class BackfillWriter:
     """Stores a history: minute candles first, then all hourly rows in one merge."""
 
-    def __init__(self, spark: SparkSession, store: Store, reader: Reader, settings: Settings) -> None:
+    def __init__(self, spark: SparkSession, store: Store, hdfs: WebHdfs, settings: Settings) -> None:
         self._spark = spark
         self._store = store
-        self._reader = reader
+        self._hdfs = hdfs
         self._candles = minute_candles(settings)
         self._hourly = hourly_metrics(settings)
         self._hours = HourWriter(spark, store, settings)
@@ -99,7 +112,9 @@ class BackfillWriter:
 
     def _upload(self, rows: pa.Table, file: str, ddl: str) -> DataFrame:
         """Write rows as a staged Parquet file, which Spark reads many times faster than rows through Py4J."""
-        self._reader.write(file, rows)
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="snappy")
+        self._hdfs.write(file, buffer.getvalue(), overwrite=False)
         return self._spark.read.schema(ddl).parquet(file)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import httpx
 
 from batch.hdfs.java_errors import hdfs_failures_as_storage_errors
-from batch.hdfs.reader import Reader
 from batch.hdfs.store import open_store
 from batch.jobs.backfill import BackfillWriter, stored_times, summary
 from batch.jobs.stream import run_stream
@@ -27,6 +26,7 @@ from batch.tables.hour_writer import HourWriter
 from clients.clock import Clock, SystemClock, build_clock, clock_speed
 from clients.kafka.topics import wait_for_topics
 from clients.stop_signals import StopFlag
+from clients.webhdfs import WebHdfs
 from config import Settings
 from exchanges.binance.kline_client import KlineClient
 from marketdata.errors import BitcoinDataError, RetryableSourceError
@@ -92,12 +92,12 @@ def run_backfill(
     """Fill the tables with historical klines, which are fetched while Spark starts."""
     began = time.monotonic()
     end_ms = build_clock(settings).now_ms() if to_ms is None else to_ms
-    reader = Reader(settings.hdfs)
-    reader.wait()
+    hdfs = WebHdfs(settings.hdfs)
+    hdfs.wait()
     if archive is not None:
         found = read_archives(Path(archive), settings.parsed_markets, stop.is_set)
-        return _store_history(settings, reader, stop, lambda: found, None, end_ms, began)
-    stored_hours, stored_minutes = stored_times(reader, settings)
+        return _store_history(settings, hdfs, stop, lambda: found, None, end_ms, began)
+    stored_hours, stored_minutes = stored_times(hdfs, settings)
     plan = make_plan(
         settings.parsed_markets,
         stored_hours,
@@ -114,12 +114,12 @@ def run_backfill(
         if small and not fetched.result().has_missing(plan, stored_minutes):
             _log.info("backfill to %s: up to date, no new klines", to_rfc3339(end_ms))
             return 0
-        return _store_history(settings, reader, stop, fetched.result, plan.hours, end_ms, began)
+        return _store_history(settings, hdfs, stop, fetched.result, plan.hours, end_ms, began)
 
 
 def _store_history(
     settings: Settings,
-    reader: Reader,
+    hdfs: WebHdfs,
     stop: StopFlag,
     fetched: Callable[[], History],
     hours: dict[str, set[int]] | None,
@@ -135,7 +135,7 @@ def _store_history(
         found = fetched()
         _log.info("klines fetched after %.1f s", time.monotonic() - began)
         hours = found.open_times("1h") if hours is None else hours
-        rows = BackfillWriter(spark, store, reader, settings).write(found, hours, end_ms, stop.is_set)
+        rows = BackfillWriter(spark, store, hdfs, settings).write(found, hours, end_ms, stop.is_set)
     _log.info("%s in %.1f s", summary(found, rows, end_ms), time.monotonic() - began)
     return 0
 
@@ -160,12 +160,12 @@ def run_hourly(settings: Settings, stop: StopFlag, *, from_ms: int | None, to_ms
 
 def run_verify(settings: Settings, *, as_json: bool) -> int:
     """Check the tables; return 0 if all guarantees hold, 1 if one is violated or nothing is stored."""
-    reader = Reader(settings.hdfs)
-    reader.wait()
-    report = Verifier(reader, settings).run()
+    hdfs = WebHdfs(settings.hdfs)
+    hdfs.wait()
+    report = Verifier(hdfs, settings).run()
     if not report.ok:
         # A running stream may have written between two reads; a real problem is found twice.
-        report = Verifier(reader, settings).run()
+        report = Verifier(hdfs, settings).run()
     text = json.dumps(report.as_json()) if as_json else "\n".join(report.lines())
     sys.stdout.write(text + "\n")
     return 0 if report.ok else 1

@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from batch.hdfs.reader import Reader
 from batch.schemas import HOURLY, SOURCES, column_names
 from batch.tables.due_hours import grace_ms
 from batch.tables.layout import Table, hour_of_raw_file, hourly_metrics, minute_candles, raw_data
+from clients.webhdfs import WebHdfs
 from config import Settings
 from marketdata.enrichment import Enriched, enrich
 from marketdata.hourly import BASIS_RANK, hour_row, trailing_volatilities
@@ -148,8 +148,8 @@ class Verifier:
     In memory are two days of candles, one hour of ticks, all hourly rows, and the times of all candles.
     """
 
-    def __init__(self, reader: Reader, settings: Settings) -> None:
-        self._reader = reader
+    def __init__(self, hdfs: WebHdfs, settings: Settings) -> None:
+        self._hdfs = hdfs
         self._grace_ms = grace_ms(settings)
         self._raw, self._candles, self._hourly = raw_data(settings), minute_candles(settings), hourly_metrics(settings)
         self._raw_files: dict[int, list[str]] = {}
@@ -158,7 +158,7 @@ class Verifier:
 
     def run(self) -> Report:
         """Check all tables and return the report."""
-        for name in self._reader.files(self._raw.folder):
+        for name in self._files(self._raw.folder):
             hour = hour_of_raw_file(name)
             if hour is None:
                 self.report.problems.append(f"{name}: expected a path with date=YYYY-MM-DD/hour=H")
@@ -168,6 +168,9 @@ class Verifier:
         hourly = self._check_hourly()
         self._check_hours(minutes, hourly)
         return self.report
+
+    def _files(self, folder: str) -> list[str]:
+        return [file.path for file in self._hdfs.files(folder, ".parquet", recursive=True)]
 
     def _check_file(self, table: Table, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Check that a file's rows are unique, sorted, and in the file that their time belongs to."""
@@ -187,8 +190,8 @@ class Verifier:
     def _check_candles(self) -> dict[str, set[int]]:
         times: dict[str, set[int]] = {}
         count = 0
-        for name in self._reader.files(self._candles.folder):
-            rows = _rows(self._reader.table(name, ("symbol", "open_time")))
+        for name in self._files(self._candles.folder):
+            rows = _rows(self._hdfs.read_table(name, ("symbol", "open_time")))
             self._check_file(self._candles, name, rows)
             count += len(rows)
             for row in rows:
@@ -200,8 +203,8 @@ class Verifier:
     def _check_hourly(self) -> dict[tuple[str, int], dict[str, Any]]:
         found: dict[tuple[str, int], dict[str, Any]] = {}
         times: dict[str, set[int]] = {}
-        for name in self._reader.files(self._hourly.folder):
-            rows = _rows(self._reader.table(name))
+        for name in self._files(self._hourly.folder):
+            rows = _rows(self._hdfs.read_table(name))
             self._check_file(self._hourly, name, rows)
             for row in rows:
                 found[row["symbol"], row["hour_start"]] = row
@@ -224,7 +227,7 @@ class Verifier:
     def _ticks(self, hour: int) -> dict[str, list[Tick]]:
         ticks: dict[str, list[Tick]] = {}
         for name in self._raw_files.get(hour, ()):
-            rows = _rows(self._reader.table(name))
+            rows = _rows(self._hdfs.read_table(name))
             self._check_file(self._raw, name, rows)
             self.report.counts["raw_data"] = self.report.counts.get("raw_data", 0) + len(rows)
             for row in rows:
@@ -240,8 +243,8 @@ class Verifier:
         if slot not in self._candle_days:
             name = self._candles.file_of(slot)
             known: dict[str, dict[int, Candle]] = {}
-            if name in set(self._reader.files(self._candles.folder)):
-                for row in _rows(self._reader.table(name)):
+            if name in set(self._files(self._candles.folder)):
+                for row in _rows(self._hdfs.read_table(name)):
                     known.setdefault(row["symbol"], {})[row["open_time"]] = candle_of(row)
             self._candle_days[slot] = known
         return self._candle_days[slot]

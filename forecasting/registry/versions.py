@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from forecasting.evaluation.conformal import Calibrator
 from forecasting.models import catalogue
 from forecasting.models.interface import Model, Saved
@@ -80,7 +80,7 @@ def canonical_json(value: Any) -> bytes:
 class Registry:
     """The versions of one market."""
 
-    def __init__(self, storage: Storage, root: str, symbol: str) -> None:
+    def __init__(self, storage: WebHdfs, root: str, symbol: str) -> None:
         self._storage = storage
         self._symbol = symbol
         self.folder = f"{root}/{symbol}"

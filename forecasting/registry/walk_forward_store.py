@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from forecasting.data.samples import Samples
 from forecasting.evaluation.metrics import BPS, pinball
 from forecasting.evaluation.walk_forward import WalkForward
@@ -19,7 +19,7 @@ def _path(folder: str, recipe: str) -> str:
     return f"{folder}/walk_forward/{recipe}.parquet"
 
 
-def write_losses(storage: Storage, folder: str, recipe: str, run: WalkForward, samples: Samples) -> None:
+def write_losses(storage: WebHdfs, folder: str, recipe: str, run: WalkForward, samples: Samples) -> None:
     """Store the losses of calibrated forecasts: one row per hour, pinball in bps, error and truth in log price."""
     centre = run.raw.point / samples.widening[run.raw.anchors]
     table = pa.table(
@@ -36,7 +36,7 @@ def write_losses(storage: Storage, folder: str, recipe: str, run: WalkForward, s
     storage.write(_path(folder, recipe), sink.getvalue())
 
 
-def read_losses(storage: Storage, folder: str, recipe: str) -> WalkForwardLosses | None:
+def read_losses(storage: WebHdfs, folder: str, recipe: str) -> WalkForwardLosses | None:
     """Return what `write_losses` stored; None if there is no file.
 
     Raises:

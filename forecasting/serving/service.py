@@ -15,7 +15,7 @@ from clients.clock import Clock
 from clients.kafka.connection import close_client, start_producer
 from clients.kafka.ownership import PartitionOwnership
 from clients.kafka.topics import wait_for_topics
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from config.settings import Settings
 from forecasting.data.hourly_store import HourlyStore
 from forecasting.registry.versions import Registry
@@ -42,7 +42,7 @@ class PredictorService:
         clock: event time.
     """
 
-    def __init__(self, settings: Settings, storage: Storage, clock: Clock) -> None:
+    def __init__(self, settings: Settings, storage: WebHdfs, clock: Clock) -> None:
         self._settings = settings
         self._ownership: PartitionOwnership | None = None
         self._predictions = settings.topic(TopicRole.PREDICTIONS).name

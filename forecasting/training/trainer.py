@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from config.sections import ForecastingSettings
 from forecasting.data.hourly_grid import Ints, describe, to_hours, to_parquet
 from forecasting.data.hourly_store import HourlyStore
@@ -93,7 +93,7 @@ def split(samples: Samples, settings: ForecastingSettings, model: str) -> Split:
     return Split(fit_on, held_out)
 
 
-def load_samples(storage: Storage, folder: str, symbol: str, settings: ForecastingSettings) -> tuple[pa.Table, Samples]:
+def load_samples(storage: WebHdfs, folder: str, symbol: str, settings: ForecastingSettings) -> tuple[pa.Table, Samples]:
     """Return the newest rows that a training needs, and their samples."""
     # The windows and trailing weeks of the first anchors need hours before the training span.
     hours = settings.train_hours + settings.sequence_h + WEEK_H
@@ -118,7 +118,7 @@ def held_out_metrics(run: WalkForward, samples: Samples, split_: Split) -> tuple
 
 
 def train(
-    storage: Storage,
+    storage: WebHdfs,
     *,
     hourly_folder: str,
     registry: Registry,
@@ -223,7 +223,7 @@ def _package(
 
 
 def decide(
-    storage: Storage,
+    storage: WebHdfs,
     registry: Registry,
     version: Version,
     model_name: str,
@@ -249,7 +249,7 @@ def decide(
 
 
 def _against(
-    storage: Storage,
+    storage: WebHdfs,
     registry: Registry,
     version: Version,
     champion_name: str,

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from config.sections import HdfsSettings
 from forecasting.data.hourly_grid import month_file
 from marketdata.times import HOUR_MS, from_rfc3339
@@ -119,7 +119,7 @@ def walk(n: int, *, seed: int = 0, symbol: str = "BTC-USD", start_ms: int = STAR
 
 def store(settings: HdfsSettings, *tables: pa.Table) -> None:
     """Write rows to HDFS as month files of all markets, sorted, as batch does."""
-    storage = Storage(settings)
+    storage = WebHdfs(settings)
     for name, data in month_files(*tables).items():
         storage.write(f"{settings.hourly_metrics}/{name}", data)
 

@@ -4,7 +4,7 @@ from clients.webhdfs import FileState
 
 
 class MemoryStorage:
-    """The methods of `clients.webhdfs.Storage` that read and write files, without HDFS."""
+    """The methods of `clients.webhdfs.WebHdfs` that read and write files, without HDFS."""
 
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
         self.contents = dict(files or {})

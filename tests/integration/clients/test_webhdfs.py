@@ -5,7 +5,7 @@ import threading
 import pyarrow as pa
 import pytest
 
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from config import Settings
 from forecasting.data.hourly_grid import to_hours
 from forecasting.data.hourly_store import HourlyStore
@@ -14,13 +14,13 @@ from tests.support.forecasting_hours import store, walk
 
 
 @pytest.fixture
-def storage(settings: Settings) -> Storage:
-    made = Storage(settings.hdfs)
+def storage(settings: Settings) -> WebHdfs:
+    made = WebHdfs(settings.hdfs)
     made.wait()
     return made
 
 
-def test_a_reader_beside_a_writer_sees_whole_versions_only(storage: Storage, settings: Settings) -> None:
+def test_a_reader_beside_a_writer_sees_whole_versions_only(storage: WebHdfs, settings: Settings) -> None:
     path = f"{settings.hdfs.root}/a.bin"
     versions = [bytes([n]) * (50_000 + 10_000 * n) for n in range(20)]
     storage.write(path, versions[0])
@@ -42,7 +42,7 @@ def test_a_reader_beside_a_writer_sees_whole_versions_only(storage: Storage, set
     assert len(seen) > 1
 
 
-def test_an_append_only_file_is_not_replaced(storage: Storage, settings: Settings) -> None:
+def test_an_append_only_file_is_not_replaced(storage: WebHdfs, settings: Settings) -> None:
     path = f"{settings.hdfs.root}/000001.json"
     storage.write(path, b"first", overwrite=False)
     with pytest.raises(StorageError, match="000001"):
@@ -50,14 +50,14 @@ def test_an_append_only_file_is_not_replaced(storage: Storage, settings: Setting
     assert storage.read(path) == b"first"
 
 
-def test_of_two_who_write_the_same_new_file_one_wins_with_its_own_bytes(storage: Storage, settings: Settings) -> None:
-    others = Storage(settings.hdfs)
+def test_of_two_who_write_the_same_new_file_one_wins_with_its_own_bytes(storage: WebHdfs, settings: Settings) -> None:
+    others = WebHdfs(settings.hdfs)
     for number in range(15):
         path = f"{settings.hdfs.root}/{number:06d}.json"
         won: list[bytes] = []
         start = threading.Barrier(2)
 
-        def write(who: Storage, data: bytes, path: str = path, won: list[bytes] = won) -> None:
+        def write(who: WebHdfs, data: bytes, path: str = path, won: list[bytes] = won) -> None:
             start.wait()  # noqa: B023  joined within the round
             try:
                 who.write(path, data, overwrite=False)
@@ -75,14 +75,14 @@ def test_of_two_who_write_the_same_new_file_one_wins_with_its_own_bytes(storage:
         assert [storage.read(path)] == won
 
 
-def test_a_file_that_is_absent_is_named(storage: Storage, settings: Settings) -> None:
+def test_a_file_that_is_absent_is_named(storage: WebHdfs, settings: Settings) -> None:
     with pytest.raises(StorageError, match="absent"):
         storage.read(f"{settings.hdfs.root}/absent")
     assert storage.files(f"{settings.hdfs.root}/nowhere") == []
 
 
 def test_only_changed_months_are_read_again(
-    storage: Storage, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    storage: WebHdfs, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = walk(2_000)
     other = walk(2_000, symbol="ETH-USD", seed=1)

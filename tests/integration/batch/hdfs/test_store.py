@@ -15,7 +15,6 @@ from pyarrow import ArrowException
 from pyspark.sql import DataFrame, SparkSession
 from requests.exceptions import RequestException
 
-from batch.hdfs.reader import Reader
 from batch.hdfs.store import open_store
 from batch.schemas import HOURLY, column_names
 from batch.sql.parse import enriched_ticks, parse_records
@@ -23,6 +22,7 @@ from batch.tables import hour_writer
 from batch.tables.hour_writer import HourWriter
 from batch.tables.layout import hourly_metrics, raw_data
 from batch.tables.merge import merge_rows, read_table
+from clients.webhdfs import WebHdfs
 from config import Settings
 from marketdata.errors import StorageError
 from marketdata.hourly import observed_price
@@ -230,9 +230,9 @@ def test_the_plain_reader_ignores_proxies_of_the_environment(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    reader = Reader(settings.hdfs)
-    (file,) = reader.files(table.folder)
-    assert reader.table(file, ["symbol"]).num_rows == 4320
+    hdfs = WebHdfs(settings.hdfs)
+    (file,) = hdfs.files(table.folder)
+    assert hdfs.read_table(file.path, ["symbol"]).num_rows == 4320
 
 
 def test_the_lease_of_a_killed_owner_is_taken_over_at_once(

@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError
 
 from clients.clock import SystemClock
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from config import Settings
 from forecasting import commands
 from forecasting.serving import kafka
@@ -218,7 +218,7 @@ def test_a_send_whose_outcome_is_not_known_is_settled_by_the_topic(
 
     async def serve() -> list[Prediction]:
         stop = asyncio.Event()
-        service = PredictorService(few, Storage(few.hdfs), SystemClock())
+        service = PredictorService(few, WebHdfs(few.hdfs), SystemClock())
         running_service = asyncio.create_task(service.run(stop))
         topic = few.topic(TopicRole.PREDICTIONS).name
 

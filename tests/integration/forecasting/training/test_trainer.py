@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from clients.webhdfs import Storage
+from clients.webhdfs import WebHdfs
 from config import Settings
 from config.sections import ForecastingSettings
 from forecasting.data.hourly_grid import to_hours
@@ -36,7 +36,7 @@ ROWS = walk(1_200)
 @dataclass(frozen=True)
 class Trainee:
     settings: Settings
-    storage: Storage
+    storage: WebHdfs
     registry: Registry
 
     def train(self, model: str = "lstm-quantile", budget: ForecastingSettings = SMALL) -> Trained:
@@ -52,7 +52,7 @@ class Trainee:
 
 
 def trainee_in(settings: Settings, rows: pa.Table = ROWS) -> Trainee:
-    storage = Storage(settings.hdfs)
+    storage = WebHdfs(settings.hdfs)
     storage.wait()
     store(settings.hdfs, rows)
     return Trainee(settings, storage, Registry(storage, settings.hdfs.models, SYMBOL))
