@@ -3,7 +3,7 @@
 from forecasting.report import markdown
 
 
-def test_the_report_shows_a_dash_where_nothing_can_be_told() -> None:
+def test_the_report_shows_a_dash_for_an_unknown_metric() -> None:
     text = markdown(
         {
             "symbol": "BTC-USD",

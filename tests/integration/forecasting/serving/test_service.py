@@ -50,7 +50,7 @@ BUDGET = {
 
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
-    """A small budget, this machine's clock, and folders of this test alone."""
+    """A small budget, this machine's clock, and separate folders."""
     own = {**BUDGET, "report_dir": tmp_path / "report", "plot_path": tmp_path / "latest.png"}
     return settings.model_copy(
         update={
@@ -71,10 +71,10 @@ def scores(settings: Settings) -> list[Score]:
 
 
 def history() -> tuple[pa.Table, pa.Table]:
-    """Hours up to and with the present one, and the one after as it will be seen live.
+    """Rows up to and including the current hour; and the live row of the hour after.
 
-    The service trusts hourly_metrics that an hour is closed, so its next target always lies an hour ahead of this
-    machine's clock, and cannot be over while the test runs.
+    The service takes every row as a closed hour, so its next target is an hour ahead of this machine's clock and cannot
+    end while the test runs.
     """
     now_ms = time.time_ns() // 1_000_000
     rows = walk(N + 1, start_ms=floor_to(now_ms, HOUR_MS) - (N - 1) * HOUR_MS)
@@ -194,10 +194,10 @@ def test_of_two_predictors_one_publishes_and_the_other_succeeds_it(settings: Set
     assert len({s.prediction_id for s in scores(settings)}) == len(scores(settings)) == 2
 
 
-def test_a_send_whose_outcome_is_not_known_is_settled_by_the_topic(
+def test_after_a_send_with_unknown_outcome_the_topic_is_read(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first acknowledgement is lost after the broker has the record, the second send never reaches it."""
+    """The first acknowledgement is lost after the broker has the record; the second send does not reach the broker."""
     make_topics(settings, TOPICS)
     store(settings.hdfs, walk(700, start_ms=history()[0]["hour_start"][N - 700].cast(pa.int64()).as_py() // 1000))
     real = AIOKafkaProducer.send_and_wait
@@ -222,11 +222,11 @@ def test_a_send_whose_outcome_is_not_known_is_settled_by_the_topic(
         running_service = asyncio.create_task(service.run(stop))
         topic = few.topic(TopicRole.PREDICTIONS).name
 
-        async def found() -> list[Prediction]:
-            seen = await kafka.tail(few.kafka, topic, Prediction, 1_000, 10.0)
-            return seen if not failures and len(seen) >= 2 else []
+        async def both_baselines() -> list[Prediction]:
+            found = await kafka.tail(few.kafka, topic, Prediction, 1_000, 10.0)
+            return found if not failures and len(found) >= 2 else []
 
-        await eventually_async(found, 60, "both baselines")
+        await eventually_async(both_baselines, 60, "both baselines")
         stop.set()
         await running_service
         return await kafka.tail(few.kafka, topic, Prediction, 1_000, 10.0)
@@ -259,21 +259,21 @@ def test_it_ends_in_time_when_kafka_is_suspended_while(
         update={"forecasting": settings.forecasting.model_copy(update={"calibration_hours": 1_440})}
     )
     real, kafka_pid, steps = getattr(client, step), pid_of_kafka(stack), 0
-    told_s: list[float] = []
+    stopped_s: list[float] = []
 
     async def stopped(*args: Any, **kwargs: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps == times:
             os.kill(kafka_pid, signal.SIGSTOP)
-            told_s.append(time.monotonic())
+            stopped_s.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGTERM)
         return await real(*args, **kwargs)
 
     monkeypatch.setattr(client, step, stopped)
     try:
         assert asyncio.run(commands._serve(few)) == 0
-        took_s = time.monotonic() - told_s[0]
+        took_s = time.monotonic() - stopped_s[0]
     finally:
         os.kill(kafka_pid, signal.SIGCONT)
     assert took_s < ENDS_S
@@ -289,7 +289,7 @@ def test_serve_without_a_broker_ends_with_one_clear_line(settings: Settings) -> 
     assert "Traceback" not in done.stderr
 
 
-def test_a_prediction_whose_target_is_over_is_never_issued(settings: Settings, tmp_path: Path) -> None:
+def test_a_prediction_whose_target_is_over_is_never_published(settings: Settings, tmp_path: Path) -> None:
     make_topics(settings, TOPICS)
     store(settings.hdfs, walk(700))  # ends in 2023
     late = settings.model_copy(

@@ -65,7 +65,7 @@ def trainee(settings: Settings) -> Trainee:
 
 @pytest.fixture(scope="module")
 def trained_once(stack: StackUnderTest) -> tuple[Trainee, Trained]:
-    """One training that several tests look at."""
+    """One training that several tests inspect."""
     hdfs = stack.settings.hdfs.model_copy(update={"root": "/forecasting-training"})
     made = trainee_in(stack.settings.model_copy(update={"hdfs": hdfs}))
     return made, made.train()
@@ -114,7 +114,7 @@ def test_a_loaded_champion_predicts_as_the_trained_model_did(trained_once: tuple
     assert champion.trained_through == loaded.version.trained_through
 
 
-def test_an_old_champion_yields_to_the_baseline_and_says_so(trained_once: tuple[Trainee, Trained]) -> None:
+def test_an_old_champion_is_replaced_by_the_baseline_with_a_reason(trained_once: tuple[Trainee, Trained]) -> None:
     trainee, trained = trained_once
     loaded = trainee.registry.load(trained.version)
     later = walk(1_200 + SMALL.max_model_age_h + 1)
@@ -124,7 +124,7 @@ def test_an_old_champion_yields_to_the_baseline_and_says_so(trained_once: tuple[
     assert str(forecasts.predictions[0].stale_reason).startswith("model_too_old")
 
 
-def test_rows_to_come_change_no_forecast_of_the_net(trained_once: tuple[Trainee, Trained]) -> None:
+def test_later_rows_change_no_forecast_of_the_net(trained_once: tuple[Trainee, Trained]) -> None:
     trainee, trained = trained_once
     model = trainee.registry.load(trained.version).model
     cut = 1_100
@@ -151,8 +151,8 @@ def test_the_same_rows_and_seed_give_the_same_version(trained_once: tuple[Traine
 def test_a_version_that_was_tampered_with_is_not_used(trainee: Trainee) -> None:
     trained = trainee.train()
     path = trainee.registry.path(trained.version, "probe_output.npz")
-    with np.load(io.BytesIO(trainee.storage.read(path))) as held:
-        arrays = dict(held)
+    with np.load(io.BytesIO(trainee.storage.read(path))) as archive:
+        arrays = dict(archive)
     sink = io.BytesIO()
     np.savez(sink, log_quantiles=arrays["log_quantiles"] + 1e-5, sigma=arrays["sigma"])
     trainee.storage.write(path, sink.getvalue())
@@ -170,7 +170,7 @@ def test_the_first_champion_is_of_the_model_that_the_settings_name(trainee: Trai
     assert trainee.registry.challengers(first.version) == {"lstm-plain": plain.version}
 
 
-def test_another_recipe_without_a_walk_forward_record_stays_a_challenger(trainee: Trainee) -> None:
+def test_another_recipe_without_walk_forward_losses_stays_a_challenger(trainee: Trainee) -> None:
     first = trainee.train()
     second = trainee.train("lstm-plain")
     assert not second.verdict.promoted

@@ -25,7 +25,7 @@ def test_coverage_comes_to_its_level_however_wrong_sigma_is(seed: int, wrong: fl
 
 
 @given(st.lists(st.floats(-2.0, 2.0), min_size=50, max_size=200))
-def test_a_calibrator_goes_on_from_its_saved_state(truths: list[float]) -> None:
+def test_a_calibrator_continues_from_its_saved_state(truths: list[float]) -> None:
     whole, first = Calibrator(), Calibrator()
     half = len(truths) // 2
     for truth in truths[:half]:

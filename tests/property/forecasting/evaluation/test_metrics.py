@@ -38,7 +38,7 @@ def test_hac_t_of_white_noise_is_the_plain_t_and_of_correlated_noise_is_smaller(
     assert hac_t(slow) < 0.5 * slow.mean() / (slow.std() / np.sqrt(len(slow)))
 
 
-def test_direction_and_clark_west_tell_skill_from_none() -> None:
+def test_direction_and_clark_west_distinguish_skill_from_chance() -> None:
     rng = np.random.default_rng(1)
     truth = rng.standard_normal(4_000)
     share, p, n = directions(truth, 0.2 * truth + rng.standard_normal(4_000))

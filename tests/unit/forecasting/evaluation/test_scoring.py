@@ -28,7 +28,7 @@ def live_hours(n: int, *, absent: int | None = None) -> Hours:
     return to_hours(rows, "BTC-USD")
 
 
-def test_a_score_tells_errors_in_basis_points(samples: Samples) -> None:
+def test_errors_of_a_score_are_in_basis_points(samples: Samples) -> None:
     at = len(samples.hours) - 1
     _, last = forecast_set(samples, at, None, ForecastingSettings(), issued_at_ms=samples.hours.end_ms + 1).predictions
     actual = last.last_price * np.exp(0.001)
@@ -40,13 +40,13 @@ def test_a_score_tells_errors_in_basis_points(samples: Samples) -> None:
     assert decode(Score, encode(made)) == made
 
 
-def test_a_prediction_is_scored_however_late_its_truth_is_looked_at() -> None:
+def test_a_prediction_is_scored_however_old_its_truth_is() -> None:
     hours = live_hours(500)
     made = prediction_of(hours, 400)  # as after 99 h in which no predictor ran
     assert known_truths([made], hours) == ([(made, 400)], [])
 
 
-def test_a_prediction_without_a_truth_waits_and_is_given_up() -> None:
+def test_a_prediction_without_a_truth_waits_and_expires() -> None:
     made = prediction_of(live_hours(500), 400)
     assert known_truths([made], live_hours(400)) == ([], [])
     assert known_truths([made], live_hours(420, absent=400)) == ([], [])

@@ -15,8 +15,8 @@ BASELINES = [name for name in NAMES if not name.startswith("lstm")]
 
 
 @pytest.mark.parametrize("name", [name for name in BASELINES if name != "gradient-boosting"])
-def test_rows_to_come_change_no_forecast_of_a_baseline(name: str) -> None:
-    """The whole walk-forward, calibration included, up to a point is blind to what comes after that point."""
+def test_later_rows_change_no_forecast_of_a_baseline(name: str) -> None:
+    """Calibrated forecasts up to a point do not depend on rows after it."""
     whole, cut = walk(2_400), 2_000
     short = build_samples(to_hours(whole.slice(0, cut), "BTC-USD"), sequence_h=60)
     long = build_samples(to_hours(whole, "BTC-USD"), sequence_h=60)

@@ -21,13 +21,13 @@ def test_a_better_challenger_is_promoted_and_an_equal_one_is_not() -> None:
     assert "pinball better" in refused.why
 
 
-def test_too_few_common_hours_promote_nobody() -> None:
+def test_with_too_few_common_hours_nothing_is_promoted() -> None:
     verdict = contest(losses(0.5, MIN_COMMON_H - 1), losses(1.0), losses(1.0), attempts=0)
     assert not verdict.promoted
     assert verdict.n_common == MIN_COMMON_H - 1
 
 
-def test_repeated_attempts_raise_the_bar() -> None:
+def test_repeated_attempts_lower_the_significance_level() -> None:
     noisy = WalkForwardLosses(
         HOUR_MS * np.arange(4_000), 0.996 + np.tile([0.05, -0.05], 2_000), losses(1.0).covered, 1.0
     )

@@ -21,7 +21,7 @@ def baselines(samples: Samples) -> tuple[Prediction, ...]:
     return forecast_set(samples, at, None, ForecastingSettings(), issued_at_ms=issued).predictions
 
 
-def test_without_a_model_har_serves_and_says_why(samples: Samples) -> None:
+def test_without_a_model_har_serves_with_a_stale_reason(samples: Samples) -> None:
     har, last = baselines(samples)
     assert (har.model_version, har.role, har.stale_reason) == ("har", "baseline", "no_model")
     assert (last.model_version, last.role, last.stale_reason) == ("last-price", "baseline", None)
@@ -33,7 +33,7 @@ def test_without_a_model_har_serves_and_says_why(samples: Samples) -> None:
     assert decode(Prediction, encode(har)) == har
 
 
-def test_a_late_prediction_is_never_called_live(samples: Samples) -> None:
+def test_a_late_prediction_is_never_of_origin_live(samples: Samples) -> None:
     at = newest_hour(samples)
     assert at is not None
     over = int(samples.hours.start_ms[at]) + 2 * HOUR_MS
@@ -44,7 +44,7 @@ def test_a_late_prediction_is_never_called_live(samples: Samples) -> None:
     assert made == ["live", "backfill"]
 
 
-def test_after_a_gap_the_last_price_serves_and_says_why() -> None:
+def test_after_a_gap_the_last_price_serves_with_a_stale_reason() -> None:
     table = walk(1_000)
     broken = pa.concat_tables([table.slice(0, 990), table.slice(992)])
     (only,) = baselines(build_samples(to_hours(broken, "BTC-USD"), sequence_h=60))
@@ -52,6 +52,6 @@ def test_after_a_gap_the_last_price_serves_and_says_why() -> None:
     assert only.stale_reason == "no_model"
 
 
-def test_the_scores_that_calibrate_are_counted_as_they_are_kept() -> None:
+def test_n_calib_counts_the_scores_in_the_window() -> None:
     samples = build_samples(to_hours(walk(3_000), "BTC-USD"), sequence_h=60)
     assert [p.n_calib for p in baselines(samples)] == [WINDOW_H, WINDOW_H]
