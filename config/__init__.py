@@ -1,7 +1,4 @@
-"""Settings of every program here: one frozen, typed tree, the clock that it chooses, Kafka's clients by its words.
-
-The only package that reads the environment. It imports marketdata alone.
-"""
+"""Settings of all programs: one frozen, typed tree, read from profiles, a TOML file and the environment."""
 
 from config.settings import Settings, load_settings
 

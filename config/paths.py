@@ -1,4 +1,4 @@
-"""Folders outside the work tree, and the environment that child programs get."""
+"""Cache folders outside the work tree, and the environment of child programs."""
 
 import os
 import shutil
@@ -8,26 +8,26 @@ from config.settings import Settings
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept over clones: `$XDG_CACHE_HOME/bitcoin-data`, else `~/.cache/bitcoin-data`."""
+    """Return the download cache shared by all clones: `$XDG_CACHE_HOME/bitcoin-data`, else `~/.cache/bitcoin-data`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "bitcoin-data"
 
 
 def jars_dir(settings: Settings) -> Path:
-    """The folder with one sub-folder of jars each for `kafka`, `hdfs` and `spark`."""
+    """Return the folder of jars, with the sub-folders `kafka`, `hdfs` and `spark`."""
     return settings.devstack.jars_dir or cache_dir() / "jars"
 
 
 def spark_jars_dir(settings: Settings) -> Path:
-    """Spark's Kafka connector and its jars: `batch.jars_dir`, else what `python -m devstack jars` fills."""
+    """Return the folder of Spark's Kafka connector: `batch.jars_dir`, else the cache of `python -m devstack jars`."""
     return settings.batch.jars_dir or jars_dir(settings) / "spark"
 
 
 def java_home() -> str:
-    """The Java that child programs will find: `JAVA_HOME`, else the `java` on the path; empty where there is none."""
+    """Return the Java that child programs use: `JAVA_HOME`, else `java` on the path; empty if there is none."""
     return os.environ.get("JAVA_HOME") or shutil.which("java") or ""
 
 
 def child_environment(**extra: str) -> dict[str, str]:
-    """This program's environment with `extra` over it, for a child program."""
+    """Return the environment of a child program: this program's, overridden by `extra`."""
     return {**os.environ, **extra}

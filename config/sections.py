@@ -1,7 +1,4 @@
-"""The sections of the settings tree; each field's text is what docs/settings.md says of it.
-
-Must never read the environment or a file.
-"""
+"""The sections of the settings tree. The docstring of each field is its description in docs/settings.md."""
 
 import re
 from pathlib import Path
@@ -13,20 +10,20 @@ from marketdata.errors import InvalidValueError
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
 
-# A variable that is passed on without a value (`KEY: ${KEY:-}` of compose) is no secret.
+# An empty variable means unset: docker-compose.yml passes `KEY: ${KEY:-}`.
 _Secret = Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)]
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
 
 
 def _sendable(token: SecretStr | None) -> SecretStr | None:
-    """A token that is not guessed, and can stand in a header and in an address as it is."""
+    """Accept a token that is hard to guess and needs no escaping in a header or a URL."""
     if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
         raise ValueError("expected 16 or more of the letters A-Z and a-z, digits and . _ ~ -")
     return token
 
 
 def _address(*schemes: str) -> AfterValidator:
-    """SCHEME://HOST with anything behind it; without a slash at its end, for paths are put there."""
+    """Return a validator of SCHEME://HOST/…, which strips the trailing slash because paths are appended."""
     form = re.compile(rf"({'|'.join(schemes)})://[^/\s]\S*")
 
     def addressed(text: str) -> str:
@@ -45,52 +42,52 @@ class _Section(BaseModel):
 
 
 class KafkaSettings(_Section):
-    """How to reach the brokers, in Kafka's own words; SASL and TLS are passed through."""
+    """Connection to the brokers. Names and values are those of Kafka's clients."""
 
     brokers: str = Field("127.0.0.1:19092", pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$")
     """Bootstrap servers, `host:port,host:port`."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """As Kafka's own clients name it."""
+    """Kafka's `security.protocol`."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    """With a SASL protocol."""
+    """Kafka's `sasl.mechanism`; used with a SASL protocol."""
     sasl_username: str | None = None
-    """With a SASL protocol."""
+    """User name; required by a SASL protocol."""
     sasl_password: _Secret = None
-    """With a SASL protocol; a secret."""
+    """Secret. Password; required by a SASL protocol."""
     ssl_cafile: Path | None = None
-    """Certificates to trust, PEM; none: the system's."""
+    """Trusted certificates, a PEM file; default: the system's."""
     partitions: int = Field(4, ge=1)
-    """Of topics that are created."""
+    """Partitions of the topics that the programs create."""
     replication_factor: int = Field(1, ge=1)
-    """Of topics that are created."""
+    """Replication factor of the topics that the programs create."""
 
 
 class TopicSettings(_Section):
-    """Names and retention of the topics; roles are those of `marketdata.topics`."""
+    """Names and retention of the topics. Keys are the roles of `marketdata.topics`."""
 
     prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$")
-    """Stands before every topic's name."""
+    """Prefix of every topic name."""
     names: dict[TopicRole, str] = Field(default_factory=dict)
-    """Role to name, where another than the default is wanted."""
+    """Topic name by role, where it differs from the default."""
     retention_hours: dict[TopicRole, float] = Field(default_factory=dict)
-    """Role to hours, counted from arrival."""
+    """Retention in hours by role, counted from arrival at the broker."""
 
 
 class HdfsSettings(_Section):
-    """Where the files live. `url` is for Spark, `webhdfs` for readers without a JVM."""
+    """Location of the tables and models on HDFS."""
 
     url: Annotated[str, _address("hdfs", "viewfs")] = "hdfs://127.0.0.1:19000"
-    """The file system, for Spark."""
+    """File system URL, used by Spark."""
     webhdfs: _Http = "http://127.0.0.1:19870"
-    """The NameNode's HTTP address, for readers without a JVM."""
+    """HTTP address of the NameNode, used by programs without a JVM."""
     user: str = "bitcoin"
-    """Owner of the files."""
+    """User name sent to HDFS; owner of the files."""
     root: str = Field("/bitcoin", pattern=r"^/[^/].*[^/]$")
     """Folder of all tables and models."""
     replication: int = Field(1, ge=1)
-    """Copies of each block."""
+    """Replicas of each block."""
     wait_s: float = Field(60.0, gt=0)
-    """How long a job waits for HDFS at its start."""
+    """Real seconds that a job waits for HDFS, topics or the lease of a table before it fails."""
 
     @property
     def raw_data(self) -> str:
@@ -114,97 +111,97 @@ class HdfsSettings(_Section):
 
 
 class ClockSettings(_Section):
-    """`system`: this machine's UTC clock. `exchange`: Binance's /time, which a replay runs `speed` times as fast."""
+    """The clock of all programs."""
 
     source: Literal["system", "exchange"] = "system"
-    """Whose time it is."""
+    """`system`: this machine's UTC clock. `exchange`: Binance's /time, which runs `speed` times as fast in a replay."""
     speed: float = Field(1.0, gt=0)
-    """Event seconds a real second; only a replay has another than 1."""
+    """Event seconds per real second; other than 1 only in a replay."""
 
 
 class BinanceSettings(_Section):
-    """Binance spot REST, public market data; the default host needs no key."""
+    """Binance spot: public market data by REST and WebSocket."""
 
     enabled: bool = True
-    """Whether it is asked."""
+    """Whether Binance is polled."""
     base_url: _Http = "https://data-api.binance.vision"
-    """REST; the default serves market data without a key."""
+    """REST API; the default serves market data without a key."""
     stream_url: Annotated[str, _address("ws", "wss")] = "wss://data-stream.binance.vision"
-    """WebSocket, for `streams.feed`; the default serves market data without a key."""
+    """WebSocket, used by `streams.feed`; the default serves market data without a key."""
     timeout_s: float = Field(5.0, gt=0)
-    """Of one request."""
+    """Timeout of one request, in real seconds."""
     weight_per_minute: int = Field(6000, ge=1)
-    """The limit of request weight that the poll plan is held against."""
+    """Limit of request weight; the worker checks its poll plan against it at start."""
 
 
 class CoinGeckoSettings(_Section):
-    """CoinGecko v3. `plan` decides the header the key goes into."""
+    """CoinGecko API v3."""
 
     enabled: bool = True
-    """Whether it is asked."""
+    """Whether CoinGecko is polled."""
     base_url: _Http = "https://api.coingecko.com/api/v3"
-    """REST; the pro plan has another host."""
+    """REST API; the pro plan has another host."""
     api_key: _Secret = None
-    """A secret; goes into the plan's header."""
+    """Secret. API key, sent in the header of the plan."""
     plan: Literal["demo", "pro"] = "demo"
-    """Decides the header that the key goes into."""
+    """Plan of the key; selects the header that carries it."""
     timeout_s: float = Field(10.0, gt=0)
-    """Of one request."""
+    """Timeout of one request, in real seconds."""
     calls_per_minute: int = Field(30, ge=1)
-    """The plan's limit; a poll plan beyond it is warned of at start."""
+    """Limit of the plan; the worker warns at start if its poll plan exceeds it."""
     calls_per_month: int | None = Field(10_000, ge=1)
-    """The plan's limit; none: unlimited."""
+    """Limit of the plan; none: unlimited."""
     coin_ids: dict[str, str] = {}
-    """CoinGecko's ids of coins beside BTC, ETH and XRP, as a JSON object: `{"SOL": "solana"}`."""
+    """CoinGecko's ids of further coins than BTC, ETH and XRP, as a JSON object: `{"SOL": "solana"}`."""
 
 
 class StreamsSettings(_Section):
-    """The Faust worker. Times called `_s` here are exchange time, but for those of the web and of retries."""
+    """The Faust worker."""
 
     app_id: str = "bitcoin-streams"
     """Faust's application and consumer group."""
     feed: Literal["poll", "stream", "both"] = "poll"
     """Where quotes come from: polls of all sources, Binance's WebSocket (with trades), or both beside one another."""
     poll_interval_s: float = Field(60.0, gt=0)
-    """Event seconds between polls, on the epoch's grid."""
+    """Event seconds between polls; polls happen at multiples of it since the epoch."""
     stream_interval_s: float = Field(1.0, gt=0)
-    """Event seconds of the stream that one tick of a market stands for, on the epoch's grid."""
+    """Event seconds of a stream that one tick of a market conflates, on the epoch's grid."""
     stream_silence_s: float = Field(60.0, gt=0)
-    """Real seconds without a message after which a stream's connection is taken for dead."""
+    """Real seconds without a message after which a stream's connection is replaced."""
     stream_life_h: float = Field(23.0, gt=0)
-    """Event hours after which another connection takes over; Binance ends one after 24."""
+    """Event hours after which a new connection takes over; Binance closes a connection after 24."""
     stale_coingecko_s: float = Field(300.0, gt=0)
-    """Event seconds; older data of CoinGecko's flags the tick `stale_coingecko`."""
+    """Event seconds; older data from CoinGecko flags the tick `stale_coingecko`."""
     stale_binance_s: float = Field(60.0, gt=0)
-    """Event seconds; an older quote of Binance's flags the tick `stale_binance`."""
+    """Event seconds; an older quote from Binance flags the tick `stale_binance`."""
     divergence_bps: float = Field(200.0, gt=0)
-    """Basis points between CoinGecko's price (a minute old or more) and Binance's mid; beyond: flag `divergent`."""
+    """Basis points between CoinGecko's price (a minute old or more) and Binance's mid; more: flag `divergent`."""
     jump_bps: float = Field(2_000.0, gt=0)
-    """Basis points by which a mid may move from a market's tick to its next (or back); beyond: flag `jump`."""
+    """Basis points between the mids of a market's consecutive ticks, in either direction; more: flag `jump`."""
     lateness_s: float = Field(120.0, ge=0, le=3_600)
-    """How late a tick may come and still enter the rolling windows."""
+    """Event seconds by which a tick may be older than the newest and still enter the rolling windows."""
     max_future_s: float = Field(60.0, ge=0)
-    """How far ahead of the clock a tick's time may be."""
+    """Event seconds by which a tick's time may be ahead of the clock."""
     candle_lookback_h: int = Field(0, ge=0)
-    """Hours of candles fetched when none were published before."""
+    """Hours of candles to fetch if none were published before."""
     store: Literal["memory", "rocksdb"] = "rocksdb"
-    """Where tables are kept; `memory` reads its whole changelog at each start."""
+    """Storage of the tables; `memory` reads the whole changelog at each start."""
     data_dir: Path = Path(".state/streams")
-    """Tables on disk; one worker a folder."""
+    """Folder of the tables; each worker needs a folder of its own."""
     web_host: str = "127.0.0.1"
-    """Where dashboard, API and metrics listen; elsewhere than on loopback needs `web_token`, or `web_open`."""
+    """Address of dashboard, API and metrics; an address other than loopback requires `web_token` or `web_open`."""
     web_port: int = Field(6066, ge=1, le=65535)
-    """Where the dashboard listens."""
+    """Port of dashboard, API and metrics."""
     web_token: Annotated[_Secret, AfterValidator(_sendable)] = None
-    """A secret, 16 characters or more, that every reader must show but for `/health/…` (docs/api.md)."""
+    """Secret, at least 16 characters. Every request except `/health/…` must present it (docs/api.md)."""
     web_open: bool = False
-    """Whether anybody who reaches `web_host` may read without a token."""
+    """Whether everyone who can reach `web_host` may read without a token."""
     session_timeout_s: float = Field(6.0, gt=0)
-    """After which a dead worker's partitions move."""
+    """Real seconds after which the partitions of a dead worker move to others."""
     gather_ms: int = Field(40, ge=1, le=1_000)
-    """For how long the broker gathers records for a poll of a worker, so that batches grow under light load."""
+    """Real milliseconds that the broker collects records before it answers a fetch; more gives larger batches."""
     standby_replicas: int = Field(0, ge=0)
-    """Copies of tables on other workers."""
+    """Copies of the tables on other workers."""
 
     @model_validator(mode="after")
     def _ticks_of_both_feeds_have_instants_of_their_own(self) -> Self:
@@ -218,72 +215,72 @@ class StreamsSettings(_Section):
 
 
 class BatchSettings(_Section):
-    """Spark. `hour_grace_s`: exchange time after an hour's end before its row is written first."""
+    """The Spark jobs."""
 
     master: str = "local[2]"
     """Spark's master URL."""
     driver_memory: str = "1g"
-    """Of the driver, which is all there is with a local master."""
+    """Heap of the driver, which runs everything with a local master."""
     shuffle_partitions: int = Field(2, ge=1)
     """`spark.sql.shuffle.partitions`."""
     jars_dir: Path | None = None
-    """Spark's Kafka connector; none: the cache that `python -m devstack jars` fills."""
+    """Folder of Spark's Kafka connector; default: the cache of `python -m devstack jars`."""
     trigger_s: float = Field(10.0, gt=0)
     """Real seconds between micro-batches."""
     hour_grace_s: float = Field(120.0, ge=0)
-    """Event seconds after an hour's end before its row is first written."""
+    """Event seconds after the end of an hour before its row is first written."""
     raw_slot_minutes: int = Field(60, ge=1, le=60)
-    """Minutes of ticks in one file; less than an hour where one would hold millions of rows."""
+    """Minutes of ticks per file; less than 60 if an hour holds millions of rows."""
     max_offsets_per_trigger: int = Field(200_000, ge=1)
-    """Records of one micro-batch at most."""
+    """Maximum number of records in a micro-batch."""
     backfill_hours: int = Field(17_520, ge=1)
-    """Hourly klines fetched by `backfill`."""
+    """One-hour klines per market that `backfill` fetches."""
     backfill_minutes: int = Field(10_080, ge=0)
-    """One-minute klines fetched by `backfill`."""
+    """One-minute klines per market that `backfill` fetches."""
 
 
 class ForecastingSettings(_Section):
-    """The trainer and the predictor; hours are hours of exchange time."""
+    """The trainer and the predictor."""
 
     symbols: tuple[str, ...] = ("BTC-USD",)
-    """Markets that are forecast."""
+    """Markets to forecast."""
     model: Literal["lstm-quantile", "lstm-plain"] = "lstm-quantile"
-    """What is trained to be champion."""
+    """Model to train as champion."""
     challengers: tuple[Literal["lstm-quantile", "lstm-plain"], ...] = ()
-    """Trained and scored beside it, as `challenger`."""
+    """Further models to train and score, in the role `challenger`."""
     horizon_h: int = Field(1, ge=1)
-    """Hours ahead."""
+    """Hours from the last closed hour to the forecast hour."""
     sequence_h: int = Field(60, ge=2)
-    """Hours that the network sees."""
+    """Hours in the input window of the network."""
     train_hours: int = Field(17_520, ge=500)
-    """Newest hours used for training."""
+    """Number of the newest hours to train on."""
     calibration_hours: int = Field(1_440, ge=100)
-    """Held out of training for the band's conformal scores."""
+    """Hours held out of training for the conformal scores of the interval."""
     epochs: int = Field(50, ge=1)
-    """At most; early stopping ends sooner."""
+    """Maximum number of epochs; early stopping may end training sooner."""
     batch_size: int = Field(128, ge=1)
-    """Windows a step."""
+    """Windows per training step."""
     max_windows: int | None = Field(None, ge=100)
-    """Only the newest so many; none: all."""
+    """Number of the newest windows to train on; none: all."""
     patience: int = Field(5, ge=1)
-    """Epochs without a better validation loss before it stops."""
+    """Epochs without a better validation loss before training stops."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One network each; their mean is the forecast."""
+    """One network per seed; the forecast is their mean."""
     retrain_every_h: int = Field(144, ge=1)
-    """Event hours between trainings; sooner than a model is too old, so that no baseline must stand in."""
+    """Event hours between trainings; at most `max_model_age_h`, so that a champion is replaced in time."""
     max_model_age_h: int = Field(168, ge=1)
-    """An older champion is replaced by a baseline, which says so."""
+    """Age in event hours beyond which a baseline serves in place of the champion."""
     poll_s: float = Field(5.0, gt=0)
-    """Real seconds between looks for a closed hour."""
+    """Real seconds between checks for a closed hour."""
     report_dir: Path = Path("build/report")
-    """Where `report` writes."""
+    """Output folder of `report`."""
     plot_path: Path = Path("build/report/latest.png")
-    """The newest plot of truth and forecast, which the dashboard shows."""
+    """Newest plot of actual and forecast prices; the dashboard shows it."""
 
     @model_validator(mode="after")
     def _retrained_in_time(self) -> Self:
         if self.retrain_every_h > self.max_model_age_h:
-            msg = f"retrain_every_h {self.retrain_every_h}: expected at most max_model_age_h {self.max_model_age_h}"
+            msg = f"retrain_every_h: {self.retrain_every_h}: expected at most max_model_age_h ({self.max_model_age_h})"
             raise ValueError(msg)
         return self
 
@@ -297,27 +294,27 @@ def _instant(text: str) -> str:
 
 
 class DevstackSettings(_Section):
-    """The local stack. The ports of Kafka, HDFS and the exchange are those of their addresses above."""
+    """The local stack. Kafka and HDFS listen on the ports of `kafka.brokers`, `hdfs.url` and `hdfs.webhdfs`."""
 
     state_dir: Path = Path(".state/stack")
-    """Data, logs and state of the local stack."""
+    """Folder of the local stack's data, logs and state."""
     exchange_port: int = Field(18080, ge=1, le=65535)
-    """Of the simulated exchange."""
+    """Port of the simulated exchange."""
     exchange_data: Path = Path("devstack/sample")
-    """Folder of candles that it replays."""
+    """Folder of the candles that the simulated exchange replays."""
     exchange_start: Annotated[str, AfterValidator(_instant)] = "2024-08-05T00:00:00Z"
-    """Where the replay begins; a stored clock goes on from where it was."""
+    """Start of the replay; a stored clock resumes where it stopped."""
     exchange_speed: float = Field(60.0, gt=0)
-    """Event seconds a real second."""
+    """Event seconds per real second."""
     exchange_seed: int = 20240805
-    """Of what the history lacks."""
+    """Seed of the data that the candles do not contain."""
     jars_dir: Path | None = None
-    """Cache of jars; none: in the user's cache folder."""
+    """Folder of the downloaded jars; default: in the user's cache folder."""
     ivy_settings: Path | None = None
-    """An Ivy settings file, for a mirror."""
+    """Ivy settings file, for a mirror."""
     kafka_heap: str = "512m"
-    """-Xmx of Kafka."""
+    """Heap of Kafka (-Xmx)."""
     hdfs_heap: str = "384m"
-    """-Xmx of NameNode and DataNode each."""
+    """Heap of the NameNode and of the DataNode (-Xmx)."""
     startup_s: float = Field(90.0, gt=0)
-    """How long a part may take to become healthy."""
+    """Real seconds that a service may take to become healthy."""

@@ -1,8 +1,8 @@
 """One frozen, typed tree of settings: defaults < profile < TOML file < environment.
 
-`BDI_PROFILE` names a file of config/profiles (default `local`), `BDI_CONFIG` a TOML file of the user's, and
-`BDI_SECTION__FIELD` overrides one field (`BDI_KAFKA__BROKERS=broker:9092`). Unknown keys are refused wherever they
-stand; secrets are never printed. This module alone reads the environment.
+`BDI_PROFILE` names a file in config/profiles (default `local`), `BDI_CONFIG` the path of a TOML file, and
+`BDI_SECTION__FIELD` overrides one field (`BDI_KAFKA__BROKERS=broker:9092`). Unknown keys are errors in every source;
+secrets are masked in output and error messages.
 """
 
 import os
@@ -48,7 +48,7 @@ def _split(value: object) -> object:
 
 
 class _Environment(EnvSettingsSource):
-    """The environment's variables, where a list may also be written with commas."""
+    """Environment variables, in which a list may be JSON or comma-separated."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         if get_origin(field.annotation) is tuple and not str(value).lstrip().startswith("["):
@@ -57,7 +57,7 @@ class _Environment(EnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """The whole tree. Build it with `load_settings`."""
+    """The settings tree. Create it with `load_settings`."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     )
 
     profile: str = "local"
-    """The profile that was loaded."""
+    """Name of the loaded profile."""
     markets: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = (
         "BTC-USD",
         "ETH-USD",
@@ -78,9 +78,9 @@ class Settings(BaseSettings):
         "ETH-EUR",
         "XRP-EUR",
     )
-    """What is collected; a comma list in the environment."""
+    """Markets to collect; a comma-separated list in the environment."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Of every program."""
+    """Log level of every program."""
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
     hdfs: HdfsSettings = HdfsSettings()
@@ -119,11 +119,11 @@ class Settings(BaseSettings):
 
     @property
     def parsed_markets(self) -> tuple[Market, ...]:
-        """The markets as records, in the order of the settings."""
+        """Return the markets, in the order of the settings."""
         return tuple(Market.parse(symbol, self.coingecko.coin_ids) for symbol in self.markets)
 
     def topic(self, role: TopicRole) -> Topic:
-        """The topic of a role with this deployment's name, partitions and retention."""
+        """Return the topic of a role with the name, partitions and retention of this deployment."""
         spec = TOPICS[role]
         hours = self.topics.retention_hours.get(role)
         return spec.deployed(
@@ -138,11 +138,11 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic-settings' own
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is given by pydantic-settings
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment above what `load_settings` hands in from files."""
+        """Return the sources: the environment overrides the arguments, which `load_settings` reads from files."""
         return (_Environment(settings_cls), init_settings)
 
 
@@ -158,7 +158,7 @@ def _read_toml(path: Path, why: str) -> dict[str, Any]:
 
 
 def _profile(asked: str | None) -> str:
-    """The name of the profile to load. `BDI_PROFILE` is looked at even where it does not decide: it was meant."""
+    """Return the name of the profile to load. `BDI_PROFILE` is validated even if an argument overrides it."""
     found = os.environ.get("BDI_PROFILE")
     known = sorted(path.stem for path in PROFILES.glob("*.toml"))
     for origin, name in (("profile", asked), ("BDI_PROFILE", found)):
@@ -176,14 +176,14 @@ def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe(error: ValidationError) -> str:
-    # The input is left out on purpose: it may be a secret.
+    # The input is omitted because it may be a secret.
     lines = []
     for found in error.errors(include_input=False):
         place = [str(part) for part in found["loc"]]
-        said = found["msg"].removeprefix("Value error, ")  # pydantic's own, of what our validators say
+        message = found["msg"].removeprefix("Value error, ")  # pydantic adds it to the messages of our validators
         if found["type"] == "extra_forbidden":
-            said = f"unknown setting; expected one of {', '.join(_fields(place[:-1]))}"
-        lines.append(": ".join(filter(None, [".".join(place), said])))
+            message = f"unknown setting; expected one of {', '.join(_fields(place[:-1]))}"
+        lines.append(": ".join(filter(None, [".".join(place), message])))
     return "settings refused:\n  " + "\n  ".join(lines)
 
 
@@ -198,15 +198,14 @@ def _fields(place: list[str]) -> list[str]:
 
 
 def load_settings(profile: str | None = None, config: Path | None = None) -> Settings:
-    """Read the tree once, for one program.
+    """Read the settings from all sources. Each program calls it once, at start.
 
     Args:
-        profile: name of a profile; None takes `BDI_PROFILE`, else `local`.
-        config: a TOML file over the profile; None takes `BDI_CONFIG`, else no file.
+        profile: name of a profile; None: `BDI_PROFILE`, else `local`.
+        config: a TOML file that overrides the profile; None: `BDI_CONFIG`, else no file.
 
     Raises:
-        ConfigurationError: a profile or a key is unknown, a file is missing or malformed, or a value is not what its
-            field expects.
+        ConfigurationError: a profile or a key is unknown, a file is missing or malformed, or a value is invalid.
     """
     name = _profile(profile)
     file = config or (Path(os.environ["BDI_CONFIG"]) if os.environ.get("BDI_CONFIG") else None)
@@ -223,8 +222,8 @@ def load_settings(profile: str | None = None, config: Path | None = None) -> Set
         settings = Settings(**tree)
     except ValidationError as error:
         raise ConfigurationError(_describe(error)) from error
-    except SettingsError as error:  # its text names the field and its source, not the value
-        msg = f"settings refused: {error}; expected JSON, or a comma list where the setting is a list of texts"
+    except SettingsError as error:  # its message has the field and the source, but not the value
+        msg = f"settings refused: {error}; expected JSON, or a comma-separated list where the setting is a list"
         raise ConfigurationError(msg) from error
-    # BDI_PROFILE is read as the field too; the profile that was asked for by argument is the one that was loaded.
+    # pydantic reads BDI_PROFILE into the field `profile`; an argument overrides it.
     return settings.model_copy(update={"profile": name})

@@ -332,5 +332,5 @@ async def test_a_released_market_stops_its_training_and_must_be_restored(market:
 def test_a_model_is_retrained_before_it_is_too_old_to_serve() -> None:
     own = ForecastingSettings()
     assert own.retrain_every_h + 24 <= own.max_model_age_h
-    with pytest.raises(ValidationError, match="retrain_every_h 200: expected at most max_model_age_h 168"):
+    with pytest.raises(ValidationError, match=r"retrain_every_h: 200: expected at most max_model_age_h \(168\)"):
         ForecastingSettings(retrain_every_h=200)
