@@ -1,7 +1,4 @@
-"""The clocks that programs are handed: this machine's, or the exchange's own, which a replay runs faster.
-
-Nothing else in the project reads the time of day.
-"""
+"""Event time: from this machine's clock, or from the exchange's clock, which a replay may run faster."""
 
 import threading
 import time
@@ -9,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import httpx
+import stamina
 
 from config.settings import Settings
 from exchanges.binance import endpoints
@@ -16,14 +14,14 @@ from marketdata.errors import RetryableSourceError
 
 
 class Clock(Protocol):
-    """Event time now."""
+    """A source of event time."""
 
     def now_ms(self) -> int:
-        """UTC, ms since the epoch."""
+        """Current event time: Unix time in ms, UTC."""
         ...
 
     def real_seconds(self, event_s: float) -> float:
-        """How long, on this machine, `event_s` seconds of event time take."""
+        """How many seconds of this machine's time `event_s` seconds of event time take."""
         ...
 
 
@@ -38,11 +36,19 @@ class SystemClock:
 
 
 class ExchangeClock:
-    """Binance's server time (`GET /api/v3/time`), carried on between two looks by the monotonic clock times `speed`.
+    """The exchange's server time, advanced between two requests by the monotonic clock times `speed`.
 
-    It looks again at the first call that comes `resync_s` of real time after the last look; while the exchange does
-    not answer it goes on from what it knows. It never runs backwards. A program with an event loop gives `resync_s`
-    None, so that `now_ms` never waits for the network, and calls `synchronise` from a thread.
+    It never runs backwards, and keeps advancing while the exchange does not answer.
+
+    Args:
+        fetch_ms: requests the server time, in ms.
+        speed: event seconds per second of this machine.
+        monotonic: this machine's monotonic clock, in seconds.
+        resync_s: the first `now_ms` that is called `resync_s` seconds or more after the last request makes the next
+            one. None: never, so that `now_ms` does not block an event loop; call `synchronise` in a thread instead.
+
+    Raises:
+        RetryableSourceError: the exchange does not answer.
     """
 
     def __init__(
@@ -60,11 +66,11 @@ class ExchangeClock:
         self._lock = threading.Lock()
         self._last_ms = 0
         self._anchor_ms = 0
-        self._anchor = self._looked = 0.0
+        self._anchor = self._requested = 0.0
         self.synchronise()
 
     def synchronise(self) -> None:
-        """Take the server's time; may block for the time of one request.
+        """Request the server time. Blocks for one request.
 
         Raises:
             RetryableSourceError: the exchange does not answer.
@@ -73,16 +79,16 @@ class ExchangeClock:
         server_ms = self._fetch_ms()
         after = self._monotonic()
         with self._lock:
-            # The answer was true somewhere between the two: half the round trip is the usual guess (RFC 5905).
+            # The server read its clock at some time between the two; half the round trip is assumed (RFC 5905).
             self._anchor_ms = server_ms + round((after - before) / 2 * 1000 * self._speed)
-            self._anchor = self._looked = after
+            self._anchor = self._requested = after
 
     def now_ms(self) -> int:
-        if self._resync_s is not None and self._monotonic() - self._looked >= self._resync_s:
+        if self._resync_s is not None and self._monotonic() - self._requested >= self._resync_s:
             try:
                 self.synchronise()
             except RetryableSourceError:
-                self._looked = self._monotonic()
+                self._requested = self._monotonic()
         with self._lock:
             elapsed_ms = (self._monotonic() - self._anchor) * 1000 * self._speed
             self._last_ms = max(self._last_ms, self._anchor_ms + int(elapsed_ms))
@@ -93,15 +99,20 @@ class ExchangeClock:
 
 
 def clock_speed(settings: Settings) -> float:
-    """Event seconds a real second on the clock that the settings choose; nothing is asked."""
+    """Event seconds per second of this machine, by the settings; makes no request."""
     return settings.clock.speed if settings.clock.source == "exchange" else 1.0
 
 
-def build_clock(settings: Settings, *, resync_s: float | None = 30.0) -> Clock:
-    """The clock that the settings choose; `resync_s` is that of `ExchangeClock`.
+def build_clock(settings: Settings, *, resync_s: float | None = 30.0, wait_s: float = 0.0) -> Clock:
+    """The clock that `clock.source` names.
+
+    Args:
+        settings: the whole tree.
+        resync_s: of `ExchangeClock`.
+        wait_s: how long to retry while the exchange does not answer, in seconds; 0: one attempt.
 
     Raises:
-        RetryableSourceError: `exchange` is chosen and its time cannot be had.
+        RetryableSourceError: the exchange does not answer within `wait_s`.
     """
     if settings.clock.source == "system":
         return SystemClock()
@@ -115,4 +126,13 @@ def build_clock(settings: Settings, *, resync_s: float | None = 30.0) -> Clock:
             msg = f'{url}: no exchange time: {error!r}; expected {{"serverTime": ms}}'
             raise RetryableSourceError(msg, "clock") from error
 
-    return ExchangeClock(fetch_ms, settings.clock.speed, resync_s=resync_s)
+    for attempt in stamina.retry_context(
+        on=RetryableSourceError,
+        attempts=None if wait_s else 1,
+        timeout=wait_s or None,
+        wait_initial=0.2,
+        wait_max=2.0,
+    ):
+        with attempt:
+            return ExchangeClock(fetch_ms, settings.clock.speed, resync_s=resync_s)
+    raise AssertionError  # the loop returns or raises

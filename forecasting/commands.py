@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 
-from clients.clock import Clock, build_clock
+from clients.clock import build_clock
 from clients.stop_signals import stop_event
 from clients.webhdfs import WebHdfs
 from config.settings import Settings
@@ -77,25 +77,12 @@ def _train(settings: Settings, symbols: tuple[str, ...], model: str) -> int:
     return 0
 
 
-def _clock(settings: Settings) -> Clock:
-    import stamina
-
-    from marketdata.errors import RetryableSourceError
-
-    for attempt in stamina.retry_context(
-        on=RetryableSourceError, attempts=None, timeout=settings.hdfs.wait_s, wait_initial=0.2, wait_max=2.0
-    ):
-        with attempt:
-            return build_clock(settings)
-    raise ForecastError("clock: no exchange time")  # pragma: no cover  the loop returns or raises
-
-
 def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
     from forecasting.serving.predictor import forecast_set, newest_hour
     from forecasting.training.trainer import load_samples
 
     storage = _storage(settings)
-    clock = _clock(settings)
+    clock = build_clock(settings, wait_s=settings.hdfs.wait_s)
     for symbol in symbols:
         _, samples = load_samples(storage, settings.hdfs.hourly_metrics, symbol, settings.forecasting)
         at = newest_hour(samples)
@@ -116,7 +103,7 @@ async def _serve(settings: Settings) -> int:
     stop = stop_event()
 
     async def serve() -> None:
-        clock = await in_thread(lambda: _clock(settings))
+        clock = await in_thread(lambda: build_clock(settings, wait_s=settings.hdfs.wait_s))
         await PredictorService(settings, WebHdfs(settings.hdfs), clock).run(stop)
 
     serving = asyncio.ensure_future(serve())

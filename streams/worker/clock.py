@@ -1,7 +1,4 @@
-"""The worker's clock: built when the worker starts, and corrected without ever stopping the event loop.
-
-It must never be used before `start`; commands that need the time start it too.
-"""
+"""The worker's clock: created at the start of the worker, and resynchronised without blocking the event loop."""
 
 import asyncio
 import logging
@@ -13,12 +10,17 @@ from marketdata.errors import RetryableSourceError
 
 log = logging.getLogger(__name__)
 
-RESYNC_S = 30.0  # real seconds
+RESYNC_S = 30.0  # seconds of this machine
 _RETRY_S = 0.5
 
 
 class WorkerClock:
-    """A `clients.clock.Clock` whose `now_ms` never waits."""
+    """A `clients.clock.Clock` whose `now_ms` never blocks. Await `start` before use.
+
+    Args:
+        speed: event seconds per second of this machine.
+        build: creates the clock, as `clients.clock.build_clock`; called in a thread.
+    """
 
     def __init__(self, speed: float, build: Callable[[], Clock]) -> None:
         self._speed = speed
@@ -27,32 +29,32 @@ class WorkerClock:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "WorkerClock":
-        """The clock that the settings choose; nothing is asked yet."""
+        """The clock that `clock.source` names; makes no request yet."""
         return cls(clock_speed(settings), lambda: build_clock(settings, resync_s=None))
 
     async def start(self, deadline_s: float = 30.0) -> None:
-        """Ask for the time until there is an answer.
+        """Wait for the first answer of the exchange.
 
         Raises:
-            RetryableSourceError: there is none within `deadline_s` real seconds.
+            RetryableSourceError: it does not answer within `deadline_s` seconds of this machine.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + deadline_s
-        told = False
+        logged = False
         while self._clock is None:
             try:
                 self._clock = await asyncio.to_thread(self._build)
             except RetryableSourceError as error:
                 if loop.time() >= deadline:
                     raise
-                if not told:
+                if not logged:
                     log.warning("waiting for the exchange's time: %s", error)
-                    told = True
+                    logged = True
                 await asyncio.sleep(_RETRY_S)
 
     async def keep(self) -> None:
-        """Correct the clock for ever; a task of the worker."""
-        silent = False
+        """Resynchronise the clock every 30 s until cancelled; a task of the worker."""
+        failing = False
         while True:
             await asyncio.sleep(RESYNC_S)
             if not isinstance(self._clock, ExchangeClock):
@@ -60,14 +62,14 @@ class WorkerClock:
             try:
                 await asyncio.to_thread(self._clock.synchronise)
             except RetryableSourceError as error:
-                if not silent:
-                    log.warning("clock goes on without the exchange: %s", error)
-                silent = True
+                if not failing:
+                    log.warning("clock not resynchronised, it keeps advancing: %s", error)
+                failing = True
             else:
-                silent = False
+                failing = False
 
     def now_ms(self) -> int:
-        """Event time.
+        """Current event time: Unix time in ms, UTC.
 
         Raises:
             RuntimeError: `start` was not awaited.
@@ -80,7 +82,7 @@ class WorkerClock:
         return event_s / self._speed
 
     async def sleep_until(self, event_ms: int) -> None:
-        """Sleep until the clock has come to a time, however often it is corrected meanwhile."""
-        while (left_ms := event_ms - self.now_ms()) > 0:  # noqa: ASYNC110  time itself is what is waited for
-            # Never below a millisecond: the loop's own resolution.
+        """Sleep until the clock reaches `event_ms`, also if it is resynchronised meanwhile."""
+        while (left_ms := event_ms - self.now_ms()) > 0:  # noqa: ASYNC110  there is no event for a time
+            # At least one millisecond, the resolution of the loop.
             await asyncio.sleep(max(self.real_seconds(left_ms / 1000), 0.001))
