@@ -1,4 +1,4 @@
-"""Whether a part answers: each function gives None for a healthy part, else what is wrong, in a few words."""
+"""Health checks of the stack's parts. Each returns None for a healthy part, otherwise a short reason."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ def endpoint(address: str) -> tuple[str, int]:
     """Host and port of `host:port` or of a URL with a port.
 
     Raises:
-        ValueError: there is no port.
+        ValueError: the address has no port.
     """
     parts = urlsplit(address if "//" in address else f"//{address}")
     if parts.hostname is None or parts.port is None:
@@ -28,7 +28,7 @@ def endpoint(address: str) -> tuple[str, int]:
     return parts.hostname, parts.port
 
 
-async def _refusal(address: str) -> str | None:
+async def _connection_problem(address: str) -> str | None:
     host, port = endpoint(address)
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _TIMEOUT_S)
@@ -41,16 +41,16 @@ async def _refusal(address: str) -> str | None:
 
 
 async def kafka_problem(kafka: KafkaSettings) -> str | None:
-    """Asks the first broker for the cluster's metadata; it is healthy when that names a broker.
+    """Request the cluster's metadata from the first broker; it is healthy if the metadata names a broker.
 
     Raises:
-        ConfigurationError: the certificates to trust cannot be read.
+        ConfigurationError: `kafka.ssl_cafile` cannot be read.
     """
     first = kafka.brokers.split(",", maxsplit=1)[0]
-    problem = await _refusal(first)
+    problem = await _connection_problem(first)
     if problem is not None:
         return problem
-    # A broker that is still starting closes connections, which aiokafka logs as errors; the answer below tells it.
+    # A starting broker closes connections, which aiokafka logs as errors; the result below reports it.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     options = {**client_options(kafka), "bootstrap_servers": first}
     client = AIOKafkaClient(**options, request_timeout_ms=int(_TIMEOUT_S * 1000))
@@ -72,22 +72,22 @@ async def _get(url: str, **params: str) -> httpx.Response | str:
 
 
 async def http_problem(url: str) -> str | None:
-    """Any answer but a server error will do."""
-    answer = await _get(url)
-    if isinstance(answer, str):
-        return answer
-    return f"HTTP {answer.status_code}" if answer.is_server_error else None
+    """Every response except a server error (5xx) is healthy."""
+    response = await _get(url)
+    if isinstance(response, str):
+        return response
+    return f"HTTP {response.status_code}" if response.is_server_error else None
 
 
 async def hdfs_problem(webhdfs: str) -> str | None:
-    """The NameNode is out of safe mode and has a live DataNode, as its own JMX page tells."""
-    answer = await _get(f"{webhdfs}/jmx", qry="Hadoop:service=NameNode,name=FSNamesystemState")
-    if isinstance(answer, str):
-        return answer
+    """The NameNode is healthy if, by its JMX page, it has left safe mode and has a live DataNode."""
+    response = await _get(f"{webhdfs}/jmx", qry="Hadoop:service=NameNode,name=FSNamesystemState")
+    if isinstance(response, str):
+        return response
     try:
-        beans = answer.json()["beans"]
+        beans = response.json()["beans"]
     except (ValueError, KeyError):
-        return f"HTTP {answer.status_code}"
+        return f"HTTP {response.status_code}"
     if not beans:
         return "is starting"
     if beans[0]["FSState"] != "Operational":
@@ -96,8 +96,8 @@ async def hdfs_problem(webhdfs: str) -> str | None:
 
 
 async def webhdfs_problem(webhdfs: str) -> str | None:
-    """WebHDFS lists the root folder."""
-    answer = await _get(f"{webhdfs}/webhdfs/v1/", op="LISTSTATUS")
-    if isinstance(answer, str):
-        return answer
-    return None if answer.is_success else f"HTTP {answer.status_code}"
+    """WebHDFS is healthy if it lists the root folder."""
+    response = await _get(f"{webhdfs}/webhdfs/v1/", op="LISTSTATUS")
+    if isinstance(response, str):
+        return response
+    return None if response.is_success else f"HTTP {response.status_code}"
