@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from marketdata.errors import InvalidValueError
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import FeedMode
 
 # An empty variable means unset: docker-compose.yml passes `KEY: ${KEY:-}`.
 _Secret = Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)]
@@ -160,7 +161,7 @@ class StreamsSettings(_Section):
 
     app_id: str = "bitcoin-streams"
     """Faust's application and consumer group."""
-    feed: Literal["poll", "stream", "both"] = "poll"
+    feed: FeedMode = FeedMode.POLL
     """Where quotes come from: polls of all sources, Binance's WebSocket (with trades), or both beside one another."""
     poll_interval_s: float = Field(60.0, gt=0)
     """Event seconds between polls; polls happen at multiples of it since the epoch."""
@@ -205,7 +206,7 @@ class StreamsSettings(_Section):
 
     @model_validator(mode="after")
     def _ticks_of_both_feeds_have_instants_of_their_own(self) -> Self:
-        if self.feed == "both" and self.stream_interval_s >= self.poll_interval_s:
+        if self.feed == FeedMode.BOTH and self.stream_interval_s >= self.poll_interval_s:
             msg = (
                 f"stream_interval_s: {self.stream_interval_s:g}: expected less than poll_interval_s "
                 f"({self.poll_interval_s:g}) where feed is both"

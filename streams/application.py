@@ -17,10 +17,10 @@ from clients.logging_setup import logging_config
 from config import Settings, load_settings
 from marketdata.errors import BitcoinDataError
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import FeedMode
 from streams import commands
 from streams.agents import clean_agent, features_agent
 from streams.collection import build
-from streams.collection.build import POLL_FEED, STREAM_FEED
 from streams.collection.ports import Publisher
 from streams.faust_batch.driver import BatchTransport, RawBatchSchema
 from streams.faust_batch.runner import BatchAgent, BatchRunner
@@ -214,7 +214,7 @@ def _add_polling(app: StreamsApp, publish: Publisher, is_leader: Callable[[], bo
     async def collect() -> None:
         for warning in build.poll_plan_warnings(settings, clock, state):
             log.warning("%s", warning)
-        if settings.streams.feed == STREAM_FEED:
+        if settings.streams.feed == FeedMode.STREAM:
             return
         if not sources:
             log.info("no polling: no source is enabled")
@@ -244,5 +244,5 @@ def _add_streaming(app: StreamsApp, publish: Publisher, is_leader: Callable[[], 
         if feed is not None:
             log.info("streaming %d markets from %s", len(settings.markets), settings.binance.stream_url)
             await forever("stream", lambda: feed.run(is_leader), RESTART_PAUSE_S)
-        elif settings.streams.feed != POLL_FEED:
+        elif settings.streams.feed != FeedMode.POLL:
             log.error("streams.feed: %s: expected an enabled source with a stream", settings.streams.feed)

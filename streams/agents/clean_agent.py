@@ -14,7 +14,8 @@ from aiokafka.structs import ConsumerRecord
 from clients.clock import Clock
 from config.settings import Settings
 from marketdata.topics import TopicRole
-from streams.agents.cleaning import JUMP, clean
+from marketdata.vocabulary import FeedMode, TickFlag
+from streams.agents.cleaning import clean
 from streams.agents.dead_letters import RefusalLog
 from streams.agents.seen import Seen, remembered
 from streams.kafka.delivered_offsets import DeliveredOffsets
@@ -45,7 +46,7 @@ class CleanAgent:
         self._refusals = RefusalLog(NAME)
         self._lateness_ms = int(settings.streams.lateness_s * 1000)
         streams = settings.streams
-        interval_s = streams.poll_interval_s if streams.feed == "poll" else streams.stream_interval_s
+        interval_s = streams.poll_interval_s if streams.feed == FeedMode.POLL else streams.stream_interval_s
         self._remembered = remembered(streams.lateness_s, interval_s)
         self._max_move = 1 + streams.jump_bps / 10_000
         self._max_future_ms = int(settings.streams.max_future_s * 1000)
@@ -87,7 +88,7 @@ class CleanAgent:
         self._metrics.duplicates.inc(done.duplicates)
         self._metrics.out_of_order.inc(done.late)
         self._metrics.replayed.inc(done.replayed)
-        self._metrics.flagged.labels(JUMP).inc(done.jumps)
+        self._metrics.flagged.labels(TickFlag.JUMP).inc(done.jumps)
         for reason in done.reasons:
             self._metrics.dead_letters.labels(reason).inc()
         self._refusals.add(done.reasons)

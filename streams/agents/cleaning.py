@@ -13,14 +13,13 @@ from marketdata import tick_rules
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
 from marketdata.records import Tick
-from streams.agents.dead_letters import UNEXPECTED_REASON, dead_letter
+from marketdata.vocabulary import Reason, TickFlag
+from streams.agents.dead_letters import dead_letter
 from streams.agents.seen import REMEMBERED, Seen
 from streams.kafka.delivered_offsets import header
 from streams.kafka.records import OutgoingRecord
 
 log = logging.getLogger(__name__)
-
-JUMP = "jump"
 
 
 @dataclass(slots=True)
@@ -79,8 +78,8 @@ def clean(
                 record.partition,
                 record.offset,
             )
-            done.reasons.append(UNEXPECTED_REASON)
-            done.dead_letters.append(_dead_letter(record, error, UNEXPECTED_REASON, now_ms))
+            done.reasons.append(Reason.UNEXPECTED)
+            done.dead_letters.append(_dead_letter(record, error, Reason.UNEXPECTED, now_ms))
             continue
         key: bytes = record.key
         state = done.states.get(key)
@@ -98,7 +97,7 @@ def clean(
             done.late += 1
         value = record.value
         if (newest_ms is None or timestamp_ms > newest_ms) and not state.follow(_price(tick), max_move):
-            value = encode(structs.replace(tick, flags=(*tick.flags, JUMP)))
+            value = encode(structs.replace(tick, flags=(*tick.flags, TickFlag.JUMP)))
             done.jumps += record.offset > delivered
         if record.offset > delivered:
             done.ticks.append((key, value, header(record.offset)))
@@ -117,7 +116,7 @@ def check(tick: Tick, key: bytes | None, latest_ms: int) -> int:
         DecodeError: the first broken rule, with its reason code.
     """
     if key != tick.symbol.encode():
-        raise DecodeError("key", "key", key, f"the symbol {tick.symbol!r} as UTF-8")
+        raise DecodeError(Reason.KEY, "key", key, f"the symbol {tick.symbol!r} as UTF-8")
     return tick_rules.check(tick, latest_ms)
 
 

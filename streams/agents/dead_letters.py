@@ -12,8 +12,6 @@ from marketdata.records import DeadLetter
 
 log = logging.getLogger(__name__)
 
-UNEXPECTED_REASON = "unexpected"
-
 _LOG_EVERY_S = 60.0
 
 

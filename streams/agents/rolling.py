@@ -17,13 +17,12 @@ from marketdata.features import MarketFeatures, decode_quote
 from marketdata.records import Tick
 from marketdata.tick_rules import ahead_of_clock
 from marketdata.times import SECOND_MS, from_rfc3339
-from streams.agents.dead_letters import UNEXPECTED_REASON, dead_letter
+from marketdata.vocabulary import Reason
+from streams.agents.dead_letters import dead_letter
 from streams.kafka.delivered_offsets import header
 from streams.kafka.records import OutgoingRecord
 
 log = logging.getLogger(__name__)
-
-UNDECODABLE_REASON = "not_a_tick"
 
 
 @dataclass(slots=True)
@@ -125,9 +124,9 @@ def _offset(row: OutgoingRecord) -> int:
 
 
 def _refuse(done: Rolled, record: ConsumerRecord, error: Exception, now_ms: int) -> None:
-    reason = UNDECODABLE_REASON
+    reason: str = Reason.NOT_A_TICK
     if not isinstance(error, (msgspec.MsgspecError, InvalidValueError, TypeError, UnicodeDecodeError)):
-        reason = UNEXPECTED_REASON
+        reason = Reason.UNEXPECTED
         log.error(
             "%s-%d@%d: unexpected error",
             record.topic,

@@ -5,16 +5,15 @@ from config import Settings
 from exchanges import coingecko
 from exchanges.binance import endpoints as binance
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import FeedMode, SourceStatus
 from streams.collection.candles import DELAY_MS, STREAMED_DELAY_MS, CandleCollector, published_minutes
 from streams.collection.last_tick import newest_tick_ms
 from streams.collection.poller import Collector
 from streams.collection.ports import NewestTick, Publisher, SleepingClock
 from streams.collection.streamer import StreamFeed
-from streams.collection.tick_builder import DISABLED, NOT_POLLED, Bounds
+from streams.collection.tick_builder import Bounds
 from streams.sources.poll_budget import plan_warnings
 from streams.worker.state import WorkerState
-
-POLL_FEED, STREAM_FEED = "poll", "stream"  # of streams.feed
 
 
 def build_collector(settings: Settings, clock: SleepingClock, state: WorkerState, publish: Publisher) -> Collector:
@@ -43,7 +42,8 @@ def build_feed(
     source = exchanges.stream
     if source is None:
         return None
-    others = {one.name: NOT_POLLED for one in exchanges.sources} | dict.fromkeys(exchanges.disabled, DISABLED)
+    others: dict[str, str] = {one.name: SourceStatus.NOT_POLLED for one in exchanges.sources}
+    others |= dict.fromkeys(exchanges.disabled, SourceStatus.DISABLED)
     others.pop(source.name, None)
     return StreamFeed(
         markets=settings.parsed_markets,
@@ -54,7 +54,7 @@ def build_feed(
         topic=settings.topic(TopicRole.TICKS).name,
         on_candle=candles.add if candles is not None else lambda _candle: None,
         interval_ms=int(streams.stream_interval_s * 1000),
-        polls_ms=None if streams.feed == STREAM_FEED else int(streams.poll_interval_s * 1000),
+        polls_ms=None if streams.feed == FeedMode.STREAM else int(streams.poll_interval_s * 1000),
         silence_s=streams.stream_silence_s,
         life_ms=int(streams.stream_life_h * 3_600_000),
         bounds=_bounds(settings),
@@ -88,7 +88,7 @@ def build_candles(
 def poll_plan_warnings(settings: Settings, clock: Clock, state: WorkerState) -> list[str]:
     """List the request limits that the configured polls exceed, one line each."""
     return plan_warnings(
-        [] if settings.streams.feed == STREAM_FEED else state.exchanges.sources,
+        [] if settings.streams.feed == FeedMode.STREAM else state.exchanges.sources,
         state.exchanges.candles,
         settings.parsed_markets,
         settings.streams.poll_interval_s,

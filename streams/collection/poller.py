@@ -14,15 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from aiokafka.errors import KafkaError
 
-from exchanges.interface import OK, PollResult, QuoteSource
+from exchanges.interface import PollResult, QuoteSource
 from exchanges.retry_policy import RetryPolicy
 from marketdata.codec import encode
 from marketdata.errors import BitcoinDataError
 from marketdata.markets import Market
 from marketdata.records import Tick
 from marketdata.times import floor_to, to_rfc3339
+from marketdata.vocabulary import SourceStatus
 from streams.collection.ports import NewestTick, Publisher, SleepingClock, no_previous_tick
-from streams.collection.tick_builder import DISABLED, Bounds, Polled, build_tick
+from streams.collection.tick_builder import Bounds, Polled, build_tick
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Collector:
         """
         outcomes = await asyncio.gather(*(self._poll(source, budget_s) for source in self._sources))
         polled = {source.name: outcome for source, outcome in zip(self._sources, outcomes, strict=True)}
-        polled.update({name: Polled(DISABLED) for name in self._disabled})
+        polled.update({name: Polled(SourceStatus.DISABLED) for name in self._disabled})
         ticks = [build_tick(market, instant_ms, polled, self._bounds) for market in self._markets]
         absent = self._absent_now(ticks, polled)
         published = [tick for tick in ticks if tick.symbol not in absent & self._absent]
@@ -212,19 +213,19 @@ class Collector:
 
         outcome = await self._retry_policies[source.name].call(ask, budget_s)
         received_ms = self._clock.now_ms()
-        up = outcome.status == OK
+        up = outcome.status == SourceStatus.OK
         self._metrics.source_up.labels(source.name).set(up)
         if not up or outcome.value is None:
             self._metrics.source_errors.labels(source.name, outcome.status).inc()
             self._summary[f"{source.name} {outcome.status}"] += 1
             return Polled(outcome.status)
         self._count_refused(source.name, outcome.value)
-        return Polled(OK, outcome.value, received_ms)
+        return Polled(SourceStatus.OK, outcome.value, received_ms)
 
     def _count_refused(self, name: str, result: PollResult) -> None:
         wrong = frozenset(f"{name} {symbol}: {error}" for symbol, error in result.invalid.items())
         if wrong:
-            self._metrics.source_errors.labels(name, "bad_payload").inc(len(wrong))
+            self._metrics.source_errors.labels(name, SourceStatus.BAD_PAYLOAD).inc(len(wrong))
         for line in sorted(wrong - self._refused):
             log.warning("refused a source's data: %s", line)
         self._refused = frozenset(line for line in self._refused if not line.startswith(f"{name} ")) | wrong
@@ -235,7 +236,7 @@ class Collector:
         A quote that will be refused counts as data: it is published, to become a dead letter. Nulls, and the zeros of a
         halted market, do not.
         """
-        answered = {name for name, outcome in polled.items() if outcome.status == OK}
+        answered = {name for name, outcome in polled.items() if outcome.status == SourceStatus.OK}
         is_whole = bool(answered) and all(
             name in answered or name in self._disabled or self._retry_policies[name].stopped is not None
             for name in polled

@@ -4,20 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from exchanges.interface import MISSING, OK, UNKNOWN_SYMBOL, PollResult
+from exchanges.interface import PollResult
 from marketdata.enrichment import mid_price
 from marketdata.markets import Market
 from marketdata.records import SourceState, Tick
 from marketdata.times import to_rfc3339
+from marketdata.vocabulary import SourceStatus, TickFlag, stale_flag
 from streams.collection.conflation import Interval
 
-DISABLED = "disabled"
-BAD_PAYLOAD = "bad_payload"
-NOT_POLLED = "not_polled"
-"""Status of a source that does not contribute to a stream's tick."""
-DIVERGENT = "divergent"
-STALE = "stale_{}"
-"""Flag, to be formatted with the name of the source."""
 _BPS = 10_000.0
 
 
@@ -74,7 +68,7 @@ def stream_tick(market: Market, interval: Interval, source: str, bounds: Bounds,
     if quote is None:
         raise TypeError(f"{interval.symbol}: interval without a quote: expected one with a quote")
     own = SourceState(
-        status=OK,
+        status=SourceStatus.OK,
         observed_at=to_rfc3339(interval.quoted_at_ms),
         received_at=to_rfc3339(interval.end_ms),
         staleness_ms=interval.end_ms - interval.quoted_at_ms,
@@ -122,18 +116,18 @@ def _tick(
 
 def _flags(states: Mapping[str, SourceState], divergence: float | None, bounds: Bounds) -> tuple[str, ...]:
     flags = [
-        STALE.format(name)
+        stale_flag(name)
         for name, state in states.items()
         if state.staleness_ms is not None and state.staleness_ms > bounds.stale_ms.get(name, float("inf"))
     ]
     if divergence is not None and abs(divergence) > bounds.divergence_bps:
-        flags.append(DIVERGENT)
+        flags.append(TickFlag.DIVERGENT)
     return tuple(flags)
 
 
 def _one(symbol: str, outcome: Polled) -> tuple[SourceState, Mapping[str, float | str | None]]:
     received = None if outcome.received_at_ms is None else to_rfc3339(outcome.received_at_ms)
-    if outcome.status != OK or outcome.result is None:
+    if outcome.status != SourceStatus.OK or outcome.result is None:
         return SourceState(status=outcome.status, received_at=received), {}
     quote = outcome.result.quotes.get(symbol)
     if quote is None:
@@ -142,7 +136,7 @@ def _one(symbol: str, outcome: Polled) -> tuple[SourceState, Mapping[str, float 
     if quote.observed_at_ms is not None and outcome.received_at_ms is not None:
         staleness_ms = outcome.received_at_ms - quote.observed_at_ms
     state = SourceState(
-        status=OK,
+        status=SourceStatus.OK,
         observed_at=None if quote.observed_at_ms is None else to_rfc3339(quote.observed_at_ms),
         received_at=received,
         staleness_ms=staleness_ms,
@@ -153,5 +147,5 @@ def _one(symbol: str, outcome: Polled) -> tuple[SourceState, Mapping[str, float 
 def _absent(symbol: str, result: PollResult) -> str:
     """Why an answer has no quote of a market."""
     if symbol in result.invalid:
-        return BAD_PAYLOAD
-    return UNKNOWN_SYMBOL if symbol in result.unknown else MISSING
+        return SourceStatus.BAD_PAYLOAD
+    return SourceStatus.UNKNOWN_SYMBOL if symbol in result.unknown else SourceStatus.MISSING

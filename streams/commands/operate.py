@@ -8,9 +8,10 @@ import httpx
 import msgspec
 from faust.cli import argument
 
-from exchanges.interface import OK, PollResult, QuoteSource
+from exchanges.interface import PollResult, QuoteSource
 from marketdata.errors import BitcoinDataError, ConfigurationError, StorageError
 from marketdata.times import floor_to, to_rfc3339
+from marketdata.vocabulary import SourceStatus
 from streams.collection.build import build_collector, build_feed, poll_plan_warnings
 from streams.commands.command import JSON_OPTION, StreamsCommand
 from streams.kafka import topics as topic_admin
@@ -51,7 +52,7 @@ class collect_once(StreamsCommand):  # noqa: N801  Faust derives the command nam
                     for tick in ticks
                 ],
             )
-        return 0 if any(state.status == OK for tick in ticks for state in tick.sources.values()) else 1
+        return 0 if any(state.status == SourceStatus.OK for tick in ticks for state in tick.sources.values()) else 1
 
 
 class topics(StreamsCommand):  # noqa: N801

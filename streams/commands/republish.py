@@ -23,6 +23,7 @@ from marketdata.dead_letters import PAYLOAD_LIMIT, Note
 from marketdata.errors import DecodeError
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import Reason
 from streams.agents.cleaning import check
 from streams.commands.command import Progress
 from streams.kafka.sender import Sender
@@ -153,7 +154,7 @@ def _refused(original: _Original, role: TopicRole, latest_ms: int) -> DecodeErro
         if role is TopicRole.CANDLES:
             candle = decode(Candle, original.value)
             if candle.interval != "1m":
-                raise DecodeError("value", "interval", candle.interval, "1m")  # noqa: TRY301  handled like every other rule
+                raise DecodeError(Reason.VALUE, "interval", candle.interval, "1m")  # noqa: TRY301  handled like every other rule
             candle_rules.check(candle, latest_ms)
         else:
             check(decode(Tick, original.value), original.key, latest_ms)

@@ -14,6 +14,7 @@ from exchanges.coingecko import CoinGecko
 from exchanges.http import JsonClient
 from exchanges.interface import CandleSource, QuoteSource, StreamSource
 from exchanges.retry_policy import RetryPolicy
+from marketdata.vocabulary import FeedMode
 from streams.metrics import Metrics
 
 _CONNECTIONS = 16
@@ -89,7 +90,7 @@ def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable
         )
         exchanges.sources.append(source)
         exchanges.candles = source
-        if settings.streams.feed != "poll":
+        if settings.streams.feed != FeedMode.POLL:
             exchanges.stream = BinanceStream(spot.stream_url, settings.parsed_markets)
     else:
         exchanges.disabled.append(binance.NAME)

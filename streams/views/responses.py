@@ -14,7 +14,7 @@ from marketdata.enrichment import mid_price, spread_bps
 from marketdata.records import Prediction, Score, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
-from streams.collection.tick_builder import NOT_POLLED, STALE
+from marketdata.vocabulary import SourceStatus, stale_flag
 from streams.views import forecast_health as overdue
 from streams.views.follower import KafkaBoard
 from streams.views.read_model import Board, MarketBoard, TickPoint, newest_first
@@ -65,7 +65,7 @@ def _flags(market: MarketBoard) -> list[str]:
     tick, polled = market.tick, market.polled
     if tick is None or polled is None or tick is polled:
         return [] if tick is None else sorted(tick.flags)
-    told = {STALE.format(name) for name, state in tick.sources.items() if state.status != NOT_POLLED}
+    told = {stale_flag(name) for name, state in tick.sources.items() if state.status != SourceStatus.NOT_POLLED}
     return sorted({*tick.flags, *(flag for flag in polled.flags if flag not in told)})
 
 
@@ -262,7 +262,7 @@ def _source(
     source = board.sources[name]
     poll_s = settings.streams.poll_interval_s
     told_s = _age_s(source.tick_ms, now_ms)
-    stale = len(flagged.get(STALE.format(name), ()))
+    stale = len(flagged.get(stale_flag(name), ()))
     state = "disabled" if source.status == "disabled" else "ok" if source.status == "ok" else "outage"
     if state == "ok":  # as good as the ticks that tell of it
         state = _state(told_s, 2.0 * poll_s + 60, (_MISSED_POLLS + 2) * poll_s + 60)
