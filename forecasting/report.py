@@ -38,12 +38,12 @@ Persistence is naive, because averages of a random walk are autocorrelated."""
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("model", "model", "s"),
     ("n", "n", "d"),
-    ("rmse_bps", "RMSE bp", ".2f"),
+    ("rmse_bps", "RMSE, bps", ".2f"),
     ("rmse_over_last_price", "RMSE over last price", ".4f"),
     ("clark_west_t", "Clark-West t", ".2f"),
     ("direction_share", "direction", ".3f"),
     ("direction_p", "PT p", ".3f"),
-    ("pinball_bps", "pinball bp", ".3f"),
+    ("pinball_bps", "pinball, bps", ".3f"),
     ("pinball_skill_over_last-price", "skill over constant width", ".2%"),
     ("pinball_t_over_last-price", "DM t", ".1f"),
     ("pinball_skill_over_ewma", "skill over EWMA", ".2%"),
@@ -55,7 +55,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("coverage_90_raw", "90 % raw", ".3f"),
     ("coverage_95", "95 %", ".3f"),
     ("worst_week_coverage_90", "worst week", ".3f"),
-    ("winkler_90_bps", "Winkler 90 bp", ".1f"),
+    ("winkler_90_bps", "Winkler 90, bps", ".1f"),
     ("qlike", "QLIKE", ".3f"),
 )
 
@@ -92,7 +92,7 @@ def write_report(
     forecasting = settings.forecasting
     unknown = set(names or ()) - set(catalogue.NAMES)
     if unknown:
-        raise ForecastError(f"models: {sorted(unknown)}: expected of {', '.join(catalogue.NAMES)}")
+        raise ForecastError(f"models: {sorted(unknown)}: expected any of {', '.join(catalogue.NAMES)}")
     chosen = list(dict.fromkeys([*REFERENCES, *(names or catalogue.NAMES)]))
     table, samples = load_samples(storage, settings.hdfs.hourly_metrics, symbol, forecasting)
     known = samples.anchors[samples.learnable]
@@ -143,10 +143,10 @@ def _refit_h(name: str, scored_h: int, *, quick: bool) -> int:
 
 
 def _run(name: str, samples: Samples, first: int, refit_h: int, training: Training, progress: Progress) -> WalkForward:
-    used, forecast = walk_forward(
+    model, forecast = walk_forward(
         lambda: catalogue.make(name, training), samples, first=first, refit_every_h=refit_h, progress=progress
     )
-    return calibrate(used, forecast, samples)
+    return calibrate(model, forecast, samples)
 
 
 def markdown(document: dict[str, Any]) -> str:

@@ -239,7 +239,9 @@ def decide(
     elif current["version"] == version.name:
         return Verdict(promoted=True, why="already the champion")
     else:
-        verdict = _against(storage, registry, version, current["version"], model_name, own, settings.max_model_age_h)
+        verdict = _compare_with_champion(
+            storage, registry, version, current["version"], model_name, own, settings.max_model_age_h
+        )
     if verdict.promoted:
         registry.promote(version.name, verdict.as_json())
     else:
@@ -248,7 +250,7 @@ def decide(
     return verdict
 
 
-def _against(
+def _compare_with_champion(
     storage: WebHdfs,
     registry: Registry,
     version: Version,
