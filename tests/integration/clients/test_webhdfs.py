@@ -1,16 +1,12 @@
-"""Files on the real HDFS: atomic writes, reads that are never torn, month files that are read once."""
+"""Files on the real HDFS: atomic writes, and reads that are never torn."""
 
 import threading
 
-import pyarrow as pa
 import pytest
 
 from clients.webhdfs import WebHdfs
 from config import Settings
-from forecasting.data.hourly_grid import to_hours
-from forecasting.data.hourly_store import HourlyStore
 from marketdata.errors import StorageError
-from tests.support.forecasting_hours import store, walk
 
 
 @pytest.fixture
@@ -79,34 +75,3 @@ def test_a_file_that_is_absent_is_named(storage: WebHdfs, settings: Settings) ->
     with pytest.raises(StorageError, match="absent"):
         storage.read(f"{settings.hdfs.root}/absent")
     assert storage.files(f"{settings.hdfs.root}/nowhere") == []
-
-
-def test_only_changed_months_are_read_again(
-    storage: WebHdfs, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = walk(2_000)
-    other = walk(2_000, symbol="ETH-USD", seed=1)
-    store(settings.hdfs, rows.slice(0, 1_900), other)
-    hourly = HourlyStore(storage, settings.hdfs.hourly_metrics, "BTC-USD")
-    assert hourly.refresh()
-    assert hourly.table().num_rows == 1_900
-    assert not hourly.refresh()
-    read: list[str] = []
-    inner = storage.read
-
-    def reading(path: str) -> bytes:
-        read.append(path)
-        return inner(path)
-
-    monkeypatch.setattr(storage, "read", reading)
-    month = rows.filter(pa.compute.greater_equal(rows["hour_start"], pa.scalar(_march(), rows["hour_start"].type)))
-    store(settings.hdfs, month)
-    assert hourly.refresh()
-    assert [path.rsplit("/", 1)[1] for path in read] == ["hourly-2023-03.parquet"]
-    hours = to_hours(hourly.table(), "BTC-USD")
-    assert len(hours) == 2_000
-    assert hours.present.all()
-
-
-def _march() -> int:
-    return 1_677_628_800_000_000  # 2023-03-01 in µs

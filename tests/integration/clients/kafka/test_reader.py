@@ -8,13 +8,10 @@ from config import Settings
 from marketdata.codec import encode
 from marketdata.errors import BrokerError
 from marketdata.records import Tick
-from marketdata.times import HOUR_MS, MINUTE_MS
 from marketdata.topics import TopicRole
-from streams.collection.candles import published_minutes
-from streams.collection.last_tick import newest_tick_ms
 from streams.kafka import topics
 from tests.support.streams_worker import send
-from tests.support.view_records import SYMBOL, candle, tick
+from tests.support.view_records import SYMBOL, tick
 
 START_MS = 1_722_816_000_000
 BEHIND = 300  # records that are no ticks: more than are looked at first
@@ -40,10 +37,6 @@ async def test_a_longer_tail_reads_only_what_the_shorter_one_had_not(settings: S
     assert await read(2, 5) == [held[-2:], held[-5:-2]]
     assert await read(len(held), None) == [held]  # there is no more
 
-    assert await newest_tick_ms(own.kafka, name, START_MS + 2, streamed=False) == START_MS + 1
-    assert await newest_tick_ms(own.kafka, name, START_MS, streamed=False) is None
-    assert await newest_tick_ms(own.kafka, name, START_MS + 2, streamed=True) is None
-
 
 async def test_one_keys_partition_is_read_alone_and_other_records_are_skipped(settings: Settings) -> None:
     own = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 3})})
@@ -66,14 +59,3 @@ async def test_a_topic_that_does_not_exist_is_one_clear_line(settings: Settings)
         with pytest.raises(BrokerError, match=f"topic {name}: does not exist{after}; create it with `faust -A streams"):
             async with TopicReader(settings.kafka, name, wait_s=wait_s):
                 pass
-
-
-async def test_a_candle_out_of_the_future_does_not_end_its_markets_candles(settings: Settings) -> None:
-    await topics.ensure(settings)
-    starts = [START_MS, START_MS + MINUTE_MS, START_MS + 1_000 * HOUR_MS]
-    await send(settings, TopicRole.CANDLES, [(SYMBOL.encode(), encode(candle(at_ms))) for at_ms in starts])
-    name = settings.topic(TopicRole.CANDLES).name
-    found = await published_minutes(settings.kafka, name, [SYMBOL], START_MS + HOUR_MS)
-    assert {symbol: (minutes.next_ms, minutes.gaps) for symbol, minutes in found.items()} == {
-        SYMBOL: (START_MS + 2 * MINUTE_MS, [])
-    }
