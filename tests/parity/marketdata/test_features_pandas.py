@@ -1,4 +1,4 @@
-"""The rolling features equal a pandas reading of docs/features.md, whatever the order in which the ticks came."""
+"""The rolling features equal a pandas implementation of docs/features.md, for any order of arrival."""
 
 import math
 import random
@@ -107,7 +107,7 @@ def none_or(values: st.SearchStrategy[float]) -> st.SearchStrategy[float | None]
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Row]:
-    """Ticks in order of time, with gaps from a millisecond to a day and a half, nulls and crossed quotes."""
+    """Ticks ordered by time, with gaps from a millisecond to a day and a half, nulls and crossed quotes."""
     gaps = st.one_of(st.integers(1, 3_000), st.integers(1, 120_000), st.integers(1, 4_000_000), st.just(130_000_000))
     at, rows = START + draw(st.integers(0, 86_400_000)), []
     for _ in range(draw(st.integers(1, 60))):
@@ -121,7 +121,7 @@ def histories(draw: st.DrawFn) -> list[Row]:
 
 
 def shuffled_within(rows: list[Row], lateness_ms: int, seed: int) -> list[Row]:
-    """An order of arrival in which no tick comes later than the lateness allows."""
+    """Return the rows in an order of arrival in which no tick exceeds the lateness."""
     rng = random.Random(seed)
     return sorted(rows, key=lambda row: row[0] + rng.uniform(0, lateness_ms))
 
@@ -137,7 +137,7 @@ def test_any_order_of_arrival_equals_pandas(rows: list[Row], seed: int) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(histories(), st.integers(0, 2**32), st.integers(1, 10))
-def test_rows_on_the_way_equal_pandas(rows: list[Row], seed: int, every: int) -> None:
+def test_intermediate_rows_equal_pandas(rows: list[Row], seed: int, every: int) -> None:
     state = MarketFeatures("BTC-USD", lateness_ms=120_000)
     arrived = shuffled_within(rows, 120_000, seed)
     for n, row in enumerate(arrived, start=1):

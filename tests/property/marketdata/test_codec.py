@@ -1,4 +1,4 @@
-"""The codec: a round trip changes nothing, and whatever is wrong is named."""
+"""The codec: round trips preserve records, and errors name field and value."""
 
 import json
 import math
@@ -56,26 +56,26 @@ def as_json(tick: Tick) -> dict[str, Any]:
 
 
 @given(ticks)
-def test_a_round_trip_changes_nothing(tick: Tick) -> None:
+def test_a_round_trip_preserves_the_record(tick: Tick) -> None:
     assert decode(Tick, encode(tick)) == tick
 
 
 @given(ticks)
-def test_the_wire_holds_every_field_and_null_for_what_is_unknown(tick: Tick) -> None:
+def test_the_wire_has_every_field_and_null_for_unknown_values(tick: Tick) -> None:
     wire = as_json(tick)
     assert set(wire) == set(Tick.__struct_fields__)
     assert all((wire[name] is None) == (getattr(tick, name) is None) for name in NUMBERS)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_give_a_record_or_a_named_refusal(payload: bytes) -> None:
+def test_arbitrary_bytes_raise_a_decode_error(payload: bytes) -> None:
     with pytest.raises(DecodeError) as caught:
         decode(Tick, payload)
     assert caught.value.reason in {"empty", "json", "type", "missing_field", "unknown_field"}
 
 
 @given(ticks, st.sampled_from(NUMBERS), st.text(max_size=5) | st.lists(st.none()) | st.booleans())
-def test_a_number_of_another_type_is_named_with_its_value(tick: Tick, field: str, value: object) -> None:
+def test_a_number_of_another_type_is_reported_with_its_value(tick: Tick, field: str, value: object) -> None:
     with pytest.raises(DecodeError) as caught:
         decode(Tick, json.dumps(as_json(tick) | {field: value}).encode())
     assert (caught.value.reason, caught.value.field, caught.value.value) == ("type", field, repr(value))
@@ -83,7 +83,7 @@ def test_a_number_of_another_type_is_named_with_its_value(tick: Tick, field: str
 
 
 @given(ticks, st.sampled_from(["symbol", "tick_id", "timestamp", "quote"]))
-def test_a_missing_field_is_named(tick: Tick, field: str) -> None:
+def test_a_missing_field_is_reported(tick: Tick, field: str) -> None:
     wire = as_json(tick)
     del wire[field]
     with pytest.raises(DecodeError) as caught:
@@ -92,7 +92,7 @@ def test_a_missing_field_is_named(tick: Tick, field: str) -> None:
 
 
 @given(ticks, st.sampled_from(["2024-08-05", "yesterday", "2024-08-05T00:00:00", "2024-02-30T00:00:00Z"]))
-def test_a_time_that_is_none_is_named(tick: Tick, text: str) -> None:
+def test_an_invalid_time_is_reported(tick: Tick, text: str) -> None:
     with pytest.raises(DecodeError) as caught:
         decode(Tick, json.dumps(as_json(tick) | {"timestamp": text}).encode())
     assert (caught.value.reason, caught.value.field, caught.value.value) == ("value", "timestamp", repr(text))
@@ -114,19 +114,19 @@ def test_other_refusals(change: dict[str, Any], reason: str, field: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("cls", "payload", "says"),
+    ("cls", "payload", "message"),
     [
         (Candle, b'{"interval": "2m"}', "interval: '2m': expected one of 1m, 1h"),
         (Score, b'{"role": "king"}', "role: 'king': expected one of champion, challenger, baseline"),
     ],
 )
-def test_what_is_none_of_a_few_texts_is_refused_with_them(cls: type[Record], payload: bytes, says: str) -> None:
-    with pytest.raises(DecodeError, match=re.escape(says)):
+def test_an_unknown_choice_is_refused_with_the_known_ones(cls: type[Record], payload: bytes, message: str) -> None:
+    with pytest.raises(DecodeError, match=re.escape(message)):
         decode(cls, payload)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_not_finite_never_leaves(value: float) -> None:
+def test_a_number_that_is_not_finite_is_not_encoded(value: float) -> None:
     tick = Tick(symbol="BTC-USD", tick_id="x", timestamp="2024-08-05T00:00:00.000Z", quote="USD", price=value)
     with pytest.raises(InvalidValueError, match="price"):
         encode(tick)
@@ -143,7 +143,7 @@ def test_every_record_is_registered_under_its_name() -> None:
 
 
 @given(ticks)
-def test_enrichment_invents_nothing(tick: Tick) -> None:
+def test_derived_columns_are_none_without_their_inputs(tick: Tick) -> None:
     derived = enrich(tick)
     valid = tick.bid_price is not None and tick.ask_price is not None and 0 < tick.bid_price <= tick.ask_price
     assert (derived.mid_price is not None) == valid
@@ -172,12 +172,12 @@ def test_enrichment_formulas() -> None:
 
 
 @pytest.mark.parametrize(("bid", "ask"), [(None, 1.0), (1.0, None), (0.0, 1.0), (-1.0, 1.0), (2.0, 1.0)])
-def test_a_quote_that_is_none_has_no_mid(bid: float | None, ask: float | None) -> None:
+def test_an_invalid_quote_has_no_mid(bid: float | None, ask: float | None) -> None:
     assert mid_price(bid, ask) is None
     assert spread_bps(bid, ask) is None
 
 
-def test_a_long_name_of_an_unknown_field_is_looked_at_in_one_go() -> None:
+def test_a_long_name_of_an_unknown_field_with_path_markers_is_refused() -> None:
     tick = Tick(symbol="BTC-USD", tick_id="x", timestamp="2024-08-05T00:00:00.000Z", quote="USD")
     payload = as_json(tick) | {" - at `$" * 60_000 + "\n": 1}
     with pytest.raises(DecodeError) as caught:
@@ -187,7 +187,7 @@ def test_a_long_name_of_an_unknown_field_is_looked_at_in_one_go() -> None:
 
 @pytest.mark.parametrize("field", [*NUMBERS, "traded_volume", "vwap", "divergence_bps"])
 @pytest.mark.parametrize("number", ["1e400", "-1e999", "9" * 400])
-def test_a_number_beyond_all_floats_is_refused(field: str, number: str) -> None:
+def test_a_number_out_of_the_range_of_floats_is_refused(field: str, number: str) -> None:
     tick = Tick(symbol="BTC-USD", tick_id="x", timestamp="2024-08-05T00:00:00.000Z", quote="USD")
     payload = encode(tick).replace(f'"{field}":null'.encode(), f'"{field}":{number}'.encode())
     with pytest.raises(DecodeError) as caught:

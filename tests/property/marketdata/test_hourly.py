@@ -1,4 +1,4 @@
-"""The hour formulas, whatever comes in."""
+"""The formulas of an hourly row, for arbitrary ticks and candles."""
 
 import math
 import random
@@ -59,7 +59,7 @@ def candles(draw: st.DrawFn) -> list[Candle]:
 
 
 @given(ticks(), candles(), st.randoms(use_true_random=False))
-def test_a_row_is_within_its_bounds_and_does_not_depend_on_the_order(
+def test_a_row_is_within_its_bounds_and_independent_of_the_order(
     made: list[Tick], minutes: list[Candle], rng: random.Random
 ) -> None:
     row = hour_row("BTC-USD", HOUR, made, minutes)
@@ -84,7 +84,7 @@ def test_a_row_is_within_its_bounds_and_does_not_depend_on_the_order(
 
 
 @given(st.sets(st.integers(0, 3 * 24 + 5), min_size=1), st.integers(0, 2**32))
-def test_the_quick_trailing_day_is_the_plain_one(hours: set[int], seed: int) -> None:
+def test_the_one_pass_trailing_volatilities_equal_the_direct_ones(hours: set[int], seed: int) -> None:
     rng = random.Random(seed)
     known = {}
     for hour in hours | set(range(20, 50)):
@@ -105,7 +105,7 @@ def test_the_quick_trailing_day_is_the_plain_one(hours: set[int], seed: int) -> 
     assert any(value is not None for value in plain.values())
 
 
-def test_an_hour_by_hand() -> None:
+def test_an_hour_computed_by_hand() -> None:
     tick = Tick(
         symbol="BTC-USD",
         tick_id="BTC-USD|x",
@@ -135,7 +135,7 @@ def test_an_hour_by_hand() -> None:
     assert hour_rows([tick], [first, under]) == [row]
 
 
-def test_an_hour_of_its_kline_alone() -> None:
+def test_an_hour_of_which_only_the_kline_is_known() -> None:
     kline = Candle(
         symbol="BTC-USD", open_time=to_rfc3339(HOUR), interval="1h", open=1, high=4, low=1, close=2, volume=60
     )
@@ -144,7 +144,7 @@ def test_an_hour_of_its_kline_alone() -> None:
     assert (row.n_ticks, row.n_candles, row.coverage, row.origin, row.basis) == (0, 0, 1.0, "backfill", "candles_1h")
 
 
-def test_a_higher_basis_is_never_replaced_by_a_lower() -> None:
+def test_a_lower_basis_does_not_replace_a_higher() -> None:
     ranks = ("candles_1h", "candles_1m", "ticks")
     assert [[replaces(new, old) for old in ranks] for new in ranks] == [
         [True, False, False],

@@ -1,4 +1,4 @@
-"""The settings tree: precedence, refusal of what is unknown, secrets."""
+"""The settings tree: precedence, unknown keys, invalid values, secrets."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_the_five_profiles_ship() -> None:
     assert {path.stem for path in PROFILES.glob("*.toml")} == {"demo", "local", "live", "compose", "cluster"}
 
 
-def test_what_is_real_shares_no_folder_with_what_is_replayed() -> None:
+def test_live_and_demo_share_no_folder() -> None:
     demo, live = load_settings("demo"), load_settings("live")
     for section, field in (
         ("devstack", "state_dir"),
@@ -38,7 +38,7 @@ def test_what_is_real_shares_no_folder_with_what_is_replayed() -> None:
 
 @pytest.mark.parametrize(("given", "expected"), [("", None), ("abc", "abc")])
 def test_an_empty_secret_is_none(given: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else an empty key goes out in a header, and the exchange refuses it for good."""
+    """An empty key in a header would be refused by the exchange, which stops the source."""
     monkeypatch.setenv("BDI_COINGECKO__API_KEY", given)
     monkeypatch.setenv("BDI_KAFKA__SASL_PASSWORD", given)
     settings = load_settings("compose")
@@ -60,31 +60,31 @@ def test_environment_over_file_over_profile_over_default(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("key", ["BDI_KAFKA__BROKRS", "BDI_KAFKAA__BROKERS", "BDI_FOO"])
-def test_an_unknown_environment_key_is_refused_by_name(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_environment_key_is_reported(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(key, "x")
     with pytest.raises(ConfigurationError, match="(?i)" + key.rsplit("__", maxsplit=1)[-1].removeprefix("BDI_")):
         load_settings("local")
 
 
-def test_an_unknown_key_in_a_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unknown_key_in_a_file_is_reported(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text("[kafka]\nbrokrs = 'x:1'\n")
     with pytest.raises(ConfigurationError, match=r"kafka\.brokrs"):
         load_settings("local", mine)
 
 
-def test_a_wrong_value_names_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_is_reported_with_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_STREAMS__WEB_PORT", "http")
     with pytest.raises(ConfigurationError, match=r"streams\.web_port: .*integer"):
         load_settings("local")
 
 
-def test_an_unknown_profile_names_the_known_ones() -> None:
+def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match="cluster, compose, demo, live, local"):
         load_settings("prod")
 
 
-def test_an_unknown_profile_of_the_environment_is_refused_where_another_is_asked_for(
+def test_an_unknown_profile_of_the_environment_is_refused_even_if_an_argument_overrides_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BDI_PROFILE", "nope")
@@ -101,7 +101,7 @@ def test_a_malformed_file_is_one_clear_error(tmp_path: Path) -> None:
         load_settings("local", mine)
 
 
-def test_markets_may_be_a_comma_list_and_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_markets_may_be_comma_separated_and_are_validated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_MARKETS", "BTC-USD, ETH-EUR")
     assert [market.binance for market in load_settings("local").parsed_markets] == ["BTCUSDT", "ETHEUR"]
     monkeypatch.setenv("BDI_MARKETS", "BTC-USD,DOGE-USD")
@@ -109,7 +109,7 @@ def test_markets_may_be_a_comma_list_and_are_checked(monkeypatch: pytest.MonkeyP
         load_settings("local")
 
 
-def test_lists_of_a_section_may_be_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_of_a_section_may_be_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_FORECASTING__SYMBOLS", "BTC-USD, ETH-USD")
     monkeypatch.setenv("BDI_FORECASTING__SEEDS", "[3, 4]")
     forecasting = load_settings("local").forecasting
@@ -117,7 +117,7 @@ def test_lists_of_a_section_may_be_written_with_commas(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "says"),
+    ("key", "value", "message"),
     [
         ("BDI_FORECASTING__SYMBOLS", "DOGE-USD", r"forecasting\.symbols: 'DOGE-USD': expected one of markets: BTC-USD"),
         ("BDI_TOPICS__NAMES", "{not json", r"topics.*expected JSON"),
@@ -139,18 +139,20 @@ def test_lists_of_a_section_may_be_written_with_commas(monkeypatch: pytest.Monke
         ("BDI_STREAMS__WEBPORT", "1", r"streams\.webport: unknown setting; expected one of .*web_port"),
     ],
 )
-def test_a_bad_value_is_one_clear_error(key: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_is_one_clear_error(
+    key: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(key, value)
-    with pytest.raises(ConfigurationError, match=says):
+    with pytest.raises(ConfigurationError, match=message):
         load_settings("local")
 
 
-def test_a_slash_at_an_address_s_end_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trailing_slash_of_an_address_is_stripped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_COINGECKO__BASE_URL", "https://api.coingecko.com/api/v3/")
     assert load_settings("local").coingecko.base_url == "https://api.coingecko.com/api/v3"
 
 
-def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_KAFKA__SASL_PASSWORD", "hunter2")
     monkeypatch.setenv("BDI_COINGECKO__API_KEY", "CG-secret")
     settings = load_settings("local")
@@ -184,7 +186,7 @@ def test_topics_take_prefix_name_and_retention_from_settings(tmp_path: Path) -> 
     assert settings.topic(TopicRole.FEATURES).name == "a.features"
 
 
-def test_a_further_coin_is_a_market_once_coingecko_s_id_of_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_further_coin_needs_its_coingecko_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_MARKETS", "BTC-USD,SOL-EUR")
     message = (
         r"markets: symbol: 'SOL-EUR': expected one of the coins BTC, ETH, XRP, or a coin listed in coingecko\.coin_ids"

@@ -1,4 +1,4 @@
-"""Symbols and event times: what is read, and what is refused by name."""
+"""Symbols and event times: parsing, formatting and refusals."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from marketdata.times import floor_to, from_http_date, from_rfc3339, to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
 
 
-def test_a_market_knows_its_names() -> None:
+def test_a_market_has_an_identifier_at_each_exchange() -> None:
     market = Market.parse("XRP-EUR")
     assert (market.symbol, market.binance, market.coingecko_id, market.coingecko_currency) == (
         "XRP-EUR",
@@ -20,7 +20,7 @@ def test_a_market_knows_its_names() -> None:
 
 
 @pytest.mark.parametrize("text", ["BTCUSD", "btc-usd", "BTC-USD ", "BTC-GBP", "DOGE-USD", ""])
-def test_another_symbol_is_refused(text: str) -> None:
+def test_an_invalid_symbol_is_refused(text: str) -> None:
     with pytest.raises(InvalidValueError) as caught:
         Market.parse(text)
     assert caught.value.field == "symbol"
@@ -37,19 +37,19 @@ def test_another_symbol_is_refused(text: str) -> None:
         ("1969-12-31T23:59:59.999Z", -1),
     ],
 )
-def test_rfc3339_is_read_to_the_millisecond(text: str, ms: int) -> None:
+def test_rfc3339_is_parsed_to_the_millisecond(text: str, ms: int) -> None:
     assert from_rfc3339(text) == ms
 
 
 @pytest.mark.parametrize(
     "text", ["2024-08-05", "2024-08-05T00:00:00", "2024-08-05 00:00:00Z", "2024-13-05T00:00:00Z", "1722816000", ""]
 )
-def test_other_times_are_refused(text: str) -> None:
+def test_an_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(InvalidValueError, match="when"):
         from_rfc3339(text, "when")
 
 
-def test_written_times_have_milliseconds_and_z() -> None:
+def test_formatted_times_have_milliseconds_and_z() -> None:
     assert to_rfc3339(1722816000007) == "2024-08-05T00:00:00.007Z"
     with pytest.raises(InvalidValueError):
         to_rfc3339(10**18)
@@ -59,7 +59,7 @@ def test_written_times_have_milliseconds_and_z() -> None:
     ("text", "ms"),
     [("Mon, 05 Aug 2024 00:00:01 GMT", 1722816001000), ("yesterday", None), ("", None), (None, None)],
 )
-def test_an_http_date_is_read_or_is_none(text: str | None, ms: int | None) -> None:
+def test_an_http_date_is_parsed_or_none(text: str | None, ms: int | None) -> None:
     assert from_http_date(text) == ms
 
 

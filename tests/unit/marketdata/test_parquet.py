@@ -1,4 +1,4 @@
-"""Parquet bytes are decoded where they are asked for."""
+"""Parquet bytes are decoded in the calling thread."""
 
 import io
 import subprocess
@@ -31,12 +31,12 @@ def content() -> bytes:
     return sink.getvalue()
 
 
-def threads_begun_by(read: str, file: Path) -> int:
+def threads_started_by(read: str, file: Path) -> int:
     command = [sys.executable, "-c", THREADS.format(read=read), str(file)]
     return int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60).stdout)
 
 
-def test_all_rows_and_some_columns_come_back(content: bytes) -> None:
+def test_all_rows_and_selected_columns_are_returned(content: bytes) -> None:
     assert read_parquet(content).equals(ROWS)
     assert read_parquet(content, ("hour", "price")).equals(ROWS.select(["hour", "price"]))
 
@@ -46,8 +46,8 @@ def test_other_bytes_are_refused() -> None:
         read_parquet(b"symbol,hour,price\n")
 
 
-def test_no_thread_is_left_that_could_abort_the_end_of_a_program(content: bytes, tmp_path: Path) -> None:
+def test_no_thread_remains_that_could_abort_the_exit_of_a_program(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     file.write_bytes(content)
-    assert threads_begun_by("read_parquet(content)", file) == 0
-    assert threads_begun_by("pq.ParquetFile(pa.BufferReader(content)).read()", file) > 0
+    assert threads_started_by("read_parquet(content)", file) == 0
+    assert threads_started_by("pq.ParquetFile(pa.BufferReader(content)).read()", file) > 0
