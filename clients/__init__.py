@@ -1,1 +1,1 @@
-"""Clients shared by every program: Kafka, WebHDFS and the clock."""
+"""Shared by every program: Kafka and WebHDFS clients, clocks, child programs, stop signals and logging set-up."""

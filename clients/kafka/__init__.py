@@ -1,1 +1,1 @@
-"""aiokafka clients: connection options, closing, and reading a topic without a consumer group."""
+"""aiokafka clients: connecting and closing, topics, reading without a group, and the ownership of partitions."""

@@ -79,14 +79,19 @@ async def connect(
         except (KafkaError, OSError) as error:
             await close_client(client, close_s)
             if loop.time() >= deadline:
-                within = f" within {wait_s:g} s" if wait_s else ""
-                raise BrokerError(f"kafka.brokers: {kafka.brokers}: no broker answers{within}: {error}") from error
+                raise no_broker(kafka, wait_s, error) from error
             await asyncio.sleep(RETRY_S)
         except asyncio.CancelledError:
             await close_client(client, close_s)
             raise
         else:
             return client
+
+
+def no_broker(kafka: KafkaSettings, wait_s: float, cause: Exception) -> BrokerError:
+    """The error for brokers that did not answer for `wait_s` seconds; 0: to one attempt."""
+    within = f" within {wait_s:g} s" if wait_s else ""
+    return BrokerError(f"kafka.brokers: {kafka.brokers}: no broker answers{within}: {cause}")
 
 
 async def start_producer(

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
-from clients.kafka.connection import GRACEFUL_CLOSE_S, RETRY_S, client_options, close_client, connect
+from clients.kafka.connection import GRACEFUL_CLOSE_S, RETRY_S, client_options, close_client, connect, no_broker
 from config.sections import KafkaSettings
 from marketdata.errors import BrokerError
 
@@ -44,17 +45,22 @@ async def wait_for_topics(
     logged = False
     try:
         while True:
-            found = await partitions_of(admin, topics)
-            missing = ", ".join(topic for topic in topics if topic not in found)
-            if not missing:
-                return found
-            if loop.time() >= deadline:
-                after = f" after {wait_s:g} s" if wait_s else ""
-                create = "create it with `faust -A streams topics create`"
-                raise BrokerError(f"topic {missing}: does not exist{after}; {create}")
-            if not logged:
-                log.info("waiting for topic %s", missing)
-                logged = True
+            try:
+                found = await partitions_of(admin, topics)
+            except (KafkaError, OSError) as error:
+                if loop.time() >= deadline:
+                    raise no_broker(kafka, wait_s, error) from error
+            else:
+                missing = ", ".join(topic for topic in topics if topic not in found)
+                if not missing:
+                    return found
+                if loop.time() >= deadline:
+                    after = f" after {wait_s:g} s" if wait_s else ""
+                    create = "create it with `faust -A streams topics create`"
+                    raise BrokerError(f"topic {missing}: does not exist{after}; {create}")
+                if not logged:
+                    log.info("waiting for topic %s", missing)
+                    logged = True
             await asyncio.sleep(RETRY_S)
     finally:
         await close_client(admin, close_s)
