@@ -10,12 +10,6 @@ from marketdata.errors import InvalidValueError
 from marketdata.markets import Market
 from marketdata.records import Candle
 
-OK = "ok"
-MISSING = "missing"
-"""The response of the source does not contain this market."""
-UNKNOWN_SYMBOL = "unknown_symbol"
-"""The source does not have this market, or no longer."""
-
 
 @dataclass(frozen=True, slots=True)
 class Quote:

@@ -2,11 +2,12 @@
 
 import pytest
 
-from exchanges.interface import OK, PollResult, Quote, QuoteUpdate
+from exchanges.interface import PollResult, Quote, QuoteUpdate
 from marketdata.codec import encode
 from marketdata.features import MarketFeatures, decode_quote
 from marketdata.markets import Market
 from marketdata.records import Tick
+from marketdata.vocabulary import SourceStatus
 from streams.collection.conflation import Interval
 from streams.collection.tick_builder import Bounds, Polled, build_tick, stream_tick
 from streams.metrics import Metrics
@@ -22,7 +23,10 @@ def polled(
 ) -> Tick:
     coingecko = PollResult({"BTC-USD": Quote({"price": price}, START - ages_ms[0])})
     binance = PollResult({"BTC-USD": Quote(dict(BOOK if book is None else book), START - ages_ms[1])})
-    outcomes = {"coingecko": Polled(OK, coingecko, START), "binance": Polled(OK, binance, START)}
+    outcomes = {
+        "coingecko": Polled(SourceStatus.OK, coingecko, START),
+        "binance": Polled(SourceStatus.OK, binance, START),
+    }
     return build_tick(BTC, START, outcomes, BOUNDS)
 
 
