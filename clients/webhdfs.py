@@ -47,19 +47,21 @@ _ERRORS = (requests.RequestException, HTTPError, HdfsError, TornReadError)
 
 
 class WebHdfs:
-    """A WebHDFS client for whole files. Blocking; listing and reading are retried a few times, writing is not.
+    """A WebHDFS client for whole files. Blocking; listing and reading are retried, writing is not.
 
     Args:
         settings: address, user and root.
         timeout_s: of one request: to connect, and between two packets of the response.
+        attempts: how often listing or reading is tried.
     """
 
-    def __init__(self, settings: HdfsSettings, timeout_s: float = 30.0) -> None:
+    def __init__(self, settings: HdfsSettings, timeout_s: float = 30.0, attempts: int = _READ_ATTEMPTS) -> None:
         session = requests.Session()
         session.trust_env = False  # loopback and cluster addresses must not go through a proxy of the environment
         session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=_PARALLEL_READS))
         self._client = InsecureClient(settings.webhdfs, user=settings.user, timeout=timeout_s, session=session)
         self._settings = settings
+        self._attempts = attempts
         self._staging = f"{settings.root}/_staging/webhdfs"
 
     def wait(self) -> None:
@@ -134,7 +136,7 @@ class WebHdfs:
                 data: bytes = reader.read()
             after = self._client.status(path)
             if len(data) != before["length"] or before["modificationTime"] != after["modificationTime"]:
-                raise TornReadError(f"replaced during each of {_READ_ATTEMPTS} reads")
+                raise TornReadError(f"replaced during each of {self._attempts} reads")
             return data
 
         return self._retried(path, "read", read)
@@ -179,7 +181,7 @@ class WebHdfs:
         try:
             for attempt in stamina.retry_context(
                 on=_ERRORS,
-                attempts=_READ_ATTEMPTS,
+                attempts=self._attempts,
                 wait_initial=0.05,
                 wait_max=1.0,
                 timeout=self._settings.wait_s,

@@ -1,15 +1,16 @@
 """Commands that act on or check the deployment: collect-once, topics, check."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import click
-import httpx
 import msgspec
 from faust.cli import argument
 
+from clients.webhdfs import WebHdfs
 from exchanges.interface import PollResult, QuoteSource
-from marketdata.errors import BitcoinDataError, ConfigurationError, StorageError
+from marketdata.errors import BitcoinDataError, ConfigurationError
 from marketdata.times import floor_to, to_rfc3339
 from marketdata.vocabulary import SourceStatus
 from streams.collection.build import build_collector, build_feed, poll_plan_warnings
@@ -180,14 +181,6 @@ class check(StreamsCommand):  # noqa: N801
 
     async def _hdfs(self) -> str:
         hdfs = self.settings.hdfs
-        try:
-            async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
-                response = await client.get(
-                    f"{hdfs.webhdfs}/webhdfs/v1/", params={"op": "LISTSTATUS", "user.name": hdfs.user}
-                )
-                response.raise_for_status()
-                found = [entry["pathSuffix"] for entry in response.json()["FileStatuses"]["FileStatus"]]
-        except (httpx.HTTPError, KeyError, ValueError) as error:
-            raise StorageError(f"{hdfs.webhdfs}: WebHDFS does not respond: {error!r}") from error
-        state = "exists" if hdfs.root.split("/")[1] in found else "does not exist yet"
+        client = WebHdfs(hdfs, timeout_s=_TIMEOUT_S, attempts=1)
+        state = "exists" if await asyncio.to_thread(client.exists, hdfs.root) else "does not exist yet"
         return f"{hdfs.webhdfs}: responds; {hdfs.root} {state}"

@@ -200,7 +200,7 @@ def test_check_tells_part_by_part(at_exchange: Settings) -> None:
     )
     failing = {one["part"]: one["detail"] for one in lines(run(nobody, "check", "--json", code=1)) if not one["ok"]}
     assert set(failing) == {"clock", "binance", "hdfs"}
-    assert "WebHDFS does not respond" in failing["hdfs"]
+    assert f"hdfs.webhdfs: http://127.0.0.1:9: {nobody.hdfs.root} cannot be read: " in failing["hdfs"]
 
 
 def test_without_a_broker_a_command_says_so_in_one_line(settings: Settings) -> None:
