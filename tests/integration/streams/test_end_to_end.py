@@ -16,12 +16,12 @@ from streams.kafka import topics
 from tests.support.stack import ExchangeUnderTest, environment_of, eventually, eventually_async, running
 from tests.support.streams_worker import FAUST, decoded, worker
 
-SPEED = 20.0  # a poll has half a minute of it, 1.5 s: enough where other programs share the cores
+SPEED = 20.0  # a poll may take half a minute of it, 1.5 s: enough on shared cores
 POLLS = 6
 
 
 def on(settings: Settings, exchange: ExchangeUnderTest) -> Settings:
-    """The worker's settings with this exchange, at its speed."""
+    """The worker's settings with this exchange and its speed."""
     return settings.model_copy(
         update={
             "binance": settings.binance.model_copy(update={"base_url": exchange.binance}),
@@ -34,13 +34,13 @@ def on(settings: Settings, exchange: ExchangeUnderTest) -> Settings:
 
 
 async def polled(settings: Settings, count: int, after: str = "") -> bool:
-    """True when every market has at least `count` clean ticks younger than `after`."""
+    """Whether every market has at least `count` clean ticks newer than `after`."""
     ticks = await decoded(settings, TopicRole.TICKS_CLEAN, Tick)
     seen = Counter(tick.symbol for tick in ticks if tick.timestamp > after)
     return all(seen[symbol] >= count for symbol in settings.markets)
 
 
-async def test_a_worker_collects_cleans_and_goes_on_after_a_restart(
+async def test_a_worker_collects_and_cleans_across_a_restart(
     settings: Settings, start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
     exchange = start_exchange(speed=SPEED)
@@ -60,12 +60,12 @@ async def test_a_worker_collects_cleans_and_goes_on_after_a_restart(
             assert ready == {"ready": True, "waiting_for": []}
             assert live == {"live": True, "stalled": {}}
 
-            async def told() -> bool:
+            async def is_counted() -> bool:
                 metrics = (await client.get(f"{pages}/metrics")).text
                 wanted = ('bitcoin_source_up{source="binance"} 1.0', 'bitcoin_agent_events_total{agent="features"}')
                 return all(line in metrics for line in wanted)
 
-            await eventually_async(told, 20, "a good poll and handled features in the metrics", every_s=0.5)
+            await eventually_async(is_counted, 20, "a good poll and handled features in the metrics", every_s=0.5)
     assert program.process.returncode == 0
     assert "Traceback" not in program.output()
 
@@ -97,7 +97,7 @@ async def test_a_worker_collects_cleans_and_goes_on_after_a_restart(
 
 
 async def assert_candles(settings: Settings, exchange: ExchangeUnderTest) -> None:
-    """Each minute once and in order, over the restart too, and equal to what the exchange says."""
+    """Each minute once and in order, across the restart, and equal to the exchange's candles."""
     by_symbol: defaultdict[str, list[Candle]] = defaultdict(list)
     for candle in await decoded(settings, TopicRole.CANDLES, Candle):
         by_symbol[candle.symbol].append(candle)
@@ -112,12 +112,12 @@ async def assert_candles(settings: Settings, exchange: ExchangeUnderTest) -> Non
 
 
 async def control(exchange: ExchangeUnderTest, method: str, body: object = None) -> None:
-    """Switch a fault on, or all off."""
+    """Enable a fault, or disable all."""
     async with httpx.AsyncClient(trust_env=False) as client:
         (await client.request(method, f"{exchange.control}/faults", json=body)).raise_for_status()
 
 
-async def test_a_failing_source_leaves_nulls_and_the_other_goes_on(
+async def test_a_failing_source_leaves_nulls_and_the_other_continues(
     settings: Settings, start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
     exchange = start_exchange(speed=SPEED)
@@ -142,14 +142,14 @@ async def test_a_failing_source_leaves_nulls_and_the_other_goes_on(
     failed = [tick for tick in ticks if tick.sources["coingecko"].status == "server_error"]
     assert failed
     assert {tick.price for tick in failed} == {None}
-    assert {tick.sources["binance"].status for tick in failed} == {"ok"}  # else it had no data and is a dead letter
+    assert {tick.sources["binance"].status for tick in failed} == {"ok"}  # otherwise it is a dead letter
     assert None not in {tick.bid_price for tick in failed}
     assert ticks[-1].price is not None
     assert "coingecko: server_error" in program.output()
     assert "coingecko responds again" in program.output()
 
 
-async def test_without_an_exchange_the_worker_says_so_and_ends(settings: Settings, tmp_path: Path) -> None:
+async def test_a_worker_without_an_exchange_ends_with_an_error(settings: Settings, tmp_path: Path) -> None:
     own = settings.model_copy(
         update={
             "clock": settings.clock.model_copy(update={"source": "exchange"}),
@@ -164,7 +164,7 @@ async def test_without_an_exchange_the_worker_says_so_and_ends(settings: Setting
     assert "Traceback" not in program.output()
 
 
-def test_without_a_broker_the_worker_ends_with_one_clear_line(settings: Settings, tmp_path: Path) -> None:
+def test_a_worker_without_a_broker_ends_with_one_line(settings: Settings, tmp_path: Path) -> None:
     nobody = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"brokers": "127.0.0.1:9"})})
     with running([*FAUST, "worker", "-l", "info"], tmp_path / "w.log", environment_of(nobody)) as program:
         eventually(lambda: program.process.poll() is not None, 30, "the worker's end")

@@ -1,4 +1,4 @@
-"""The clean and features agents in a real worker on a real Kafka: each tick once, whatever dies in between."""
+"""The clean and features agents in a real worker on a real Kafka: each tick once, across crashes and rebalances."""
 
 import asyncio
 import random
@@ -68,7 +68,7 @@ async def count(settings: Settings, role: TopicRole) -> int:
 
 
 async def are_through(settings: Settings, ticks: Sequence[Tick]) -> bool:
-    """True when all are clean and the newest rows hold every tick of theirs."""
+    """Whether all ticks are clean and each market's newest row includes its ticks."""
     if await count(settings, TopicRole.TICKS_CLEAN) < len(ticks):
         return False
     return hold_all(await decoded(settings, TopicRole.FEATURES, FeatureRow), ticks)
@@ -104,10 +104,10 @@ async def test_ticks_are_cleaned_and_refused_with_reasons(settings: Settings, tm
     assert_features(await decoded(own, TopicRole.FEATURES, FeatureRow), good)
 
 
-async def test_what_is_fetched_while_partitions_move_is_handled_though_nothing_follows_it(
+async def test_records_fetched_during_a_rebalance_are_handled_without_later_records(
     settings: Settings, tmp_path: Path
 ) -> None:
-    """The second worker has tables to recover: meanwhile all flows, and is handled when they are there."""
+    """The second worker recovers tables; records fetched meanwhile are handled afterwards."""
     own = without_exchanges(settings)
     await topics.ensure(own)
     ticks = walk(1_200, seed=5)
@@ -124,8 +124,8 @@ async def test_what_is_fetched_while_partitions_move_is_handled_though_nothing_f
     assert "fetched in the moment" in program.output()
 
 
-async def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(settings: Settings, tmp_path: Path) -> None:
-    """Killed by SIGKILL under load, thrice: the data folder is kept twice and lost once."""
+async def test_repeated_kills_lose_and_duplicate_nothing(settings: Settings, tmp_path: Path) -> None:
+    """Three SIGKILLs under load; the data folder is kept twice and deleted once."""
     own = without_exchanges(settings)
     await topics.ensure(own)
     ticks = walk(9_000, seed=2)
@@ -162,10 +162,10 @@ async def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(setting
     assert_features(await decoded(own, TopicRole.FEATURES, FeatureRow), ticks)
 
 
-async def test_three_workers_of_which_one_dies_and_one_is_added_under_load_lose_and_double_nothing(
+async def test_rebalances_of_three_workers_under_load_lose_and_duplicate_nothing(
     settings: Settings, tmp_path: Path
 ) -> None:
-    """Ticks come all the while, in an order of their own within each market; what is fetched while moving is many."""
+    """One worker dies and one joins while ticks arrive continuously, so many are fetched during rebalances."""
     supply = walk(150_000, seed=3)
     own = without_exchanges(settings)
     await topics.ensure(own)
@@ -177,10 +177,10 @@ async def test_three_workers_of_which_one_dies_and_one_is_added_under_load_lose_
             part = supply[len(ticks) : len(ticks) + 500]
             await send(own, TopicRole.TICKS, keyed(part))
             ticks.extend(part)
-            await asyncio.sleep(0.1)  # the pace of the load
+            await asyncio.sleep(0.1)  # the rate of the load
 
     async def works(programs: Sequence[Program], workers: Sequence[Settings]) -> None:
-        """Wait until each has handled ticks, all while more are sent."""
+        """Wait until each worker has handled ticks, while more are sent."""
 
         async def each() -> bool:
             for program in programs:
@@ -218,5 +218,5 @@ async def test_three_workers_of_which_one_dies_and_one_is_added_under_load_lose_
 
 
 async def handled(settings: Settings) -> float:
-    """Ticks that a worker's features agent has handled; 0 while nobody listens there."""
+    """Ticks handled by a worker's features agent; 0 before its web server listens."""
     return (await counted(settings, "bitcoin_agent_events")).get('agent="features"', 0.0)

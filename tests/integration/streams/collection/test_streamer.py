@@ -1,4 +1,4 @@
-"""The stream feed in a real worker on a real Kafka: a recording comes out whole, both feeds, gaps of candles."""
+"""The stream feed in a real worker on a real Kafka: complete recordings, both feeds, gaps of candles."""
 
 import gzip
 import json
@@ -31,13 +31,13 @@ START_MS = from_rfc3339(START)
 
 
 async def control(exchange: ExchangeUnderTest, method: str, body: object = None) -> None:
-    """Switch a fault on, or all off."""
+    """Enable a fault, or disable all."""
     async with httpx.AsyncClient(trust_env=False) as client:
         (await client.request(method, f"{exchange.control}/faults", json=body)).raise_for_status()
 
 
 async def metrics(settings: Settings) -> str:
-    """The worker's page; nothing before it listens."""
+    """The worker's page; empty before the worker listens."""
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
         try:
             return (await client.get(f"http://127.0.0.1:{settings.streams.web_port}/metrics")).text
@@ -103,22 +103,22 @@ async def test_the_recorded_stream_comes_out_complete(
     ticks = await decoded(own, TopicRole.TICKS_CLEAN, Tick)
     assert await decoded(own, TopicRole.DEAD_LETTERS, DeadLetter) == []
     assert {tick.timestamp_ms % SECOND_MS for tick in ticks} == {0}
-    for symbol, told in expected.items():
+    for symbol, sums in expected.items():
         mine = [tick for tick in ticks if tick.symbol == symbol]
         assert all(one.timestamp_ms < later.timestamp_ms for one, later in pairwise(mine))
-        assert sum(tick.n_updates or 0 for tick in mine) == told["updates"]
-        assert sum(tick.n_trades or 0 for tick in mine) == told["trades"]
+        assert sum(tick.n_updates or 0 for tick in mine) == sums["updates"]
+        assert sum(tick.n_trades or 0 for tick in mine) == sums["trades"]
         volume = sum(tick.traded_volume or 0.0 for tick in mine)
         value = sum((tick.traded_volume or 0.0) * (tick.vwap or 0.0) for tick in mine)
-        assert volume == pytest.approx(float(told["volume"]), rel=1e-9)
-        assert value == pytest.approx(float(told["value"]), rel=1e-9)
+        assert volume == pytest.approx(float(sums["volume"]), rel=1e-9)
+        assert value == pytest.approx(float(sums["value"]), rel=1e-9)
         last = mine[-1]
-        assert (last.bid_price, last.bid_qty, last.ask_price, last.ask_qty) == told["last"]
+        assert (last.bid_price, last.bid_qty, last.ask_price, last.ask_qty) == sums["last"]
     rows = {row.symbol: row for row in await decoded(own, TopicRole.FEATURES, FeatureRow)}
-    for symbol, told in expected.items():
+    for symbol, sums in expected.items():
         window = rows[symbol].windows["1h"]
-        assert window.volume == pytest.approx(float(told["volume"]), rel=1e-9)
-        assert window.vwap == pytest.approx(float(told["value"] / told["volume"]), rel=1e-9)
+        assert window.volume == pytest.approx(float(sums["volume"]), rel=1e-9)
+        assert window.vwap == pytest.approx(float(sums["value"] / sums["volume"]), rel=1e-9)
 
 
 async def candles_of(settings: Settings) -> dict[str, list[Candle]]:
@@ -131,11 +131,11 @@ async def candles_of(settings: Settings) -> dict[str, list[Candle]]:
 
 
 async def assert_each_minute_once(settings: Settings, exchange: ExchangeUnderTest) -> None:
-    """Without a hole, and equal to what the exchange says over REST."""
+    """Without gaps, and equal to the exchange's REST API."""
     by_symbol = await candles_of(settings)
     assert set(by_symbol) == set(settings.markets)
-    for symbol, told in by_symbol.items():
-        candles = sorted(told, key=lambda candle: candle.open_time_ms)
+    for symbol, published in by_symbol.items():
+        candles = sorted(published, key=lambda candle: candle.open_time_ms)
         opens = [candle.open_time_ms for candle in candles]
         assert opens == list(range(opens[0], opens[0] + len(opens) * MINUTE_MS, MINUTE_MS)), symbol
         query = {"symbol": Market.parse(symbol).binance, "interval": "1m", "startTime": opens[0], "limit": len(opens)}
@@ -144,7 +144,7 @@ async def assert_each_minute_once(settings: Settings, exchange: ExchangeUnderTes
         assert candles == closed_minute_candles(symbol, answer.json(), opens[-1] + 2 * MINUTE_MS)
 
 
-async def test_both_feeds_beside_one_another_over_a_broken_connection(
+async def test_both_feeds_across_a_broken_connection(
     settings: Settings, start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
     exchange = start_exchange(start=START, speed=60)
@@ -190,7 +190,7 @@ async def test_both_feeds_beside_one_another_over_a_broken_connection(
     polled = [tick for tick in ticks if tick.n_updates is None]
     assert {tick.timestamp_ms % MINUTE_MS for tick in polled} == {0}
     assert any(tick.divergence_bps is not None for tick in polled)
-    # A poll that this machine is too busy for within its half second leaves nulls.
+    # A poll that exceeds its half second on a busy machine leaves nulls.
     assert all((tick.divergence_bps is None) == (None in (tick.price, tick.bid_price)) for tick in polled)
     bound = own.streams.divergence_bps
     assert all((abs(tick.divergence_bps or 0.0) > bound) == ("divergent" in tick.flags) for tick in polled)
@@ -201,7 +201,7 @@ async def test_both_feeds_beside_one_another_over_a_broken_connection(
     await assert_each_minute_once(own, exchange)
 
 
-async def test_minutes_that_the_exchange_gives_later_are_filled_while_running_and_after_a_start(
+async def test_late_candles_are_filled_while_running_and_after_a_restart(
     settings: Settings, start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
     exchange = start_exchange(start=START, speed=60)
@@ -209,7 +209,7 @@ async def test_minutes_that_the_exchange_gives_later_are_filled_while_running_an
     await topics.ensure(own)
 
     async def held_back(first: int, last: int) -> bool:
-        """The minutes [first, last) are missing, and a later one is there."""
+        """Whether the minutes [first, last) are missing and a later one is on the topic."""
         by_symbol = await candles_of(own)
         for symbol in own.markets:
             minutes = {(candle.open_time_ms - START_MS) // MINUTE_MS for candle in by_symbol[symbol]}
@@ -234,7 +234,7 @@ async def test_minutes_that_the_exchange_gives_later_are_filled_while_running_an
         await eventually_async(lambda: held_back(3, 6), 60, "a hole", every_s=0.3)
         await control(exchange, "DELETE")
         await eventually_async(lambda: filled(0, 7), 60, "the hole filled", every_s=0.3)
-        newest = max(candle.open_time_ms for told in (await candles_of(own)).values() for candle in told)
+        newest = max(candle.open_time_ms for published in (await candles_of(own)).values() for candle in published)
         first = (newest - START_MS) // MINUTE_MS + 10
         await drop(first, first + 4)
         await eventually_async(lambda: held_back(first, first + 4), 60, "another hole", every_s=0.3)

@@ -1,4 +1,4 @@
-"""The commands of `faust -A streams`: each does its work, says it for people or as JSON, and ends by itself."""
+"""The commands of `faust -A streams`: results, output as text and JSON, exit codes."""
 
 import json
 from collections.abc import Callable
@@ -37,8 +37,8 @@ def letter(offset: int, reason: str) -> DeadLetter:
 
 
 def test_help_lists_the_commands(settings: Settings) -> None:
-    told = run(settings, "--help").stdout
-    assert [name for name in NAMES if f"\n  {name} " not in told] == []
+    text = run(settings, "--help").stdout
+    assert [name for name in NAMES if f"\n  {name} " not in text] == []
 
 
 def test_topics_are_created_and_drift_is_shown(settings: Settings) -> None:
@@ -55,16 +55,16 @@ def test_topics_are_created_and_drift_is_shown(settings: Settings) -> None:
     drifted = {one["name"]: one["drift"] for one in lines(run(other, "topics", "show", "--json", code=1))}
     name = settings.topic(TopicRole.CANDLES).name
     assert drifted[name] == [f"{name}: retention.ms is 1209600000, declared 3600000"]
-    told = run(other, "topics", "show", code=1).stdout.splitlines()
-    assert told[0].split() == ["topic", "partitions", "replicas", "state", "policy"]
-    assert told[-1] == f"{name}: retention.ms is 1209600000, declared 3600000"
-    rows = {words[0]: words[1:4] for words in map(str.split, told[1:-1])}
+    shown = run(other, "topics", "show", code=1).stdout.splitlines()
+    assert shown[0].split() == ["topic", "partitions", "replicas", "state", "policy"]
+    assert shown[-1] == f"{name}: retention.ms is 1209600000, declared 3600000"
+    rows = {words[0]: words[1:4] for words in map(str.split, shown[1:-1])}
     kafka = settings.kafka
     assert rows[name] == [str(kafka.partitions), str(kafka.replication_factor), "differs"]
     assert rows.keys() == {one["name"] for one in created}
 
 
-async def test_topics_that_do_not_go_together_are_all_named_before_one_is_created(settings: Settings) -> None:
+async def test_all_mismatched_partition_counts_are_named_before_a_topic_is_created(settings: Settings) -> None:
     own = topics.declared(settings)
     wrong = [
         replace(policy, partitions=policy.partitions + 1)
@@ -84,7 +84,7 @@ async def test_topics_that_do_not_go_together_are_all_named_before_one_is_create
     }
 
 
-async def test_what_is_on_the_topics_is_shown(settings: Settings) -> None:
+async def test_records_of_the_topics_are_shown(settings: Settings) -> None:
     await topics.ensure(settings)
     tick = Tick(symbol="BTC-USD", tick_id=f"BTC-USD|{TIME}", timestamp=TIME, quote="USD", price=1.5, price_usd=1.5)
     await send(settings, TopicRole.TICKS_CLEAN, [(b"BTC-USD", encode(tick)), (b"BTC-USD", b"garbage")])
@@ -121,7 +121,7 @@ async def test_what_is_on_the_topics_is_shown(settings: Settings) -> None:
     refused = [letter(1, "not_positive"), letter(2, "no_data"), letter(2, "no_data"), letter(3, "no_data")]
     await send(settings, TopicRole.DEAD_LETTERS, [(b"BTC-USD", encode(one)) for one in refused])
     listed = lines(run(settings, "dead-letters", "--reason", "no_data", "--json"))
-    assert [one["offset"] for one in listed] == [2, 3]  # one was refused twice, around a crash
+    assert [one["offset"] for one in listed] == [2, 3]  # one was refused twice because of a crash
     newest = run(settings, "dead-letters", "-n", "1").stdout
     assert f"{refused[-1].topic}-0@3" in newest
     assert newest.endswith("newest 1 of 3; show all: -n 3\n")
@@ -182,7 +182,7 @@ async def test_collect_once_publishes_a_tick_of_every_market(at_exchange: Settin
     assert {state.status for tick in published for state in tick.sources.values()} == {"ok"}
 
 
-def test_check_tells_part_by_part(at_exchange: Settings) -> None:
+def test_check_reports_each_part(at_exchange: Settings) -> None:
     run(at_exchange, "topics", "create")
     assert {one["part"]: one["ok"] for one in lines(run(at_exchange, "check", "--json"))} == {
         "settings": True,
@@ -203,7 +203,7 @@ def test_check_tells_part_by_part(at_exchange: Settings) -> None:
     assert f"hdfs.webhdfs: http://127.0.0.1:9: {nobody.hdfs.root} cannot be read: " in failing["hdfs"]
 
 
-def test_without_a_broker_a_command_says_so_in_one_line(settings: Settings) -> None:
+def test_a_command_without_a_broker_fails_with_one_line(settings: Settings) -> None:
     nobody = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"brokers": "127.0.0.1:9"})})
-    (told,) = run(nobody, "tail", "candles", code=1).stderr.strip().splitlines()
-    assert "no broker answers" in told
+    (line,) = run(nobody, "tail", "candles", code=1).stderr.strip().splitlines()
+    assert "no broker answers" in line

@@ -1,4 +1,4 @@
-"""`replay` and `dead-letters republish` on a real Kafka and HDFS, and what a real worker makes of what they sent."""
+"""`replay` and `dead-letters republish` on a real Kafka and HDFS, and a real worker that reads their records."""
 
 import asyncio
 import base64
@@ -39,7 +39,7 @@ Stored = dict[int, list[tuple[bytes | None, bytes | None]]]
 
 
 async def on(settings: Settings, topic: str) -> Stored:
-    """What lies on a topic: partition to keys and values, in order."""
+    """The records of a topic: partition to keys and values, in order."""
     found: Stored = defaultdict(list)
     async with TopicReader(settings.kafka, topic, wait_s=30.0) as reader:
         froms, ends = await reader.tails(None)
@@ -49,7 +49,7 @@ async def on(settings: Settings, topic: str) -> Stored:
 
 
 async def final_rows(settings: Settings) -> dict[tuple[str, str], FeatureRow]:
-    """The newest revision of each row, as if it were the first: revisions count batches, which a replay cuts anew."""
+    """The newest revision of each row, renumbered: revisions count batches, which differ in a replay."""
     rows = sorted(await decoded(settings, TopicRole.FEATURES, FeatureRow), key=lambda row: row.revision)
     return {(row.symbol, row.timestamp): msgspec.structs.replace(row, revision=0) for row in rows}
 
@@ -72,11 +72,11 @@ def letter_of(value: bytes, offset: int, reason: str, **changed: Any) -> DeadLet
 
 
 async def test_a_worker_on_a_replay_makes_the_same_features(settings: Settings, tmp_path: Path) -> None:
-    """The second worker is started with the very words that the command prints; nothing tells it the time of then."""
+    """The second worker is started with the printed variables, and has no access to the original time."""
     own = without_exchanges(settings)
     await topics.ensure(own)
     ticks = walk(1_200, seed=5)
-    old = encode(tick("BTC-USD", START_MS - 86_400_000, 90.0))  # older than all that the worker remembers of a market
+    old = encode(tick("BTC-USD", START_MS - 86_400_000, 90.0))  # older than every timestamp that the worker remembers
     source = own.topic(TopicRole.TICKS).name
     await send(own, TopicRole.TICKS, [*keyed(ticks), (b"BTC-USD", b"garbage")])
     (partition,) = {one.partition for one in await everything(own, TopicRole.TICKS) if one.key == b"BTC-USD"}
@@ -90,8 +90,8 @@ async def test_a_worker_on_a_replay_makes_the_same_features(settings: Settings, 
 
         await eventually_async(through, 40, "the ticks are through")
         copy = f"{own.topics.prefix}again-{TOPICS[TopicRole.TICKS].name}"
-        (told,) = lines(command(own, "replay", "ticks", copy, "--json"))
-        assert (told["delivered"], told["left_out"]) == (1_201, 0)
+        (result,) = lines(command(own, "replay", "ticks", copy, "--json"))
+        assert (result["delivered"], result["left_out"]) == (1_201, 0)
         assert await on(own, copy) == await on(own, source)
         expected = await final_rows(own)
 
@@ -103,9 +103,9 @@ async def test_a_worker_on_a_replay_makes_the_same_features(settings: Settings, 
 
         await eventually_async(republished, 20, "the letter's tick is clean")
     assert [one.value for one in await everything(own, TopicRole.TICKS_CLEAN)].count(old) == 1
-    assert len(await everything(own, TopicRole.DEAD_LETTERS)) == 2  # the letter, and the garbage
+    assert len(await everything(own, TopicRole.DEAD_LETTERS)) == 2  # the dead letter, and the garbage
 
-    words = dict(word.split("=", 1) for word in shlex.split(told["worker"]))
+    words = dict(word.split("=", 1) for word in shlex.split(result["worker"]))
     assert words["BDI_TOPICS__PREFIX"] == f"{own.topics.prefix}again-"
     own_places = {"BDI_STREAMS__DATA_DIR": str(tmp_path / "again"), "BDI_STREAMS__WEB_PORT": str(free_ports(1)[0])}
     again = own.model_copy(update={"topics": own.topics.model_copy(update={"prefix": words["BDI_TOPICS__PREFIX"]})})
@@ -132,7 +132,7 @@ def flat(row: FeatureRow) -> dict[str, Any]:
     return plain | {f"{window}.{name}": value for window, fields in windows.items() for name, value in fields.items()}
 
 
-async def test_a_range_is_copied_and_nothing_mixes(settings: Settings) -> None:
+async def test_a_range_is_copied_into_empty_topics_only(settings: Settings) -> None:
     await topics.ensure(settings)
     ticks = walk(120, seed=6)
     source, target = settings.topic(TopicRole.TICKS).name, f"{settings.topics.prefix}range"
@@ -142,11 +142,11 @@ async def test_a_range_is_copied_and_nothing_mixes(settings: Settings) -> None:
     span = ("--from", to_rfc3339(since), "--to", to_rfc3339(until))
     chosen = {encode(one) for one in ticks if since <= one.timestamp_ms < until}
 
-    (told,) = lines(command(settings, "replay", source, target, *span, "--json"))
-    assert (told["delivered"], told["left_out"], told["untimed"]) == (len(chosen), 122 - len(chosen), 2)
+    (result,) = lines(command(settings, "replay", source, target, *span, "--json"))
+    assert (result["delivered"], result["left_out"], result["untimed"]) == (len(chosen), 122 - len(chosen), 2)
     wanted = {number: [one for one in records if one[1] in chosen] for number, records in stored.items()}
     assert await on(settings, target) == {number: records for number, records in wanted.items() if records}
-    assert told["worker"].startswith("BDI_TOPICS__PREFIX='' BDI_TOPICS__NAMES=")
+    assert result["worker"].startswith("BDI_TOPICS__PREFIX='' BDI_TOPICS__NAMES=")
     like = topics.TopicPolicy(target, settings.kafka.partitions, 1, settings.topic(TopicRole.TICKS).config)
     async with TopicAdmin(settings.kafka) as admin:
         assert await admin.drift([like]) == []
@@ -162,24 +162,22 @@ async def test_a_range_is_copied_and_nothing_mixes(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (("ticks", "a b"), "target: 'a b': expected a topic name"),
         (("raw_data", "x"), "range: 'all': expected a range in which"),
         (("ticks", "x", "--offsets", "0:1:2"), "--offsets: '0:1:2': expected a range within 0:0"),
     ],
 )
-async def test_what_cannot_be_replayed_is_named_in_one_line(
-    settings: Settings, words: Sequence[str], told: str
-) -> None:
+async def test_an_invalid_replay_fails_with_one_line(settings: Settings, words: Sequence[str], expected: str) -> None:
     await topics.ensure(settings)
     (line,) = [
         line for line in command(settings, "replay", *words, code=1).stderr.splitlines() if "progress:" not in line
     ]
-    assert told in line
+    assert expected in line
 
 
-async def test_what_was_interrupted_is_told_to_be_incomplete(
+async def test_an_interrupted_replay_is_reported_as_incomplete(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await topics.ensure(settings)
@@ -188,7 +186,7 @@ async def test_what_was_interrupted_is_told_to_be_incomplete(
     async def records() -> AsyncIterator[tuple[int | None, OutgoingRecord]]:
         for _number in range(3):
             yield None, (b"BTC-USD", b"x", ())
-        raise asyncio.CancelledError  # what Ctrl-C does to a command
+        raise asyncio.CancelledError  # as Ctrl-C does
 
     half = object.__new__(replay)
     half.app = SimpleNamespace(settings=settings)
@@ -209,7 +207,7 @@ async def test_ctrl_c_ends_a_command_cleanly(settings: Settings, tmp_path: Path)
 
 
 def in_hdfs(settings: Settings, ticks: Sequence[Tick]) -> None:
-    """The table of these ticks as batch lays it out, one file an hour, sorted by market."""
+    """Write the ticks in the layout of the batch jobs: one file per hour, sorted by market."""
     types = {"timestamp": pa.timestamp("us", "UTC"), "flags": pa.list_(pa.string())}
     types |= {name: pa.timestamp("us", "UTC") for name in column_names(RAW) if name.endswith(("_at", "_timestamp"))}
     hours: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -230,7 +228,7 @@ def in_hdfs(settings: Settings, ticks: Sequence[Tick]) -> None:
         client.write(f"{settings.hdfs.raw_data}/{hour}/ticks.parquet", data=buffer.getvalue())
 
 
-async def test_hdfs_gives_back_the_ticks_byte_for_byte(settings: Settings) -> None:
+async def test_ticks_of_hdfs_are_replayed_byte_for_byte(settings: Settings) -> None:
     await topics.ensure(settings)
     state = SourceState(
         status="ok",
@@ -250,7 +248,7 @@ async def test_hdfs_gives_back_the_ticks_byte_for_byte(settings: Settings) -> No
         for symbol in ("BTC-USD", "BTC-EUR", "ETH-USD")
     ]
     in_hdfs(settings, ticks)
-    await send(settings, TopicRole.TICKS_CLEAN, keyed(ticks))  # where a producer puts these keys
+    await send(settings, TopicRole.TICKS_CLEAN, keyed(ticks))  # to get the partitions of these keys
     whole, part = f"{settings.topics.prefix}whole-cryptoTopic", f"{settings.topics.prefix}part-cryptoTopic"
     done = command(settings, "replay", "raw_data", whole)
     assert done.stdout.startswith(f"{len(ticks)} records delivered to {whole}")
@@ -268,8 +266,8 @@ async def test_hdfs_gives_back_the_ticks_byte_for_byte(settings: Settings) -> No
     assert values == {encode(one) for one in ticks if since <= one.timestamp_ms < until}
 
 
-async def test_each_letter_is_sent_back_once(settings: Settings) -> None:
-    settings = without_exchanges(settings)  # no clock of theirs
+async def test_each_dead_letter_is_republished_once(settings: Settings) -> None:
+    settings = without_exchanges(settings)  # and without their clock
     await topics.ensure(settings)
     source = settings.topic(TopicRole.TICKS).name
     good = [encode(tick("BTC-USD", START_MS + number * 1_000, 100.0)) for number in range(4)]
@@ -278,19 +276,19 @@ async def test_each_letter_is_sent_back_once(settings: Settings) -> None:
     )
     letters = [
         letter_of(good[0], 1, "future", topic=source),
-        letter_of(good[0], 1, "future", topic=source),  # refused again after a crash: the same letter
+        letter_of(good[0], 1, "future", topic=source),  # refused again after a crash: the same dead letter
         letter_of(good[1], 2, "future", topic=source),
         letter_of(good[2], 3, "unexpected", topic=source),
         letter_of(good[3], 4, "unexpected", topic=source),
         letter_of(b"{", 5, "json", topic=source, field="payload"),
         letter_of(good[3], 6, "key", topic=source, key="\ufffd"),
         letter_of(good[3], 7, "key", topic="elsewhere"),
-        letter_of(good[3], 7, "partition", topic=source, partition=99),  # of the topic as it was once
+        letter_of(good[3], 7, "partition", topic=source, partition=99),  # the topic had more partitions before
         letter_of(candle, 8, "type", topic=settings.topic(TopicRole.CANDLES).name),
         letter_of(candle[:-1], 9, "type", topic=settings.topic(TopicRole.CANDLES).name),
     ]
     await send(settings, TopicRole.DEAD_LETTERS, [(b"BTC-USD", encode(one)) for one in letters])
-    # Two that an earlier run had begun with when it died: the first had come to lie on the topic, the second had not.
+    # An interrupted run had begun with two: the first was delivered, the second was not.
     policy = topics.notes_policy(settings)
     async with TopicAdmin(settings.kafka) as admin:
         await admin.create([policy])
@@ -335,5 +333,5 @@ async def test_each_letter_is_sent_back_once(settings: Settings) -> None:
     assert [value for _key, value in (await on(settings, source))[1]][4:] == [b"{"]
     records = await everything(settings, TopicRole.TICKS)
     assert records[1].headers == ((HEADER, dead_letter_id(letters[0]).encode()),)
-    told = command(settings, "dead-letters", "--force", code=1).stderr
-    assert told == "dead-letters: --force: 'list': expected the action republish with this option\n"
+    error = command(settings, "dead-letters", "--force", code=1).stderr
+    assert error == "dead-letters: --force: 'list': expected the action republish with this option\n"

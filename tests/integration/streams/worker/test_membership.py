@@ -1,4 +1,4 @@
-"""A worker that is no member of its group any more ends: others have its partitions, or nobody."""
+"""A worker that lost its group membership stops, because it no longer owns its partitions."""
 
 import signal
 from collections import Counter
@@ -26,7 +26,7 @@ def wait_ended(program: Program) -> None:
     eventually(lambda: program.process.poll() is not None, 30, "the worker's end")
 
 
-async def test_a_worker_that_cannot_take_its_partitions_ends(settings: Settings, tmp_path: Path) -> None:
+async def test_a_worker_that_cannot_join_its_group_ends(settings: Settings, tmp_path: Path) -> None:
     own = without_exchanges(settings)
     await topics.ensure(own)
     with worker(own, tmp_path / "worker.log", faust=REFUSING_ASSIGNMENT) as program:
@@ -35,7 +35,7 @@ async def test_a_worker_that_cannot_take_its_partitions_ends(settings: Settings,
     assert "stopping the worker: it lost its group membership" in program.output()
 
 
-async def test_a_worker_that_stood_still_ends_when_it_wakes(settings: Settings, tmp_path: Path) -> None:
+async def test_a_suspended_worker_ends_when_it_resumes(settings: Settings, tmp_path: Path) -> None:
     own = without_exchanges(settings)
     await topics.ensure(own)
     ticks = walk(6_000, seed=4)

@@ -1,4 +1,4 @@
-"""Several real workers feed from the simulated exchange, both feeds: the leader is killed, another one is added."""
+"""Several real workers with both feeds of the simulated exchange: the leader is killed, another worker is added."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -37,7 +37,7 @@ async def newest_ms(settings: Settings) -> int:
 
 
 async def flow(settings: Settings, living: list[Program], deadline_s: float, after_ms: int, what: str) -> None:
-    """Wait for polls and streamed ticks of every market, newer than that."""
+    """Wait for polled and streamed ticks of every market that are newer than `after_ms`."""
 
     async def newer() -> bool:
         for program in living:
@@ -50,18 +50,18 @@ async def flow(settings: Settings, living: list[Program], deadline_s: float, aft
 
 
 def instants(ticks: list[Tick]) -> list[int]:
-    """Those of the polls, oldest first."""
+    """Instants of the polls, oldest first."""
     return sorted({tick.timestamp_ms for tick in ticks if tick.n_updates is None})
 
 
 def missed(ticks: list[Tick], from_ms: int) -> int:
-    """Instants of the grid from then to the newest poll that have none."""
+    """Number of instants of the grid without a poll, from `from_ms` to the newest poll."""
     later = [at for at in instants(ticks) if at > from_ms]
     return (later[-1] - from_ms) // MINUTE_MS - len(later) if later else 0
 
 
 async def skipped(workers: list[Settings]) -> Counter[str]:
-    """Instants that these workers counted, by reason."""
+    """Skipped polls counted by these workers, by reason."""
     found: Counter[str] = Counter()
     for one in workers:
         for labels, value in (await counted(one, "bitcoin_skipped_polls")).items():
@@ -70,7 +70,7 @@ async def skipped(workers: list[Settings]) -> Counter[str]:
 
 
 async def leading(workers: list[Settings]) -> int:
-    """Which of them leads: the only one that polled lately. Who polled most may have led before the others joined."""
+    """Index of the leader: the only worker that polled lately; the one that polled most may have led earlier."""
     before = [await counted(one, "bitcoin_polls") for one in workers]
 
     async def polled_alone() -> list[int]:
@@ -105,7 +105,7 @@ async def assert_gaps_counted(settings: Settings, workers: list[Settings], befor
 
 
 async def assert_all_is_there_once(settings: Settings, exchange: ExchangeUnderTest, living: list[Program]) -> None:
-    """No more ticks that hold anything: what is there is finished, and compared."""
+    """Stop the exchange's data, wait until all ticks are processed, and compare them."""
     async with httpx.AsyncClient(trust_env=False) as client:
         for fault in ("500", "ws_close"):
             answer = await client.post(f"{exchange.control}/faults", json={"fault": fault, "match": "/"})
@@ -127,7 +127,7 @@ async def assert_all_is_there_once(settings: Settings, exchange: ExchangeUnderTe
     assert {letter.reason for letter in await decoded(settings, TopicRole.DEAD_LETTERS, DeadLetter)} <= {"no_data"}
 
 
-async def test_the_leader_is_killed_and_a_worker_added_while_both_feeds_flow(
+async def test_both_feeds_survive_a_killed_leader_and_a_new_worker(
     settings: Settings, start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
     exchange = start_exchange(start="2024-08-05T00:00:00Z", speed=SPEED)

@@ -1,4 +1,4 @@
-"""A worker ends when it is told to, also while Kafka does not answer."""
+"""A worker ends within its limit after a signal, also while Kafka does not answer."""
 
 import asyncio
 import os
@@ -18,11 +18,11 @@ from tests.integration.streams.test_end_to_end import on, polled
 from tests.support.stack import ExchangeUnderTest, StackUnderTest, eventually, eventually_async
 from tests.support.streams_worker import everything, without_exchanges, worker
 
-STOP_S = 8.0  # the worker's own 4 s, and what a busy machine adds
+STOP_S = 8.0  # the worker's limit of 4 s, and a margin for a busy machine
 BACKLOG = 150_000
 
 
-async def test_a_worker_ends_while_kafka_stands_still(
+async def test_a_worker_ends_while_kafka_is_suspended(
     stack: StackUnderTest, settings: Settings, start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
     own = on(settings, start_exchange(speed=20.0))
@@ -44,10 +44,10 @@ async def test_a_worker_ends_while_kafka_stands_still(
     assert program.process.returncode == 0
 
 
-async def test_what_a_worker_leaves_undone_is_read_again_by_the_next(
+async def test_unfinished_batches_are_read_again_by_the_next_worker(
     stack: StackUnderTest, settings: Settings, tmp_path: Path
 ) -> None:
-    """In the midst of a backlog: what follows the batch must not be answered in its place."""
+    """During a backlog: no later batch may be committed in place of the unfinished one."""
     own = without_exchanges(settings)
     own = own.model_copy(update={"kafka": own.kafka.model_copy(update={"partitions": 1})})
     await topics.ensure(own)
@@ -64,7 +64,7 @@ async def test_what_a_worker_leaves_undone_is_read_again_by_the_next(
         os.kill(kafka, signal.SIGSTOP)
         try:
             program.process.send_signal(signal.SIGTERM)
-            # Mostly a batch is cut off then; where the commit stands still before that, the worker ends as it is.
+            # Usually a batch is cancelled then; if the commit blocks before that, the worker exits.
             eventually(lambda: ended() or "did not finish in time" in log.read_text(), STOP_S, "a batch is cut off")
         finally:
             os.kill(kafka, signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""Cleaning a batch: each rule, duplicates, late ticks, replays; and the state that is kept of a market."""
+"""Cleaning a batch: each rule, duplicates, late ticks, replays; and the state of a market."""
 
 import base64
 import math
@@ -71,7 +71,7 @@ def letters(done: Cleaned) -> list[DeadLetter]:
     return [decode(DeadLetter, value) for _key, value, _headers in done.dead_letters]
 
 
-def test_a_good_tick_goes_on_as_it_came() -> None:
+def test_a_valid_tick_passes_unchanged() -> None:
     value = encode(tick())
     done = run([record(value, 7)])
     assert done.ticks == [(b"BTC-USD", value, (("source-offset", b"7"),))]
@@ -117,7 +117,7 @@ def test_a_good_tick_goes_on_as_it_came() -> None:
         ({"price": None, "price_usd": None, "bid_price": None}, "no_data", "price"),
     ],
 )
-def test_what_breaks_a_rule_becomes_a_dead_letter(changed: dict[str, Any], reason: str, field: str) -> None:
+def test_a_tick_that_breaks_a_rule_becomes_a_dead_letter(changed: dict[str, Any], reason: str, field: str) -> None:
     value = encode(tick(**changed))
     done = run([record(value, 3), record(encode(tick(NOW_MS - 60_000)), 4)])
     (letter,) = letters(done)
@@ -128,19 +128,19 @@ def test_what_breaks_a_rule_becomes_a_dead_letter(changed: dict[str, Any], reaso
 
 
 def test_every_rule_has_a_case_above() -> None:
-    cases = test_what_breaks_a_rule_becomes_a_dead_letter.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    cases = test_a_tick_that_breaks_a_rule_becomes_a_dead_letter.pytestmark[0].args[1]  # type: ignore[attr-defined]
     shown = {(reason, field) for _changed, reason, field in cases}
     assert {(rule.reason, rule.field) for rule in RULES} - {("symbol", "symbol")} <= shown
 
 
-def test_a_symbol_of_another_shape_is_refused() -> None:
+def test_a_malformed_symbol_is_refused() -> None:
     timestamp = to_rfc3339(NOW_MS)
     value = encode(tick(symbol="btc/usd", tick_id=f"btc/usd|{timestamp}"))
     (letter,) = letters(run([record(value, key=b"btc/usd")]))
     assert (letter.reason, letter.field) == ("symbol", "symbol")
 
 
-def test_bytes_that_are_no_tick_are_refused_with_the_codecs_reason() -> None:
+def test_undecodable_bytes_are_refused_with_the_codecs_reason() -> None:
     good = msgspec.to_builtins(tick())
     bad = [b"", b"{", msgspec.json.encode({**good, "price": "100"}), msgspec.json.encode({**good, "more": 1})]
     bad.append(b'{"nested":' * 50_000)
@@ -174,13 +174,13 @@ def test_a_key_that_is_not_the_symbol_is_refused(key: bytes | None) -> None:
     assert letter.reason == "key"
 
 
-def test_a_tick_out_of_the_future_is_refused_beyond_the_bound() -> None:
+def test_a_tick_too_far_ahead_of_the_clock_is_refused() -> None:
     done = run([record(encode(tick(NOW_MS + 60_000)), 0), record(encode(tick(NOW_MS + 60_001)), 1)])
     assert len(done.ticks) == 1
     assert [letter.reason for letter in letters(done)] == ["future"]
 
 
-def test_a_duplicate_is_dropped_and_counted_in_any_place() -> None:
+def test_duplicates_are_dropped_and_counted_in_any_order() -> None:
     values = [encode(tick(NOW_MS - ms)) for ms in (120_000, 0, 60_000, 60_000, 0)]
     done = run([record(value, offset) for offset, value in enumerate(values)])
     assert [headers[0][1] for _key, _value, headers in done.ticks] == [b"0", b"1", b"2"]
@@ -188,7 +188,7 @@ def test_a_duplicate_is_dropped_and_counted_in_any_place() -> None:
     assert done.dead_letters == []
 
 
-def test_as_many_timestamps_are_known_as_asked_for() -> None:
+def test_as_many_timestamps_are_remembered_as_requested() -> None:
     times = [NOW_MS + 100 * n for n in range(2 * REMEMBERED)]
     few, many = Seen(), Seen()
     for timestamp_ms in times:
@@ -197,7 +197,7 @@ def test_as_many_timestamps_are_known_as_asked_for() -> None:
     assert (few.add(times[0]), many.add(times[0], len(times))) == (True, False)
 
 
-def test_a_jump_is_flagged_and_passes_and_so_is_the_way_back() -> None:
+def test_a_jump_and_the_jump_back_are_flagged_and_pass() -> None:
     bids = [99.0, 100.0, 199.0, 99.0, 100.0]
     ticks = [tick(NOW_MS + n * 1_000, bid_price=bid, ask_price=bid + 2) for n, bid in enumerate(bids)]
     late = tick(NOW_MS - 1_000, bid_price=1.0, ask_price=2.0)
@@ -205,13 +205,13 @@ def test_a_jump_is_flagged_and_passes_and_so_is_the_way_back() -> None:
     states: dict[bytes, Seen] = {}
     done = run([record(value, offset) for offset, value in enumerate(values)], states, max_move=1.2)
     assert [decode(Tick, value).flags for _key, value, _headers in done.ticks] == [(), (), ("jump",), ("jump",), (), ()]
-    assert [value for _key, value, _headers in done.ticks][:2] == values[:2]  # as they came
+    assert [value for _key, value, _headers in done.ticks][:2] == values[:2]  # unchanged
     assert done.jumps == 2
     again = Seen.from_bytes(done.states[b"BTC-USD"].to_bytes())
     assert again.price == 101.0
 
 
-def test_a_state_of_before_there_were_prices_is_read() -> None:
+def test_a_state_without_a_price_is_read() -> None:
     seen = Seen.from_bytes(msgspec.msgpack.encode([7, NOW_MS, 1_000]))
     assert (seen.offset, seen.timestamps, seen.price) == (7, [NOW_MS - 1_000, NOW_MS], None)
 
@@ -221,14 +221,14 @@ def test_a_late_tick_passes_and_is_counted() -> None:
     assert (len(done.ticks), done.late) == (2, 1)
 
 
-def test_a_replay_of_what_the_state_holds_changes_nothing() -> None:
+def test_a_replay_of_handled_records_changes_nothing() -> None:
     records = [record(encode(tick(NOW_MS - ms)), 10 - ms // 60_000) for ms in (120_000, 60_000, 0)]
     first = run(records)
     again = run(records, first.states)
     assert (again.ticks, again.replayed, again.duplicates) == ([], 3, 0)
 
 
-def test_what_was_delivered_before_a_crash_is_remembered_and_not_sent_again() -> None:
+def test_ticks_delivered_before_a_crash_are_remembered_and_not_sent_again() -> None:
     records = [record(encode(tick(NOW_MS - ms)), 10 - ms // 60_000) for ms in (120_000, 60_000, 0)]
     done = run(records, delivered=9)
     assert [headers[0][1] for _key, _value, headers in done.ticks] == [b"10"]
@@ -236,7 +236,7 @@ def test_what_was_delivered_before_a_crash_is_remembered_and_not_sent_again() ->
 
 
 @given(st.lists(st.integers(0, 2**41), max_size=300), st.integers(-1, 2**60))
-def test_the_state_comes_back_from_its_bytes(timestamps: list[int], offset: int) -> None:
+def test_a_state_is_restored_from_its_bytes(timestamps: list[int], offset: int) -> None:
     seen = Seen(offset)
     fresh = [seen.add(timestamp) for timestamp in timestamps]
     if len(set(timestamps)) <= REMEMBERED:
@@ -247,7 +247,7 @@ def test_the_state_comes_back_from_its_bytes(timestamps: list[int], offset: int)
     assert (back.offset, back.timestamps) == (seen.offset, seen.timestamps)
 
 
-def test_a_state_of_a_minutely_feed_is_small() -> None:
+def test_the_state_of_a_minutely_feed_is_small() -> None:
     seen = Seen(1_000_000)
     for minute in range(1_000):
         seen.add(NOW_MS + minute * 60_000)

@@ -1,4 +1,4 @@
-"""Rolling features of a batch: a row a market and second, replays, what is no tick; and when a worker is live."""
+"""Rolling features of a batch: one row per market and second, replays, invalid records; and liveness."""
 
 import pytest
 from aiokafka.structs import ConsumerRecord
@@ -47,7 +47,7 @@ def test_there_is_a_row_for_each_market_and_second_and_at_the_end() -> None:
     ]
 
 
-def test_absurd_numbers_that_somebody_else_wrote_have_no_part_in_a_row() -> None:
+def test_absurd_numbers_of_other_writers_do_not_enter_a_row() -> None:
     strange = [record(0, 0, ask=1e308), record(1, 1_000, ask=5e-324), record(2, 2_000, qty=1e308)]
     done = run([*strange, record(3, 3_000)], States())
     row = decode(FeatureRow, done.rows[-1][1])
@@ -77,14 +77,14 @@ def test_a_replay_changes_nothing() -> None:
     assert (again.rows, again.touched, again.replayed) == ([], set(), 2)
 
 
-def test_what_is_no_tick_becomes_a_dead_letter() -> None:
+def test_an_undecodable_record_becomes_a_dead_letter() -> None:
     done = run([record(0, 0, key="ETH-USD"), record(1, 0)], States())
     (letter,) = [decode(DeadLetter, value) for _key, value, _headers in done.dead_letters]
     assert (letter.reason, letter.offset) == ("not_a_tick", 0)
     assert len(done.rows) == 1
 
 
-def test_a_tick_out_of_the_future_does_not_end_a_markets_windows() -> None:
+def test_a_tick_ahead_of_the_clock_does_not_advance_the_windows() -> None:
     done = run([record(0, 0), record(1, 3_600_001), record(2, 1_000)], States())
     (letter,) = [decode(DeadLetter, value) for _key, value, _headers in done.dead_letters]
     assert (letter.reason, letter.field, letter.offset) == ("future", "timestamp", 1)
@@ -97,7 +97,7 @@ def test_a_tick_out_of_the_future_does_not_end_a_markets_windows() -> None:
     ("payload", "reason", "value"),
     [(None, "empty", "None"), (b"", "empty", "b''"), (b"{]", "json", "b'{]'"), (b"[]", "type", "b'[]'")],
 )
-def test_a_letter_of_what_cannot_be_decoded_says_what_the_clean_agent_s_would(
+def test_the_dead_letter_of_an_undecodable_record_equals_the_clean_agents(
     payload: bytes | None, reason: str, value: str
 ) -> None:
     raw = ConsumerRecord("ticks-clean", 1, 0, 0, 1, b"BTC-USD", payload, None, -1, -1, ())

@@ -1,4 +1,4 @@
-"""Which minutes have a candle: gaps, when they are asked for again, and when they are given up."""
+"""Minutes without a candle: gaps, when they are requested again, and when they are given up."""
 
 from collections.abc import Sequence
 
@@ -39,7 +39,7 @@ def test_a_candle_ahead_opens_a_gap_which_candles_close_in_any_order() -> None:
     assert minutes.gaps == []
 
 
-def test_what_is_due_is_gaps_and_what_closed_since() -> None:
+def test_gaps_and_newly_closed_minutes_are_due() -> None:
     minutes = Minutes(0)
     assert minutes.due(M - 1) == []
     assert minutes.due(M) == [0]
@@ -48,7 +48,7 @@ def test_what_is_due_is_gaps_and_what_closed_since() -> None:
     assert minutes.due(5 * M) == [0, 4 * M]
 
 
-def test_what_the_exchange_does_not_have_waits_longer_each_time_and_is_given_up() -> None:
+def test_a_missing_minute_waits_longer_each_time_and_is_given_up() -> None:
     minutes = Minutes(0)
     minutes.take(2 * M)
     now, waits = 3 * M, []
@@ -62,10 +62,10 @@ def test_what_the_exchange_does_not_have_waits_longer_each_time_and_is_given_up(
     assert waits == [1, 2, 4, 8, 16, 32, 64]
     assert minutes.mark_requested(0, now, now) == 2
     assert minutes.gaps == []
-    assert not minutes.take(0)  # given up is given up, until the next start
+    assert not minutes.take(0)  # it stays given up until the next start
 
 
-def test_an_answer_covers_only_its_part_of_a_gap() -> None:
+def test_a_response_covers_only_its_part_of_a_gap() -> None:
     minutes = Minutes(0)
     minutes.take(9 * M)
     minutes.mark_requested(2 * M, 5 * M, 10 * M)
@@ -73,7 +73,7 @@ def test_an_answer_covers_only_its_part_of_a_gap() -> None:
     assert minutes.due(10 * M) == [0, 5 * M]
 
 
-def test_from_the_topic_gaps_before_the_newest_are_open_as_far_as_wished() -> None:
+def test_gaps_on_the_topic_are_open_within_a_limit() -> None:
     opens = [at * M for at in (0, 1, 5, 6, 9, 8)]
     assert spans(Minutes.known(opens, 100 * M)) == [(2, 5), (7, 8)]
     assert spans(Minutes.known(opens, 4 * M)) == [(7, 8)]
@@ -82,7 +82,7 @@ def test_from_the_topic_gaps_before_the_newest_are_open_as_far_as_wished() -> No
 
 
 class NothingTraded:
-    """A source that has no candle."""
+    """A source without candles."""
 
     name = "binance"
     budget = Budget()
@@ -94,7 +94,7 @@ class NothingTraded:
 
 
 class StandingClock:
-    """Time that is set."""
+    """Time that a test sets."""
 
     ms = T
 

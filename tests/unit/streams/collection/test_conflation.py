@@ -1,4 +1,4 @@
-"""Conflation: what an interval stands for, that nothing is dropped, and that it stays bounded."""
+"""Conflation: the contents of an interval, no dropped events, bounded memory."""
 
 import random
 
@@ -27,7 +27,7 @@ def bid(interval: Interval) -> float:
     return interval.quote.bid_price
 
 
-def test_an_interval_has_the_last_quote_and_what_came_in_it() -> None:
+def test_an_interval_has_its_events_and_the_last_quote() -> None:
     feed = conflation()
     feed.add(quote(1, 100.0), START + 1)
     feed.add(trade(1, 100.0, 2.0), START + 500)
@@ -40,7 +40,7 @@ def test_an_interval_has_the_last_quote_and_what_came_in_it() -> None:
     assert feed.take(START + 9_000) == []
 
 
-def test_a_quote_stands_until_the_next_one() -> None:
+def test_a_quote_is_valid_until_the_next_one() -> None:
     feed = conflation()
     feed.add(quote(1, 100.0), START + 1)
     feed.take(START + 1_000)
@@ -69,18 +69,18 @@ def test_trades_without_a_known_quote_wait_for_the_first() -> None:
     assert (interval.end_ms, interval.n_trades, interval.n_updates) == (START + 6_000, 1, 1)
 
 
-def test_after_a_lost_connection_no_old_quote_is_told_as_new() -> None:
+def test_a_lost_connections_quote_is_not_used_again() -> None:
     feed = conflation()
     feed.add(quote(1, 100.0), START + 1)
     feed.forget_quotes(["BTC-USD"])
-    assert [bid(one) for one in feed.take(START + 1_000)] == [100.0]  # it was true then
+    assert [bid(one) for one in feed.take(START + 1_000)] == [100.0]  # it was valid then
     feed.add(trade(1, 90.0, 1.0), START + 1_500)
     assert feed.take(START + 2_000) == []
     feed.add(quote(2, 90.0), START + 2_500)
     assert [(bid(one), one.n_trades) for one in feed.take(START + 3_000)] == [(90.0, 1)]
 
 
-def test_an_older_quote_that_comes_later_is_counted_and_does_not_stand() -> None:
+def test_an_older_quote_that_arrives_later_is_counted_but_not_used() -> None:
     feed = conflation()
     feed.add(quote(2, 102.0), START + 1)
     feed.add(quote(1, 101.0), START + 2)
@@ -88,7 +88,7 @@ def test_an_older_quote_that_comes_later_is_counted_and_does_not_stand() -> None
     assert (bid(interval), interval.n_updates) == (102.0, 2)
 
 
-def test_instants_of_polls_are_left_to_the_polls() -> None:
+def test_no_interval_ends_at_a_polls_instant() -> None:
     feed = conflation(polls_ms=60_000)
     feed.add(quote(1), START - 500)
     feed.add(trade(1, 100.0, 1.0), START + 500)
@@ -97,7 +97,7 @@ def test_instants_of_polls_are_left_to_the_polls() -> None:
     assert (interval.end_ms, interval.n_updates, interval.n_trades) == (START + 1_000, 1, 1)
 
 
-def test_when_nobody_takes_intervals_grow_wider_and_nothing_is_dropped() -> None:
+def test_intervals_that_are_not_taken_are_extended_and_nothing_is_dropped() -> None:
     feed = conflation()
     for second in range(1_000):
         feed.add(quote(second + 1, 100.0 + second), START + second * 1_000 + 1)

@@ -1,4 +1,4 @@
-"""The collector on a scripted clock: the grid, what is skipped, and what a failing source leaves."""
+"""The collector on a scripted clock: the grid, skipped polls, and failing sources."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ MARKETS = [Market("BTC", "USD"), Market("BTC", "EUR")]
 
 
 class ScriptedClock:
-    """Time that passes only where the script says so."""
+    """Time that passes only as scripted."""
 
     def __init__(self, now_ms: int) -> None:
         self.ms = now_ms
@@ -70,7 +70,7 @@ def refuses() -> PollResult:
 
 
 class Published:
-    """What went out; `leave_after` ends the collector, which otherwise goes on for ever."""
+    """Published ticks; `leave_after` ends the collector, which otherwise runs until cancelled."""
 
     def __init__(self, leave_after: int = 1, then: Callable[[], None] = lambda: None) -> None:
         self.batches: list[list[Tick]] = []
@@ -114,7 +114,7 @@ def counted(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 def skipped(metrics: Metrics) -> dict[str, float]:
-    """Instants without a poll, by reason; those with none are left out."""
+    """Skipped polls by reason, without zeros."""
     return {
         sample.labels["reason"]: sample.value
         for family in metrics.skipped_polls.collect()
@@ -142,7 +142,7 @@ async def test_both_sources_make_one_tick_a_market() -> None:
     }
 
 
-async def test_an_error_of_one_source_that_was_not_foreseen_takes_no_other_with_it(
+async def test_an_unexpected_error_of_one_source_does_not_affect_the_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def surprises() -> PollResult:
@@ -164,7 +164,7 @@ async def test_a_source_that_fails_leaves_nulls_and_its_status() -> None:
     assert counted(metrics, "bitcoin_source_errors_total", source="coingecko", kind="geo_blocked") == 1
 
 
-async def test_when_all_fail_the_ticks_still_go_out() -> None:
+async def test_ticks_are_published_when_all_sources_fail() -> None:
     ticks, _metrics = await one_poll(Source("coingecko", refuses), disabled=["binance"])
     assert [(tick.price, tick.bid_price) for tick in ticks] == [(None, None)] * 2
     assert {name: state.status for name, state in ticks[0].sources.items()} == {
@@ -180,7 +180,7 @@ def nothing() -> PollResult:
 async def polls(
     published: Published, metrics: Metrics, *answers: tuple[Callable[[], PollResult], ...]
 ) -> list[list[str]]:
-    """Symbols published by each poll, of which the sources answer as told."""
+    """Symbols published by each poll, with the given responses of the sources."""
     sources = [Source(name, nothing) for name in ("coingecko", "binance")]
     polling = collector(ScriptedClock(START_MS), published, metrics, *sources)
     for n, answer in enumerate(answers):
@@ -190,7 +190,7 @@ async def polls(
     return [[tick.symbol for tick in ticks] for ticks in published.batches]
 
 
-async def test_a_market_that_no_source_has_is_published_once_until_one_has_it(
+async def test_a_market_without_a_source_is_published_once_until_one_lists_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fails() -> PollResult:
@@ -207,12 +207,12 @@ async def test_a_market_that_no_source_has_is_published_once_until_one_has_it(
     assert await polls(
         Published(leave_after=99),
         metrics,
-        (fails, quotes),  # who knows whether CoinGecko has it
+        (fails, quotes),  # unknown whether CoinGecko lists it
         (fails, quotes),
         (prices, quotes),
         (prices, quotes),
         (no_price, nothing),
-        (fails, quotes),  # nothing new of that market; the others tell of the outage
+        (fails, quotes),  # no change for that market; the others show the outage
         (euros, quotes),
         (prices, quotes),
         (prices, quotes),
@@ -223,7 +223,7 @@ async def test_a_market_that_no_source_has_is_published_once_until_one_has_it(
     assert caplog.text.count("no source has data for BTC-EUR: one tick is published") == 2
 
 
-async def test_a_market_that_a_source_was_not_asked_about_yet_is_not_absent() -> None:
+async def test_a_market_of_a_deferred_request_is_not_absent() -> None:
     def searches() -> PollResult:
         return PollResult(quotes().quotes, deferred=frozenset({"BTC-EUR"}))
 
@@ -232,11 +232,11 @@ async def test_a_market_that_a_source_was_not_asked_about_yet_is_not_absent() ->
 
     metrics = Metrics()
     usd, both = ["BTC-USD"], ["BTC-USD", "BTC-EUR"]
-    told = await polls(Published(leave_after=99), metrics, *((prices, one) for one in (searches, searches, found)))
-    assert (told, counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR")) == ([both] * 3, 1)
+    polled = await polls(Published(leave_after=99), metrics, *((prices, one) for one in (searches, searches, found)))
+    assert (polled, counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR")) == ([both] * 3, 1)
     metrics = Metrics()
-    told = await polls(Published(leave_after=99), metrics, *((prices, one) for one in (found, searches, found)))
-    assert told == [both, usd, usd]  # once absent, until there is data: the search of an hour later tells none
+    polled = await polls(Published(leave_after=99), metrics, *((prices, one) for one in (found, searches, found)))
+    assert polled == [both, usd, usd]  # absent until there is data: a later search without result changes nothing
     assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR") == 3
 
 
@@ -246,7 +246,7 @@ async def test_a_market_that_a_source_was_not_asked_about_yet_is_not_absent() ->
         ({"bid_price": 101.0, "ask_price": 99.0}, 3),
         ({"bid_price": 99.0, "ask_price": None}, 3),
         ({"bid_price": 0.0, "ask_price": 101.0}, 3),
-        ({"bid_price": 0.0, "ask_price": 0.0}, 1),  # so a halted market is told
+        ({"bid_price": 0.0, "ask_price": 0.0}, 1),  # a halted market looks like this
         ({"bid_price": None, "ask_price": None}, 1),
     ],
 )
@@ -254,13 +254,13 @@ async def test_a_quote_that_will_be_refused_is_published_each_time(fields: dict[
     def odd() -> PollResult:
         return PollResult({**quotes().quotes, "BTC-EUR": Quote(fields, None)})
 
-    told = await polls(Published(leave_after=99), Metrics(), *((prices, odd) for _poll in range(3)))
-    assert sum("BTC-EUR" in symbols for symbols in told) == times
+    polled = await polls(Published(leave_after=99), Metrics(), *((prices, odd) for _poll in range(3)))
+    assert sum("BTC-EUR" in symbols for symbols in polled) == times
 
 
-async def test_a_source_that_stopped_for_good_keeps_no_absent_market_alive() -> None:
-    told = await polls(Published(leave_after=99), Metrics(), (refuses, quotes), (refuses, quotes))
-    assert told == [["BTC-USD", "BTC-EUR"], ["BTC-USD"]]
+async def test_a_permanently_stopped_source_does_not_keep_a_market_listed() -> None:
+    polled = await polls(Published(leave_after=99), Metrics(), (refuses, quotes), (refuses, quotes))
+    assert polled == [["BTC-USD", "BTC-EUR"], ["BTC-USD"]]
 
 
 async def test_the_tick_of_an_absent_market_that_was_not_delivered_is_published_again() -> None:
@@ -288,7 +288,7 @@ async def test_polls_keep_to_the_grid() -> None:
     assert skipped(metrics) == {}
 
 
-async def test_instants_that_a_slow_poll_ran_over_are_skipped_counted_and_told(
+async def test_instants_during_a_slow_poll_are_skipped_counted_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock, metrics = ScriptedClock(START_MS), Metrics()
@@ -333,11 +333,11 @@ class HurryingClock(ScriptedClock):
         return event_s / 6_000
 
     async def sleep_until(self, event_ms: int) -> None:
-        while self.now_ms() < event_ms:  # noqa: ASYNC110  time itself is what is waited for
+        while self.now_ms() < event_ms:  # noqa: ASYNC110  waits for time itself
             await asyncio.sleep(0.001)
 
 
-async def test_instants_are_counted_while_the_broker_is_still_away(caplog: pytest.LogCaptureFixture) -> None:
+async def test_instants_are_counted_while_the_broker_is_down(caplog: pytest.LogCaptureFixture) -> None:
     metrics, taken = Metrics(), asyncio.Event()
 
     async def away(_topic: str, _items: Sequence[OutgoingRecord]) -> None:
@@ -360,7 +360,7 @@ async def test_instants_are_counted_while_the_broker_is_still_away(caplog: pytes
     running.cancel()
     lines = [record.getMessage() for record in caplog.records if "had not accepted" in record.getMessage()]
     assert lines[0].endswith("on: Kafka had not accepted the previous poll's ticks")
-    assert lines[1].endswith("; polling resumes")  # two lines for an outage, however long
+    assert lines[1].endswith("; polling resumes")  # two lines per outage
     assert len(lines) == 2
 
 
@@ -386,7 +386,7 @@ async def run_until_logged(one: Collector, published: Published, caplog: pytest.
     running.cancel()
 
 
-async def test_a_leader_tells_the_instants_since_the_newest_poll_on_the_topic(
+async def test_a_new_leader_counts_the_instants_since_the_newest_poll(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     metrics, asked = Metrics(), list[int]()
@@ -398,14 +398,14 @@ async def test_a_leader_tells_the_instants_since_the_newest_poll_on_the_topic(
     published = Published(leave_after=1_000_000)
     one = collector(HurryingClock(START_MS + 1), published, metrics, Source("coingecko", prices), newest=newest)
     await run_until_logged(one, published, caplog)
-    assert asked[0] <= published.batches[0][0].timestamp_ms  # a busy machine may be late for the first instant
+    assert asked[0] <= published.batches[0][0].timestamp_ms  # a busy machine may miss the first instant
     missed = (asked[0] - START_MS) // 60_000 + 2
     assert skipped(metrics)["no_leader"] == missed
     assert f"skipped {missed} polls from {to_rfc3339(START_MS - 120_000)} on: no worker led" in caplog.text
 
 
-async def test_instants_in_which_this_worker_did_not_lead_are_told_when_nobody_else_did() -> None:
-    """The newest poll on the topic is its own of before."""
+async def test_instants_without_any_leader_are_counted_by_a_worker_that_leads_again() -> None:
+    """The newest poll on the topic is one of its own."""
     clock, metrics = ScriptedClock(START_MS), Metrics()
 
     async def newest(before_ms: int) -> int | None:
@@ -425,7 +425,7 @@ async def test_instants_in_which_this_worker_did_not_lead_are_told_when_nobody_e
     assert skipped(metrics) == {"no_leader": 2}
 
 
-async def test_what_cannot_be_known_of_before_hinders_no_poll(caplog: pytest.LogCaptureFixture) -> None:
+async def test_polling_continues_if_the_newest_poll_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
     metrics, published = Metrics(), Published(leave_after=3)
 
     async def newest(_before_ms: int) -> int | None:

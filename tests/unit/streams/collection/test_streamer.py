@@ -23,7 +23,7 @@ BTC, ETH = Market("BTC", "USD"), Market("ETH", "USD")
 
 
 class ServerClock:
-    """The exchange's own clock, seen from this process."""
+    """The clock of the simulated exchange."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._clock = exchange.state.clock
@@ -35,7 +35,7 @@ class ServerClock:
         return event_s / max(self._clock.speed, 1e-3)
 
     async def sleep_until(self, event_ms: int) -> None:
-        while self.now_ms() < event_ms:  # noqa: ASYNC110  time itself is what is waited for
+        while self.now_ms() < event_ms:  # noqa: ASYNC110  waits for time itself
             await asyncio.sleep(0.005)
 
 
@@ -44,8 +44,8 @@ def of(exchange: Exchange, *markets: Market, **changed: Any) -> Fed:
 
 
 def recorded(path: Path, seconds: int = 6, per_second: int = 50) -> tuple[Recording, dict[str, Any]]:
-    """A recording of both markets, and what an offline reading of it gives."""
-    lines, told = [], {"updates": Counter[str](), "volume": Counter[str](), "last": {}}
+    """A recording of both markets, and the result of reading it offline."""
+    lines, sent = [], {"updates": Counter[str](), "volume": Counter[str](), "last": {}}
     for number in range(seconds * per_second):
         at_ns = number * 10**9 // per_second
         for market in (BTC, ETH):
@@ -61,72 +61,72 @@ def recorded(path: Path, seconds: int = 6, per_second: int = 50) -> tuple[Record
             lines.append((at_ns, {"stream": f"{name}@bookTicker", "data": book}))
             trade = {"e": "trade", "E": 1, "s": market.binance, "t": number + 1, "p": "100.0", "q": "0.125", "T": 1}
             lines.append((at_ns, {"stream": f"{name}@trade", "data": trade}))
-            told["updates"][market.symbol] += 1
-            told["volume"][market.symbol] += 0.125
-            told["last"][market.symbol] = 100.5 + number
+            sent["updates"][market.symbol] += 1
+            sent["volume"][market.symbol] += 0.125
+            sent["last"][market.symbol] = 100.5 + number
     text = "".join(f"{at_ns} {json.dumps(message, separators=(',', ':'))}\n" for at_ns, message in lines)
     path.write_bytes(gzip.compress(text.encode()))
-    return Recording([path]), told
+    return Recording([path]), sent
 
 
-def assert_complete(fed: Fed, told: dict[str, Any]) -> None:
+def assert_complete(fed: Fed, sent: dict[str, Any]) -> None:
     updates, volume, last = Counter[str](), Counter[str](), {}
     for tick in fed.ticks:
         updates[tick.symbol] += tick.n_updates or 0
         volume[tick.symbol] += tick.traded_volume or 0.0
         last[tick.symbol] = tick.bid_price
-    assert updates == told["updates"]
-    assert volume == told["volume"]
-    assert last == told["last"]
+    assert updates == sent["updates"]
+    assert volume == sent["volume"]
+    assert last == sent["last"]
     ids = [tick.tick_id for tick in fed.ticks]
     assert len(ids) == len(set(ids))
 
 
-def all_of(fed: Fed, told: dict[str, Any]) -> Callable[[], bool]:
+def all_of(fed: Fed, sent: dict[str, Any]) -> Callable[[], bool]:
     def there() -> bool:
         updates, volume = sum(tick.n_updates or 0 for tick in fed.ticks), sum(t.traded_volume or 0 for t in fed.ticks)
-        return updates >= sum(told["updates"].values()) and volume >= sum(told["volume"].values())
+        return updates >= sum(sent["updates"].values()) and volume >= sum(sent["volume"].values())
 
     return there
 
 
-async def test_a_recording_comes_out_complete_at_one_tick_a_market_and_second(tmp_path: Path) -> None:
-    recording, told = recorded(tmp_path / "r.gz")
+async def test_a_recording_is_complete_with_one_tick_per_market_and_second(tmp_path: Path) -> None:
+    recording, sent = recorded(tmp_path / "r.gz")
     async with running_exchange(recording=recording, speed=10.0) as exchange, feeding(of(exchange, BTC, ETH)) as fed:
-        await fed.until(all_of(fed, told), "all updates and trades")
-    assert_complete(fed, told)
+        await fed.until(all_of(fed, sent), "all updates and trades")
+    assert_complete(fed, sent)
     assert {tick.timestamp_ms % 1_000 for tick in fed.ticks} == {0}
-    assert len(fed.ticks) < sum(told["updates"].values()) / 10
-    assert fed.counted("events_total", kind="quote") == sum(told["updates"].values())
+    assert len(fed.ticks) < sum(sent["updates"].values()) / 10
+    assert fed.counted("events_total", kind="quote") == sum(sent["updates"].values())
     tick = fed.ticks[-1]
     assert (tick.vwap, tick.price, tick.divergence_bps) == (100.0, None, None)
     assert {name: state.status for name, state in tick.sources.items()} == {"coingecko": "not_polled", "binance": "ok"}
 
 
-async def test_a_slow_broker_makes_ticks_wider_and_loses_nothing(tmp_path: Path) -> None:
-    recording, told = recorded(tmp_path / "r.gz")
+async def test_a_slow_broker_extends_intervals_and_loses_nothing(tmp_path: Path) -> None:
+    recording, sent = recorded(tmp_path / "r.gz")
     async with running_exchange(recording=recording, speed=60.0) as exchange, feeding(of(exchange, BTC, ETH)) as fed:
         fed.delay_s = 0.3
-        await fed.until(all_of(fed, told), "all updates and trades")
-    assert_complete(fed, told)
+        await fed.until(all_of(fed, sent), "all updates and trades")
+    assert_complete(fed, sent)
 
 
 @pytest.mark.parametrize("fault", ["ws_close", "ws_shutdown"])
-async def test_broken_and_announced_ends_lose_nothing_that_is_told_again(tmp_path: Path, fault: str) -> None:
-    recording, told = recorded(tmp_path / "r.gz", seconds=30, per_second=10)
+async def test_broken_and_announced_disconnects_lose_nothing_that_is_sent_again(tmp_path: Path, fault: str) -> None:
+    recording, sent = recorded(tmp_path / "r.gz", seconds=30, per_second=10)
     reason = "lost" if fault == "ws_close" else "shutdown"
     async with running_exchange(recording=recording, speed=2.0) as exchange, feeding(of(exchange, BTC, ETH)) as fed:
         await fed.until(lambda: len(fed.ticks) > 2, "the first ticks")
         await exchange.fault(fault, match="/stream", count=1, grace_s=0.4)
         await fed.until(lambda: fed.connects(reason) == 1, "the next connection")
         await exchange.clock(speed=30.0)
-        await fed.until(all_of(fed, told), "all updates and trades")
-    assert_complete(fed, told)
+        await fed.until(all_of(fed, sent), "all updates and trades")
+    assert_complete(fed, sent)
     assert fed.connects("start") == 1
     assert fed.failures("lost") == (1 if fault == "ws_close" else 0)
 
 
-async def test_a_connection_near_its_end_is_replaced_before_it_is_left() -> None:
+async def test_an_old_connection_is_replaced_before_it_is_closed() -> None:
     async with running_exchange(speed=60.0) as exchange, feeding(of(exchange, life_ms=120_000)) as fed:
         await fed.until(lambda: fed.connects("life") >= 2, "two handovers")
         await fed.until(
@@ -140,21 +140,21 @@ async def test_closed_candles_are_those_of_the_rest_api() -> None:
     async with running_exchange(speed=60.0) as exchange, feeding(of(exchange, BTC, ETH)) as fed:
         await fed.until(lambda: len(fed.candles) >= 6, "candles")
         for market in (BTC, ETH):
-            told = [candle for candle in fed.candles if candle.symbol == market.symbol]
+            candles = [candle for candle in fed.candles if candle.symbol == market.symbol]
             _, rows, _ = await exchange.get(
                 "/binance/api/v3/klines",
                 symbol=market.binance,
                 interval="1m",
-                startTime=str(told[0].open_time_ms),
-                limit=str(len(told)),
+                startTime=str(candles[0].open_time_ms),
+                limit=str(len(candles)),
             )
-            assert told == closed_minute_candles(market.symbol, rows, told[-1].open_time_ms + 2 * MINUTE_MS)
+            assert candles == closed_minute_candles(market.symbol, rows, candles[-1].open_time_ms + 2 * MINUTE_MS)
     trades = sum(tick.n_trades or 0 for tick in fed.ticks)
     assert trades > 0
     assert trades == fed.counted("events_total", kind="trade")
 
 
-async def test_the_exchanges_refusal_is_tried_again_and_a_final_one_stops_the_stream(
+async def test_a_refusal_is_retried_and_a_final_one_stops_the_stream(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running_exchange(speed=60.0) as exchange:
@@ -169,7 +169,7 @@ async def test_the_exchanges_refusal_is_tried_again_and_a_final_one_stops_the_st
             assert fed.ticks == []
 
 
-async def test_a_rate_limit_is_waited_for() -> None:
+async def test_a_rate_limit_is_honoured() -> None:
     async with running_exchange(speed=60.0) as exchange:
         await exchange.fault("429", match="/stream", count=1, retry_after_s=60)  # of exchange time: a second
         async with feeding(of(exchange)) as fed:
@@ -178,7 +178,7 @@ async def test_a_rate_limit_is_waited_for() -> None:
             await fed.until(lambda: fed.connects("start") == 1, "a connection a second later, not a minute")
 
 
-async def test_a_message_that_is_no_json_is_counted_and_the_rest_goes_on() -> None:
+async def test_a_message_that_is_not_json_is_counted_and_the_stream_continues() -> None:
     async with running_exchange(speed=60.0) as exchange, feeding(of(exchange)) as fed:
         await exchange.fault("ws_garbage", match="/stream", count=2)
         await fed.until(lambda: fed.failures("bad_payload") == 2, "the refused messages")
@@ -200,8 +200,8 @@ async def test_only_the_leader_feeds() -> None:
             await fed.until(lambda: fed.counted("connections") == 0, "its retreat")
 
 
-async def test_what_came_before_the_lead_was_lost_is_published(tmp_path: Path) -> None:
-    recording, _told = recorded(tmp_path / "r.gz")
+async def test_events_before_the_end_of_leadership_are_published(tmp_path: Path) -> None:
+    recording, _sent = recorded(tmp_path / "r.gz")
     async with running_exchange(recording=recording, speed=1.0) as exchange:
         fed = of(exchange, BTC, ETH, interval_ms=500)
         async with feeding(fed):
@@ -213,14 +213,14 @@ async def test_what_came_before_the_lead_was_lost_is_published(tmp_path: Path) -
             heard = sum(tick.n_updates or 0 for tick in fed.ticks)
             lost = fed.counted("lost_events_total", kind="quote")
             assert heard == fed.counted("events_total", kind="quote")
-            assert lost <= heard / 4  # nothing but what came while the connection was being left
+            assert lost <= heard / 4  # only events that arrived while the connection was closing
             last = {tick.symbol: tick for tick in fed.ticks}
-            # The recording's bid counts its messages: all up to the last one told are in a tick.
+            # The recording's bid counts its messages: all up to the last published one are in a tick.
             assert sum(int(tick.bid_price or 0) - 100 + 1 for tick in last.values()) == heard
 
 
-async def test_what_a_broker_does_not_take_or_a_stop_interrupts_is_counted(tmp_path: Path) -> None:
-    recording, _told = recorded(tmp_path / "r.gz", seconds=2)
+async def test_undelivered_and_interrupted_events_are_counted(tmp_path: Path) -> None:
+    recording, _sent = recorded(tmp_path / "r.gz", seconds=2)
     async with running_exchange(recording=recording, speed=1.0) as exchange:
         fed = of(exchange, BTC, ETH, interval_ms=500)
         fed.delay_s = 3600.0
@@ -234,17 +234,17 @@ async def test_what_a_broker_does_not_take_or_a_stop_interrupts_is_counted(tmp_p
         assert fed.counted("lost_events_total", kind="quote") == fed.counted("lost_events_total", kind="trade")
 
 
-async def test_a_new_leader_tells_how_long_nobody_streamed() -> None:
+async def test_a_new_leader_counts_the_gap_of_the_stream() -> None:
     async def newest(before_ms: int) -> int | None:
         return before_ms - 7_000
 
     async with running_exchange(speed=1.0) as exchange:
         fed = of(exchange, newest=newest)
         async with feeding(fed):
-            await fed.until(lambda: fed.counted("gap_seconds_total") == pytest.approx(7.0), "the gap told")
+            await fed.until(lambda: fed.counted("gap_seconds_total") == pytest.approx(7.0), "the counted gap")
 
 
-async def test_a_probe_subscribes_and_leaves_or_says_why_it_cannot() -> None:
+async def test_a_probe_subscribes_and_disconnects_or_raises() -> None:
     async with running_exchange(speed=60.0) as exchange:
         fed = of(exchange, BTC, ETH)
         assert await fed.feed.probe() == 1

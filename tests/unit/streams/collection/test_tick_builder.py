@@ -1,4 +1,4 @@
-"""What a tick tells beside its sources' fields: divergence, flags, and the trades that the features take."""
+"""Derived fields of a tick: divergence, flags, and the traded volume that features use."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def streamed(**changed: float) -> Tick:
         (None, None, ()),
     ],
 )
-def test_the_price_is_held_against_the_mid(price: float | None, divergence: float | None, flags: tuple[str]) -> None:
+def test_the_price_is_compared_with_the_mid(price: float | None, divergence: float | None, flags: tuple[str]) -> None:
     tick = polled(price)
     assert tick.divergence_bps == pytest.approx(divergence)
     assert tick.flags == flags
@@ -68,7 +68,7 @@ def test_old_data_is_flagged_by_its_source() -> None:
     assert streamed(quoted_at_ms=START - 60_001).flags == ("stale_binance",)
 
 
-def test_a_streams_tick_tells_its_interval() -> None:
+def test_a_streams_tick_describes_its_interval() -> None:
     tick = streamed(n_trades=2, volume=4.0, value=402.0)
     assert (tick.tick_id, tick.timestamp_ms) == ("BTC-USD|2024-08-05T00:00:00.000Z", START)
     assert (tick.n_updates, tick.n_trades, tick.traded_volume, tick.vwap) == (5, 2, 4.0, 100.5)
@@ -78,12 +78,12 @@ def test_a_streams_tick_tells_its_interval() -> None:
     assert (streamed().traded_volume, streamed().vwap) == (0.0, None)
 
 
-def test_an_interval_without_a_quote_is_no_tick() -> None:
+def test_an_interval_without_a_quote_is_rejected() -> None:
     with pytest.raises(TypeError, match="without a quote"):
         stream_tick(BTC, Interval("BTC-USD", START, None, 0), "binance", BOUNDS, {})
 
 
-def test_flags_are_counted_and_the_divergence_is_shown() -> None:
+def test_flags_are_counted_and_the_divergence_is_set() -> None:
     metrics = Metrics()
     for tick in (polled(), polled(103.0), polled(None), polled(ages_ms=(400_000, 0))):
         metrics.count_flags(tick)
@@ -93,7 +93,7 @@ def test_flags_are_counted_and_the_divergence_is_shown() -> None:
     assert 'bitcoin_divergence_bps{symbol="BTC-USD"} 0.0' in text
 
 
-def test_features_take_the_traded_volume_of_the_ticks_on_the_wire() -> None:
+def test_features_use_the_traded_volume_of_encoded_ticks() -> None:
     features = MarketFeatures("BTC-USD")
     for tick in (streamed(n_trades=2, volume=4.0, value=402.0), streamed(end_ms=START + 1_000), polled()):
         quote = decode_quote(encode(tick))

@@ -1,4 +1,4 @@
-"""What commands make of a person's words, and where a letter's original may go."""
+"""Arguments of commands, and which dead letters can be republished."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ def settings() -> Settings:
         (AT, "2024-08-05T02:00:00.001+02:00", {AT_MS}),
     ],
 )
-def test_a_span_holds_its_start_and_not_its_end(since: str | None, until: str | None, held: set[int]) -> None:
+def test_a_span_includes_its_start_and_excludes_its_end(since: str | None, until: str | None, held: set[int]) -> None:
     span = Span.parse(since, until)
     assert {ms for ms in (AT_MS - 1, AT_MS, AT_MS + 1) if span.holds(ms)} == held
     assert span.meets(AT_MS - 1, AT_MS + 2)
@@ -44,7 +44,7 @@ def test_a_span_holds_its_start_and_not_its_end(since: str | None, until: str | 
 
 
 @pytest.mark.parametrize(
-    ("since", "until", "told"),
+    ("since", "until", "expected"),
     [
         ("yesterday", None, "--from: 'yesterday': expected RFC 3339"),
         ("2024-08-05T00:00:00", None, "--from: '2024-08-05T00:00:00': expected RFC 3339 with an offset"),
@@ -52,13 +52,13 @@ def test_a_span_holds_its_start_and_not_its_end(since: str | None, until: str | 
         (AT, AT, f"--to: '{AT}': expected a time after --from ({AT})"),
     ],
 )
-def test_a_span_that_is_none_names_the_option(since: str | None, until: str | None, told: str) -> None:
+def test_an_invalid_span_names_the_option(since: str | None, until: str | None, expected: str) -> None:
     with pytest.raises(InvalidValueError) as caught:
         Span.parse(since, until)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_topics_and_markets_are_found_by_what_people_call_them(settings: Settings) -> None:
+def test_topics_and_markets_are_found_by_all_their_names(settings: Settings) -> None:
     named = settings.model_copy(update={"topics": settings.topics.model_copy(update={"prefix": "a-"})})
     for text in ("ticks_clean", "ticks-clean", "a-ticks-clean"):
         assert find_role(named, text) is TopicRole.TICKS_CLEAN
@@ -74,7 +74,7 @@ def variables(words: str | None) -> dict[str, str]:
     return dict(word.split("=", 1) for word in shlex.split(words))
 
 
-def test_a_worker_is_told_how_to_read_a_replay(settings: Settings) -> None:
+def test_the_variables_of_a_worker_on_a_replay(settings: Settings) -> None:
     by_prefix = variables(worker_variables(settings, TopicRole.TICKS, "again-cryptoTopic"))
     assert by_prefix["BDI_TOPICS__PREFIX"] == "again-"
     assert (by_prefix["BDI_STREAMS__APP_ID"], by_prefix["BDI_STREAMS__WEB_PORT"]) == ("again", "7001")
@@ -90,9 +90,9 @@ def test_a_worker_is_told_how_to_read_a_replay(settings: Settings) -> None:
     assert worker_variables(settings, TopicRole.CANDLES, "again-candles") is None
 
 
-def test_the_replay_of_clean_ticks_to_be_cleaned_again_is_known_by_its_name(settings: Settings) -> None:
-    words = variables(worker_variables(settings, TopicRole.TICKS_CLEAN, "b.cryptoTopic"))
-    assert (words["BDI_TOPICS__PREFIX"], words["BDI_STREAMS__APP_ID"]) == ("b.", "b")
+def test_clean_ticks_replayed_to_a_raw_topic_are_cleaned_again(settings: Settings) -> None:
+    found = variables(worker_variables(settings, TopicRole.TICKS_CLEAN, "b.cryptoTopic"))
+    assert (found["BDI_TOPICS__PREFIX"], found["BDI_STREAMS__APP_ID"]) == ("b.", "b")
 
 
 def letter(**changed: Any) -> DeadLetter:
@@ -113,7 +113,7 @@ def letter(**changed: Any) -> DeadLetter:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "expected"),
     [
         ({}, None),
         ({"key": None}, None),
@@ -129,12 +129,14 @@ def letter(**changed: Any) -> DeadLetter:
         ({"payload": base64.b64encode(b"x" * 350_000).decode()}, "payload: 350000 bytes"),
     ],
 )
-def test_a_letter_goes_back_only_whole(settings: Settings, changed: dict[str, Any], told: str | None) -> None:
+def test_only_complete_originals_can_be_republished(
+    settings: Settings, changed: dict[str, Any], expected: str | None
+) -> None:
     found = not_restorable(settings, letter(**changed), 4)
-    assert found is None if told is None else told in str(found)
+    assert found is None if expected is None else expected in str(found)
 
 
-def test_a_letter_is_known_by_its_place_and_its_bytes() -> None:
+def test_a_dead_letter_is_identified_by_offset_and_bytes() -> None:
     first = dead_letter_id(letter())
     assert first.startswith("cryptoTopic-1@5#")
     assert dead_letter_id(letter(refused_at="2024-08-06T00:00:00Z", reason="type")) == first
@@ -142,7 +144,7 @@ def test_a_letter_is_known_by_its_place_and_its_bytes() -> None:
     assert dead_letter_id(letter(payload=base64.b64encode(b"y").decode())) != first
 
 
-def test_every_record_has_a_time_to_be_chosen_by() -> None:
+def test_every_record_has_an_event_time() -> None:
     candle = Candle(symbol="BTC-USD", open_time=AT, open=1.0, high=1.0, low=1.0, close=1.0, volume=0.0)
     tick = Tick(symbol="BTC-USD", tick_id="x", timestamp=AT, quote="USD")
     row = FeatureRow(
@@ -167,5 +169,5 @@ def test_the_names_of_all_topics_are_json(settings: Settings) -> None:
         (3, "3"),
     ],
 )
-def test_numbers_are_rounded_for_people(value: float | None, text: str) -> None:
+def test_numbers_are_rounded_in_tables(value: float | None, text: str) -> None:
     assert shown(value) == text

@@ -1,4 +1,4 @@
-"""The batch event stands on names of Faust's that it overrides: they must be there, in the version that was read."""
+"""The Faust names that the batch driver overrides exist in the pinned version."""
 
 import importlib
 from importlib.metadata import version
@@ -27,12 +27,12 @@ def theirs(path: str) -> type:
     return found
 
 
-def test_faust_is_the_version_that_was_read() -> None:
+def test_faust_has_the_pinned_version() -> None:
     assert version("faust-streaming") == FAUST_VERSION
 
 
 @pytest.mark.parametrize("path", sorted(PINNED))
-def test_every_pinned_name_is_there(path: str) -> None:
+def test_every_pinned_name_exists(path: str) -> None:
     missing = [name for name in PINNED[path] if not hasattr(theirs(path), name)]
     assert missing == []
 
@@ -44,6 +44,6 @@ def test_every_overridden_name_is_pinned(path: str) -> None:
     assert overridden - PASSED_ON <= set(PINNED[path])
 
 
-async def test_aiokafka_keeps_what_is_set_on_its_consumer_where_it_was() -> None:
+async def test_aiokafka_keeps_fetch_options_in_the_same_attributes() -> None:
     consumer = AIOKafkaConsumer(fetch_min_bytes=2, fetch_max_wait_ms=3)
     assert (consumer._fetch_min_bytes, consumer._fetch_max_wait_ms) == (2, 3)

@@ -1,4 +1,4 @@
-"""Batches of a partition are handled one after another, and none after one that was cut off before it moved."""
+"""Batches of a partition are handled in order, and none after a cancelled one until it is reassigned."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,13 +14,13 @@ from streams.metrics import Metrics
 
 
 class Gate(asyncio.Event):
-    """What a batch waits for; `error` comes out of the waiting."""
+    """Blocks a batch; raises `error` if set."""
 
     error: BaseException | None = None
 
 
 class Gated:
-    """An agent that notes what it began and what it ended; it goes on when the gate of that offset is open."""
+    """An agent that records which batches began and ended; each waits for the gate of its offset."""
 
     def __init__(self) -> None:
         self.delivered = DeliveredOffsets(load_settings().kafka, "source", "output")
@@ -39,7 +39,7 @@ class Gated:
 
 
 class Known(DeliveredOffsets):
-    """Nothing is delivered yet, and no broker is asked."""
+    """No outputs are delivered, and no broker is used."""
 
     def known(self, partition: int) -> bool:  # noqa: ARG002
         return True
@@ -49,7 +49,7 @@ class Known(DeliveredOffsets):
 
 
 class Bench:
-    """A runner on a stream that is fed by hand."""
+    """A runner on a stream that the test feeds."""
 
     def __init__(self) -> None:
         self.agent = Gated()
@@ -89,12 +89,12 @@ class Bench:
 
 
 async def settled() -> None:
-    """Every task has gone as far as it can."""
+    """Let every task run until it blocks."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-async def test_partitions_go_side_by_side_and_each_in_order() -> None:
+async def test_partitions_are_handled_concurrently_and_each_in_order() -> None:
     bench = Bench()
     await bench.feed(0, 10)
     await bench.feed(1, 20)
@@ -108,7 +108,7 @@ async def test_partitions_go_side_by_side_and_each_in_order() -> None:
     bench.loop.cancel()
 
 
-async def test_nothing_follows_a_batch_that_was_cut_off_until_the_partition_is_given_anew() -> None:
+async def test_no_batch_follows_a_cancelled_one_until_the_partition_is_reassigned() -> None:
     bench = Bench()
     await bench.feed(0, 10)
     await bench.feed(0, 11)
@@ -119,7 +119,7 @@ async def test_nothing_follows_a_batch_that_was_cut_off_until_the_partition_is_g
     assert bench.agent.began == [10, 20]
     bench.app.consumer_generation_id = 2
     await bench.feed(0, 13)
-    assert bench.agent.began == [10, 20]  # of a generation that is over
+    assert bench.agent.began == [10, 20]  # of an old generation
     await bench.feed(0, 10, generation=2)
     assert bench.agent.began == [10, 20, 10]
     await bench.open(10)
@@ -128,7 +128,7 @@ async def test_nothing_follows_a_batch_that_was_cut_off_until_the_partition_is_g
         task.cancel()
 
 
-async def test_a_batch_whose_wait_was_cancelled_from_within_ends_the_worker() -> None:
+async def test_a_batch_whose_future_was_cancelled_ends_the_worker() -> None:
     bench = Bench()
     await bench.feed(0, 10)
     bench.agent.gates[10].error = asyncio.CancelledError()

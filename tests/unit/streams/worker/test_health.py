@@ -1,4 +1,4 @@
-"""Liveness looks at what lies on the topics and is not done with, from the first record on."""
+"""Liveness considers consumer lag, from the first record on."""
 
 import json
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ TICKS = TP("cryptoTopic", 0)
 class Consumer(BatchConsumer):
     """Offsets as after a seek to `begun`, on a topic that ends at 10."""
 
-    def __init__(self, begun: int) -> None:  # none of Faust's: nothing is connected
+    def __init__(self, begun: int) -> None:  # skips Faust's: nothing is connected
         self._handled, self._begun, self.sought_at = {}, {TICKS: begun}, 100.0
 
     def highwater(self, tp: TP) -> int:
@@ -49,7 +49,7 @@ async def live(consumer: Consumer, now: float, *, recovering: bool = False) -> A
 
 
 @pytest.mark.parametrize("handled", [None, 8])
-async def test_records_that_nobody_gets_on_with_are_a_stall_even_before_the_first_batch(handled: int | None) -> None:
+async def test_lag_without_progress_is_a_stall_even_before_the_first_batch(handled: int | None) -> None:
     consumer = Consumer(begun=7)
     if handled is not None:
         consumer.handled(TICKS, handled)
@@ -60,7 +60,7 @@ async def test_records_that_nobody_gets_on_with_are_a_stall_even_before_the_firs
     assert document["stalled"]["clean"].startswith(f"{waiting} records are waiting")
 
 
-async def test_what_is_done_with_and_what_cannot_begin_yet_is_no_stall() -> None:
+async def test_no_lag_and_recovery_are_no_stall() -> None:
     consumer = Consumer(begun=7)
     assert (await live(consumer, now=1_000.0, recovering=True))[1] == 200
     consumer.handled(TICKS, 9)

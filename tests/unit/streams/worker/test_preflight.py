@@ -1,4 +1,4 @@
-"""A worker's data folder and web port are its own, or it is told in one line who has them."""
+"""A worker refuses a data folder or web port that another process uses."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ HOLDS = (
 )
 
 
-def test_a_folder_is_one_worker_s_until_it_is_gone_however_it_went(tmp_path: Path) -> None:
+def test_a_folder_is_locked_until_its_worker_ends(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     words = [sys.executable, "-c", f"{HOLDS}; print('held', flush=True); sys.stdin.read()", str(folder)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -29,13 +29,13 @@ def test_a_folder_is_one_worker_s_until_it_is_gone_however_it_went(tmp_path: Pat
     os.close(claim_folder(folder))
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"streams\.data_dir: .*expected a writable folder"):
         claim_folder(tmp_path / "file")
 
 
-async def test_a_taken_port_names_its_setting() -> None:
+async def test_a_used_port_names_its_setting() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
