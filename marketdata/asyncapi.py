@@ -6,7 +6,7 @@ Made from `marketdata.topics` and `marketdata.records`; settings of a deployment
 import inspect
 from typing import Any
 
-from marketdata.dead_letters import NOTES_CONFIG, NOTES_TOPIC, Note
+from marketdata.dead_letters import REPUBLISH_CONFIG, REPUBLISH_TOPIC, RepublishRecord
 from marketdata.records import RECORDS, SCHEMA_VERSION
 from marketdata.schemas import REFERENCE, schemas
 from marketdata.topics import TOPICS, Topic, TopicRole
@@ -37,13 +37,16 @@ _WRITERS = {
 _NOTES_WRITER = "`dead-letters republish`, before it sends a letter back and after"
 _KEYS = {
     "DeadLetter": ("The key that the refused record had, if any.", "BTC-USD"),
-    "Note": ("The letter's id: `topic-partition@offset#hash` of the original.", "cryptoTopic-1@5#2d711642b726"),
+    "RepublishRecord": (
+        "The letter's id: `topic-partition@offset#hash` of the original.",
+        "cryptoTopic-1@5#2d711642b726",
+    ),
 }
 
 
 def document() -> dict[str, Any]:
     """The AsyncAPI document as plain JSON types."""
-    _, named = schemas([*(RECORDS[topic.record] for topic in TOPICS.values()), Note])
+    _, named = schemas([*(RECORDS[topic.record] for topic in TOPICS.values()), RepublishRecord])
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Bitcoin DATA IA: topics", "version": f"{SCHEMA_VERSION}.0.0", "description": _ABOUT},
@@ -53,7 +56,7 @@ def document() -> dict[str, Any]:
         | {f"publish_{NOTES}": _published(NOTES, _NOTES_WRITER)},
         "components": {
             "messages": {name: _message(name, RECORDS[name]) for name in sorted({t.record for t in TOPICS.values()})}
-            | {Note.__name__: _message(Note.__name__, Note)},
+            | {RepublishRecord.__name__: _message(RepublishRecord.__name__, RepublishRecord)},
             "schemas": named,
         },
     }
@@ -71,8 +74,10 @@ def _channel(topic: Topic) -> dict[str, Any]:
 
 def _notes_channel() -> dict[str, Any]:
     letters = TOPICS[TopicRole.DEAD_LETTERS]
-    configuration = {"cleanup.policy": NOTES_CONFIG["cleanup.policy"].split(",")}
-    return _addressed(letters, Note.__name__, _NOTES_WRITER, NOTES_TOPIC.format(letters.name), 1, configuration)
+    configuration = {"cleanup.policy": REPUBLISH_CONFIG["cleanup.policy"].split(",")}
+    return _addressed(
+        letters, RepublishRecord.__name__, _NOTES_WRITER, REPUBLISH_TOPIC.format(letters.name), 1, configuration
+    )
 
 
 def _addressed(

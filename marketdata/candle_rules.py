@@ -8,8 +8,9 @@ from types import MappingProxyType
 
 from marketdata.errors import DecodeError
 from marketdata.records import Candle
-from marketdata.rules import FUTURE_REASON, SYMBOL, Rule, amount_rules, compared, count_rules, hold, price_rules
+from marketdata.rules import SYMBOL, Rule, amount_rules, compared, count_rules, price_rules, validate
 from marketdata.times import HOUR_MS, MINUTE_MS
+from marketdata.vocabulary import Reason
 
 STEP_MS: Mapping[str, int] = MappingProxyType({"1m": MINUTE_MS, "1h": HOUR_MS})
 """An interval's length, which is also the grid of its open times."""
@@ -20,10 +21,10 @@ RULES: tuple[Rule, ...] = (
     *price_rules("high"),
     *price_rules("low"),
     *price_rules("close"),
-    compared("low", "crossed_range", "<=", "open"),
-    compared("low", "crossed_range", "<=", "close"),
-    compared("open", "crossed_range", "<=", "high"),
-    compared("close", "crossed_range", "<=", "high"),
+    compared("low", Reason.CROSSED_RANGE, "<=", "open"),
+    compared("low", Reason.CROSSED_RANGE, "<=", "close"),
+    compared("open", Reason.CROSSED_RANGE, "<=", "high"),
+    compared("close", Reason.CROSSED_RANGE, "<=", "high"),
     *amount_rules("volume"),
     *amount_rules("quote_volume"),
     *count_rules("n_trades"),
@@ -42,9 +43,9 @@ def check(candle: Candle, latest_ms: int | None = None) -> None:
     Raises:
         DecodeError: the first rule that does not hold, with its reason code.
     """
-    hold(candle, RULES)
+    validate(candle, RULES)
     step_ms = STEP_MS[candle.interval]
     if candle.open_time_ms % step_ms:
-        raise DecodeError("grid", "open_time", candle.open_time, f"the start of an interval of {candle.interval}")
+        raise DecodeError(Reason.GRID, "open_time", candle.open_time, f"the start of an interval of {candle.interval}")
     if latest_ms is not None and candle.open_time_ms + step_ms > latest_ms:
-        raise DecodeError(FUTURE_REASON, "open_time", candle.open_time, "a candle that is closed by the clock")
+        raise DecodeError(Reason.FUTURE, "open_time", candle.open_time, "a candle that is closed by the clock")

@@ -6,14 +6,16 @@ non-finite numbers are refused; nothing is coerced or filled in.
 
 import math
 import re
+from enum import EnumType, StrEnum
 from functools import lru_cache
-from typing import TypeVar, get_args, get_origin, get_type_hints
+from typing import TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from marketdata.errors import DecodeError, InvalidValueError
 from marketdata.records import SCHEMA_VERSION, Record, Tick
 from marketdata.times import from_rfc3339
+from marketdata.vocabulary import Reason
 
 R = TypeVar("R", bound=Record)
 
@@ -55,21 +57,21 @@ def decode(cls: type[R], payload: bytes | None) -> R:
         DecodeError: with reason `empty`, `json`, `schema_version`, `missing_field`, `unknown_field`, `type` or `value`.
     """
     if not payload:
-        raise DecodeError("empty", "payload", payload, f"a {cls.__name__} as a JSON object")
+        raise DecodeError(Reason.EMPTY, "payload", payload, f"a {cls.__name__} as a JSON object")
     try:
         record: R = _decoder(cls).decode(payload)
     except msgspec.ValidationError as error:
         raise _name(cls, payload, str(error)) from error
     except (msgspec.DecodeError, RecursionError) as error:
-        raise DecodeError("json", "payload", payload, f"JSON ({error})") from error
+        raise DecodeError(Reason.JSON, "payload", payload, f"JSON ({error})") from error
     except UnicodeDecodeError as error:
-        raise DecodeError("json", "payload", payload, "UTF-8") from error
+        raise DecodeError(Reason.JSON, "payload", payload, "UTF-8") from error
     if record.schema_version != SCHEMA_VERSION:
-        raise DecodeError("schema_version", "schema_version", record.schema_version, str(SCHEMA_VERSION))
+        raise DecodeError(Reason.SCHEMA_VERSION, "schema_version", record.schema_version, str(SCHEMA_VERSION))
     try:
         _check_times(record)  # JSON has no number that is not finite
     except InvalidValueError as error:
-        raise DecodeError("value", error.field, _lookup(payload, error.field), error.expected) from error
+        raise DecodeError(Reason.VALUE, error.field, _lookup(payload, error.field), error.expected) from error
     return record
 
 
@@ -134,20 +136,22 @@ def _name(cls: type[Record], payload: bytes, text: str) -> DecodeError:
         said, path = text, ""
     path = path.removesuffix("`").removeprefix(".")
     if match := _MISSING.search(said):
-        return DecodeError("missing_field", match.group(1), None, "the field to be present (null where unknown)")
+        return DecodeError(Reason.MISSING_FIELD, match.group(1), None, "the field to be present (null where unknown)")
     if match := _UNKNOWN.search(said):
         field = f"{path}.{match.group(1)}" if path else match.group(1)
-        return DecodeError("unknown_field", field, _lookup(payload, field), f"only fields of {cls.__name__}")
+        return DecodeError(Reason.UNKNOWN_FIELD, field, _lookup(payload, field), f"only fields of {cls.__name__}")
     expected = said.removeprefix("Expected ").split(", got ")[0].replace("`", "")
     if "out of range" in said:
         expected = "a finite number"
     if said.startswith(_NOT_ONE_OF) and (choices := _choices(get_type_hints(cls).get(path))):
         expected = f"one of {', '.join(choices)}"
     if not path:
-        return DecodeError("type", "payload", payload, f"a {cls.__name__} as a JSON object")
-    return DecodeError("type", path, _lookup(payload, path), expected)
+        return DecodeError(Reason.TYPE, "payload", payload, f"a {cls.__name__} as a JSON object")
+    return DecodeError(Reason.TYPE, path, _lookup(payload, path), expected)
 
 
 def _choices(hint: object) -> list[str]:
-    """The texts that a Literal allows, alone or in a union."""
+    """The texts that an enum or a Literal allows, alone or in a union."""
+    if isinstance(hint, EnumType):
+        return [str(member) for member in cast("type[StrEnum]", hint)]
     return [text for one in get_args(hint) for text in ([one] if isinstance(one, str) else _choices(one))]

@@ -12,13 +12,13 @@ from marketdata.times import to_rfc3339
 PAYLOAD_LIMIT = 350_000
 """Bytes; base64 of more would not fit into a record batch. The original stays where it lay."""
 
-NOTES_TOPIC = "{}-republished"
+REPUBLISH_TOPIC = "{}-republished"
 """The topic of the notes, by that of the letters."""
-NOTES_CONFIG = {"cleanup.policy": "compact"}
+REPUBLISH_CONFIG = {"cleanup.policy": "compact"}
 """For ever, for a letter must not outlive its note."""
 
 
-class Note(Struct, frozen=True, kw_only=True):
+class RepublishRecord(Struct, frozen=True, kw_only=True):
     """What is known of a letter that was sent back, or is about to be.
 
     letter: its id, which is the key.

@@ -13,6 +13,8 @@ BitcoinDataError
 └── ForecastError               a model cannot be trained, loaded or trusted
 """
 
+from marketdata.vocabulary import Reason
+
 
 class BitcoinDataError(Exception):
     """The root: catch it at a program's border to print one line instead of a traceback."""
@@ -42,7 +44,7 @@ class InvalidValueError(BitcoinDataError):
 class DecodeError(InvalidValueError):
     """Bytes that are not a valid record; `reason` is the code that dead letters carry."""
 
-    def __init__(self, reason: str, field: str, value: object, expected: str) -> None:
+    def __init__(self, reason: Reason, field: str, value: object, expected: str) -> None:
         super().__init__(field, value, expected)
         self.reason = reason
 

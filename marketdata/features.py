@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
+from marketdata.bounds import MAX_AMOUNT, MAX_PRICE, MIN_PRICE
 from marketdata.errors import InvalidValueError
 from marketdata.records import FeatureRow
 from marketdata.times import HOUR_MS, MINUTE_MS, SECOND_MS, to_rfc3339
@@ -137,7 +137,7 @@ class MarketFeatures:
         self._deltas: list[bytes] = []
         self._merged = False  # a journal of ticks cannot tell a merge: the next flush writes the state whole
 
-    def seen(self, partition: int, offset: int) -> bool:
+    def mark_seen(self, partition: int, offset: int) -> bool:
         """True if that record of the source topic is in the state already; else it is noted as in it from now on."""
         if offset <= self.offsets.get(partition, -1):
             return True
@@ -183,7 +183,7 @@ class MarketFeatures:
             self._second = second
         b = self._bucket
         b[TICKS] += 1
-        if bid_price is not None and ask_price is not None and LEAST_PRICE <= bid_price <= ask_price <= MOST_PRICE:
+        if bid_price is not None and ask_price is not None and MIN_PRICE <= bid_price <= ask_price <= MAX_PRICE:
             mid = (bid_price + ask_price) / 2
             spread = (ask_price - bid_price) / mid * 10_000
             if is_newest:
@@ -208,13 +208,13 @@ class MarketFeatures:
                 b[SPREAD_MAX] = spread
             b[MIDS] += 1
             b[SPREAD_SUM] += spread
-            if bid_qty is not None and ask_qty is not None and (liquidity := bid_qty + ask_qty) <= MOST_AMOUNT:
+            if bid_qty is not None and ask_qty is not None and (liquidity := bid_qty + ask_qty) <= MAX_AMOUNT:
                 b[SIZES] += 1
                 b[LIQUIDITY_SUM] += liquidity
                 if liquidity > 0:
                     b[IMBALANCES] += 1
                     b[IMBALANCE_SUM] += (bid_qty - ask_qty) / liquidity
-        if volume is not None and quote_volume is not None and max(volume, quote_volume) <= MOST_AMOUNT:
+        if volume is not None and quote_volume is not None and max(volume, quote_volume) <= MAX_AMOUNT:
             b[TRADES] += 1
             b[VOLUME] += volume
             b[VALUE] += quote_volume

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from marketdata.enrichment import Enriched, enrich
-from marketdata.records import Basis, Candle, HourlyRow, Tick
+from marketdata.records import Candle, HourlyRow, Tick
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
+from marketdata.vocabulary import Basis, Origin
 
 MINUTES_PER_HOUR = 60
 # A trailing day is known when its first candle is, and nine tenths of all: exchanges halt for an hour now and then.
 KNOWN_SHARE = 0.9
-BASIS_RANK: Mapping[Basis, int] = {"candles_1h": 0, "candles_1m": 1, "ticks": 2}
+BASIS_RANK: Mapping[Basis, int] = {basis: rank for rank, basis in enumerate(Basis)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,8 @@ def hour_row(
         n_ticks=len(used),
         n_candles=len(filling),
         coverage=(len(minutes) + len(filling)) / MINUTES_PER_HOUR,
-        origin="live" if used else "backfill",
-        basis="ticks" if used else "candles_1m",
+        origin=Origin.LIVE if used else Origin.BACKFILL,
+        basis=Basis.TICKS if used else Basis.CANDLES_1M,
     )
 
 
@@ -211,8 +212,8 @@ def kline_row(kline: Candle, known: Mapping[int, Candle]) -> HourlyRow:
         n_ticks=0,
         n_candles=0,
         coverage=1.0,
-        origin="backfill",
-        basis="candles_1h",
+        origin=Origin.BACKFILL,
+        basis=Basis.CANDLES_1H,
     )
 
 

@@ -9,12 +9,9 @@ from typing import ClassVar, Literal
 from msgspec import Struct
 
 from marketdata.times import from_rfc3339
+from marketdata.vocabulary import Basis, Origin, Role
 
 SCHEMA_VERSION = 1
-
-Origin = Literal["live", "backfill"]
-Basis = Literal["ticks", "candles_1m", "candles_1h"]
-Role = Literal["champion", "challenger", "baseline"]
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_COUNT, MOST_PRICE
+from marketdata.bounds import MAX_AMOUNT, MAX_COUNT, MAX_PRICE, MIN_PRICE
 from marketdata.errors import DecodeError
 from marketdata.records import Record
+from marketdata.vocabulary import Reason
 
 Comparison = Literal[">", ">=", "<="]
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     {">": operator.gt, ">=": operator.ge, "<=": operator.le}
 )
-FUTURE_REASON = "future"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Rule(ABC):
     """A record is refused with `reason` unless the rule holds; `expected` completes "field: value: expected …"."""
 
     field: str
-    reason: str
+    reason: Reason
     expected: str
 
     @abstractmethod
@@ -101,7 +101,7 @@ class Repeats(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class Known(Rule):
+class AnyPresent(Rule):
     """`field` or else `other` is not null."""
 
     other: str
@@ -110,11 +110,11 @@ class Known(Rule):
         return getattr(record, self.field) is not None or getattr(record, self.other) is not None
 
 
-SYMBOL = Matches("symbol", "symbol", "BASE-QUOTE in upper case", "[A-Z0-9]{2,12}-[A-Z]{3,5}")
+SYMBOL = Matches("symbol", Reason.SYMBOL, "BASE-QUOTE in upper case", "[A-Z0-9]{2,12}-[A-Z]{3,5}")
 """One hyphen: what stands behind it is the quote currency."""
 
 
-def compared(field: str, reason: str, comparison: Comparison, bound: float | str) -> Compares:
+def compared(field: str, reason: Reason, comparison: Comparison, bound: float | str) -> Compares:
     """A comparison, whose `expected` is made of it."""
     shown = bound if isinstance(bound, str) else f"{bound:g}"
     return Compares(field, reason, f"a number {comparison} {shown}", comparison, bound)
@@ -123,23 +123,23 @@ def compared(field: str, reason: str, comparison: Comparison, bound: float | str
 def price_rules(field: str) -> tuple[Rule, ...]:
     """What each price must satisfy."""
     return (
-        compared(field, "not_positive", ">", 0.0),
-        compared(field, "absurd", ">=", LEAST_PRICE),
-        compared(field, "absurd", "<=", MOST_PRICE),
+        compared(field, Reason.NOT_POSITIVE, ">", 0.0),
+        compared(field, Reason.ABSURD, ">=", MIN_PRICE),
+        compared(field, Reason.ABSURD, "<=", MAX_PRICE),
     )
 
 
-def amount_rules(field: str, most: float = MOST_AMOUNT) -> tuple[Rule, ...]:
+def amount_rules(field: str, most: float = MAX_AMOUNT) -> tuple[Rule, ...]:
     """What each quantity and volume must satisfy."""
-    return compared(field, "negative", ">=", 0.0), compared(field, "absurd", "<=", most)
+    return compared(field, Reason.NEGATIVE, ">=", 0.0), compared(field, Reason.ABSURD, "<=", most)
 
 
 def count_rules(field: str) -> tuple[Rule, ...]:
     """What each count must satisfy."""
-    return amount_rules(field, MOST_COUNT)
+    return amount_rules(field, MAX_COUNT)
 
 
-def hold(record: Record, rules: Iterable[Rule]) -> None:
+def validate(record: Record, rules: Iterable[Rule]) -> None:
     """Hold a record against a table.
 
     Raises:

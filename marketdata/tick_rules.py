@@ -5,49 +5,49 @@ Pure. A rule is added here, to the table and to `holds_all`, and nowhere else.
 
 import re
 
-from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_COUNT, MOST_PRICE
+from marketdata.bounds import MAX_AMOUNT, MAX_COUNT, MAX_PRICE, MIN_PRICE
 from marketdata.errors import DecodeError
 from marketdata.records import Tick
 from marketdata.rules import (
-    FUTURE_REASON,
     SYMBOL,
+    AnyPresent,
     Ends,
     Joins,
-    Known,
     Repeats,
     Rule,
     amount_rules,
     compared,
     count_rules,
-    hold,
     price_rules,
+    validate,
 )
 from marketdata.times import to_rfc3339
+from marketdata.vocabulary import Reason
 
 _is_symbol = re.compile(SYMBOL.pattern).fullmatch
 
 RULES: tuple[Rule, ...] = (
     SYMBOL,
-    Ends("quote", "quote", "the symbol's currency", "symbol", "-"),
-    Joins("tick_id", "tick_id", "symbol|timestamp", "symbol", "|", "timestamp"),
-    Repeats("price_usd", "price_alias", "the price where the quote is USD, else null", "price", "quote", "USD"),
+    Ends("quote", Reason.QUOTE, "the symbol's currency", "symbol", "-"),
+    Joins("tick_id", Reason.TICK_ID, "symbol|timestamp", "symbol", "|", "timestamp"),
+    Repeats("price_usd", Reason.PRICE_ALIAS, "the price where the quote is USD, else null", "price", "quote", "USD"),
     *price_rules("price"),
     *price_rules("bid_price"),
     *price_rules("ask_price"),
-    compared("ask_price", "crossed_quote", ">=", "bid_price"),
+    compared("ask_price", Reason.CROSSED_QUOTE, ">=", "bid_price"),
     *amount_rules("bid_qty"),
     *amount_rules("ask_qty"),
     *price_rules("high_24h"),
     *price_rules("low_24h"),
-    compared("high_24h", "crossed_range", ">=", "low_24h"),
+    compared("high_24h", Reason.CROSSED_RANGE, ">=", "low_24h"),
     *amount_rules("volume_24h"),
     *amount_rules("market_cap"),
     *count_rules("n_updates"),
     *count_rules("n_trades"),
     *amount_rules("traded_volume"),
     *price_rules("vwap"),
-    Known("price", "no_data", "a price, or a bid and an ask", "bid_price"),
-    Known("price", "no_data", "a price, or a bid and an ask", "ask_price"),
+    AnyPresent("price", Reason.NO_DATA, "a price, or a bid and an ask", "bid_price"),
+    AnyPresent("price", Reason.NO_DATA, "a price, or a bid and an ask", "ask_price"),
 )
 
 
@@ -60,19 +60,19 @@ def holds_all(tick: Tick) -> bool:
     price, bid, ask = tick.price, tick.bid_price, tick.ask_price
     low, high, quote = tick.low_24h, tick.high_24h, tick.quote
     return (
-        (LEAST_PRICE <= price <= MOST_PRICE if price is not None else bid is not None and ask is not None)
-        and (bid is None or LEAST_PRICE <= bid <= MOST_PRICE)
-        and (ask is None or (LEAST_PRICE if bid is None else bid) <= ask <= MOST_PRICE)
-        and (tick.bid_qty is None or 0 <= tick.bid_qty <= MOST_AMOUNT)
-        and (tick.ask_qty is None or 0 <= tick.ask_qty <= MOST_AMOUNT)
-        and (low is None or LEAST_PRICE <= low <= MOST_PRICE)
-        and (high is None or (LEAST_PRICE if low is None else low) <= high <= MOST_PRICE)
-        and (tick.volume_24h is None or 0 <= tick.volume_24h <= MOST_AMOUNT)
-        and (tick.market_cap is None or 0 <= tick.market_cap <= MOST_AMOUNT)
-        and (tick.n_updates is None or 0 <= tick.n_updates <= MOST_COUNT)
-        and (tick.n_trades is None or 0 <= tick.n_trades <= MOST_COUNT)
-        and (tick.traded_volume is None or 0 <= tick.traded_volume <= MOST_AMOUNT)
-        and (tick.vwap is None or LEAST_PRICE <= tick.vwap <= MOST_PRICE)
+        (MIN_PRICE <= price <= MAX_PRICE if price is not None else bid is not None and ask is not None)
+        and (bid is None or MIN_PRICE <= bid <= MAX_PRICE)
+        and (ask is None or (MIN_PRICE if bid is None else bid) <= ask <= MAX_PRICE)
+        and (tick.bid_qty is None or 0 <= tick.bid_qty <= MAX_AMOUNT)
+        and (tick.ask_qty is None or 0 <= tick.ask_qty <= MAX_AMOUNT)
+        and (low is None or MIN_PRICE <= low <= MAX_PRICE)
+        and (high is None or (MIN_PRICE if low is None else low) <= high <= MAX_PRICE)
+        and (tick.volume_24h is None or 0 <= tick.volume_24h <= MAX_AMOUNT)
+        and (tick.market_cap is None or 0 <= tick.market_cap <= MAX_AMOUNT)
+        and (tick.n_updates is None or 0 <= tick.n_updates <= MAX_COUNT)
+        and (tick.n_trades is None or 0 <= tick.n_trades <= MAX_COUNT)
+        and (tick.traded_volume is None or 0 <= tick.traded_volume <= MAX_AMOUNT)
+        and (tick.vwap is None or MIN_PRICE <= tick.vwap <= MAX_PRICE)
         and tick.price_usd == (price if quote == "USD" else None)
         and tick.tick_id == f"{tick.symbol}|{tick.timestamp}"
         and tick.symbol.endswith(f"-{quote}")
@@ -91,7 +91,7 @@ def check(tick: Tick, latest_ms: int | None = None) -> int:
         DecodeError: the first rule that does not hold, with its reason code.
     """
     if not holds_all(tick):
-        hold(tick, RULES)
+        validate(tick, RULES)
     timestamp_ms = tick.timestamp_ms
     if latest_ms is not None and timestamp_ms > latest_ms:
         raise ahead_of_clock(tick.timestamp, latest_ms)
@@ -100,4 +100,4 @@ def check(tick: Tick, latest_ms: int | None = None) -> int:
 
 def ahead_of_clock(timestamp: str, latest_ms: int) -> DecodeError:
     """What is wrong with a tick's time that is after `latest_ms`."""
-    return DecodeError(FUTURE_REASON, "timestamp", timestamp, f"at most {to_rfc3339(latest_ms)}, by the clock")
+    return DecodeError(Reason.FUTURE, "timestamp", timestamp, f"at most {to_rfc3339(latest_ms)}, by the clock")

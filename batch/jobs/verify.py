@@ -21,6 +21,7 @@ from marketdata.enrichment import Enriched, enrich
 from marketdata.hourly import BASIS_RANK, hour_row, trailing_volatilities
 from marketdata.records import Candle, HourlyRow, SourceState, Tick
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
+from marketdata.vocabulary import Basis
 
 _TOLERANCE = 1e-9
 _MAX_SHOWN = 20
@@ -258,7 +259,7 @@ class Verifier:
             for at in times:
                 with_candles.setdefault(floor_to(at, HOUR_MS), set()).add(symbol)
         newest = max((at + MINUTE_MS for times in minutes.values() for at in times), default=0)
-        remaining = {key for key, row in hourly.items() if row["basis"] != "candles_1h"}
+        remaining = {key for key, row in hourly.items() if row["basis"] != Basis.CANDLES_1H}
         day, volatilities = -1, {}
         for hour in sorted({*self._raw_files, *with_candles}):
             ticks = self._ticks(hour)

@@ -23,6 +23,7 @@ from marketdata.dead_letters import letter_of
 from marketdata.errors import DecodeError
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import Reason
 
 _CHUNK_SIZE = 1_000
 _POSITION = ["topic", "partition", "offset"]
@@ -48,7 +49,7 @@ def refusal_of(kind: str, value: bytes | None, text: str, latest_ms: int) -> Dec
             tick_rules.check(decode(Tick, value), latest_ms)
     except DecodeError as error:
         return error
-    return DecodeError("value", "payload", value, f"{expected}: {text}")
+    return DecodeError(Reason.VALUE, "payload", value, f"{expected}: {text}")
 
 
 class DeadLetterWriter:

@@ -12,7 +12,7 @@ from pyspark.sql import functions as sql
 
 from batch.schemas import CANDLE_WIRE, RAW, SOURCES, TICK_WIRE, column_names
 from marketdata import candle_rules, tick_rules
-from marketdata.rules import Compares, Ends, Joins, Known, Matches, Repeats, Rule
+from marketdata.rules import AnyPresent, Compares, Ends, Joins, Matches, Repeats, Rule
 from marketdata.times import MINUTE_MS
 
 _CORRUPT = "_corrupt"
@@ -57,7 +57,7 @@ def _holds(rule: Rule, record: str) -> str:
             return f"coalesce(endswith({record}.{whole}, concat({_literal(separator)}, {field})), false)"
         case Repeats(original=original, where=where, value=value):
             return f"{field} <=> CASE {record}.{where} WHEN {_literal(value)} THEN {record}.{original} END"
-        case Known(other=other):
+        case AnyPresent(other=other):
             return f"coalesce({field}, {record}.{other}) IS NOT NULL"
     raise TypeError(f"{type(rule).__name__} has no translation to Spark SQL")
 

@@ -18,6 +18,7 @@ from batch.tables.layout import hour_of_raw_file, hourly_metrics, minute_candles
 from batch.tables.merge import merge_rows, read_slots, read_table
 from config import Settings
 from marketdata.times import DAY_MS, HOUR_MS, to_datetime, to_rfc3339
+from marketdata.vocabulary import Basis
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class HourWriter:
         with_ticks, written = set(), set()
         for at, basis in done.collect():
             written.add(at)
-            if basis == "ticks":
+            if basis == Basis.TICKS:
                 with_ticks.add(at)
         unwritten = self._tick_hours() - with_ticks
         last = max(written, default=0)

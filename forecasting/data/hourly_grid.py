@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from marketdata.errors import ForecastError, StorageError
 from marketdata.parquet import read_parquet
 from marketdata.times import HOUR_MS, to_datetime, to_rfc3339
+from marketdata.vocabulary import Origin
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -132,7 +133,7 @@ def to_hours(table: pa.Table, symbol: str) -> Hours:
     basis = np.full(size, "", dtype="<U10")
     basis[slots] = table["basis"].to_pylist()
     live = np.zeros(size, dtype=bool)
-    live[slots] = np.asarray(table["origin"].to_pylist()) == "live"
+    live[slots] = np.asarray(table["origin"].to_pylist()) == Origin.LIVE
     present = np.isfinite(numbers["avg_price"]) & np.isfinite(numbers["last_price"])
     grid_ms = starts[0] + HOUR_MS * np.arange(size, dtype=np.int64)
     return Hours(symbol=symbol, start_ms=grid_ms, present=present, live=live, basis=basis, **numbers)

@@ -10,6 +10,7 @@ import numpy as np
 
 from forecasting.data.hourly_grid import Bools, Floats, Hours, Ints
 from marketdata.times import HOUR_MS
+from marketdata.vocabulary import Basis
 
 EWMA_HALF_LIFE_H = 24.0
 WEEK_H = 168
@@ -120,7 +121,7 @@ def _variance(hours: Hours) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         log_range: Floats = np.log(hours.high_price / hours.low_price)
         share = 1.0 - RANGE_LOSS / np.sqrt(np.maximum(hours.n_ticks, 4.0))
-        log_range = np.where(hours.basis == "ticks", log_range / share, log_range)
+        log_range = np.where(hours.basis == Basis.TICKS, log_range / share, log_range)
     variance: Floats = log_range**2 / PARKINSON
     return variance
 
@@ -194,7 +195,7 @@ def build_samples(hours: Hours, *, sequence_h: int, horizon_h: int = 1) -> Sampl
     stop = max(n - horizon_h, 0)
     target[:stop] = log_avg[horizon_h:] - log_last[:stop]
     widening = np.ones(n)
-    widening[:stop] = np.where(hours.basis[horizon_h:] == "candles_1h", BASIS_WIDENING, 1.0)
+    widening[:stop] = np.where(hours.basis[horizon_h:] == Basis.CANDLES_1H, BASIS_WIDENING, 1.0)
     whole = trailing_mean(hours.present.astype(float), sequence_h, sequence_h) > 1 - 0.5 / sequence_h
     anchors = np.flatnonzero(whole & np.isfinite(rich).all(axis=1))
     return Samples(

@@ -23,8 +23,9 @@ from forecasting.models.interface import LEVELS, Model
 from forecasting.models.trailing import MIN_RESIDUALS
 from forecasting.registry.versions import Loaded
 from marketdata.errors import ForecastError
-from marketdata.records import Prediction, Role
+from marketdata.records import Prediction
 from marketdata.times import HOUR_MS, to_rfc3339
+from marketdata.vocabulary import Origin, Role
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +92,12 @@ def forecast_set(
     champion_run: WalkForward | None = None
     if loaded is not None and reason is None:
         champion_run, n_calib = _replayed(samples, at, loaded)
-        source = _source(loaded, "challenger" if demoted else "champion")
+        source = _source(loaded, Role.CHALLENGER if demoted else Role.CHAMPION)
         predictions.append(_prediction(samples, champion_run, source, issued_at_ms, n_calib=n_calib))
     for challenger in challengers:
         if stale_reason(samples, at, challenger, settings) is None:
             run, n_calib = _replayed(samples, at, challenger)
-            source = _source(challenger, "challenger")
+            source = _source(challenger, Role.CHALLENGER)
             predictions.append(_prediction(samples, run, source, issued_at_ms, n_calib=n_calib))
     predictions += _baseline_predictions(samples, at, settings.train_hours, issued_at_ms, reason or demoted)
     return ForecastSet(tuple(predictions), champion_run)
@@ -132,7 +133,7 @@ def _baseline_predictions(
         except ForecastError as error:
             log.warning("baseline=%s symbol=%s skipped: %s", model.name, samples.hours.symbol, error)
             continue
-        source = _Source(model.name, None, "baseline", None if predictions else not_serving)
+        source = _Source(model.name, None, Role.BASELINE, None if predictions else not_serving)
         predictions.append(_prediction(samples, run, source, issued_at_ms, n_calib=len(calibrator)))
     return predictions
 
@@ -209,6 +210,6 @@ def _prediction(samples: Samples, run: WalkForward, source: _Source, issued_at_m
         model_version=version,
         trained_through=trained_through,
         role=role,
-        origin="live" if issued_at_ms < target_start_ms + HOUR_MS else "backfill",
+        origin=Origin.LIVE if issued_at_ms < target_start_ms + HOUR_MS else Origin.BACKFILL,
         stale_reason=stale,
     )

@@ -19,7 +19,7 @@ from clients.kafka.reader import TopicReader
 from config.settings import Settings
 from marketdata import candle_rules
 from marketdata.codec import decode
-from marketdata.dead_letters import PAYLOAD_LIMIT, Note
+from marketdata.dead_letters import PAYLOAD_LIMIT, RepublishRecord
 from marketdata.errors import DecodeError
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
@@ -172,8 +172,8 @@ async def _sent_before(settings: Settings, *, keep: bool) -> set[str]:
     async with TopicAdmin(settings.kafka) as admin:
         if any(one.actual is None for one in await admin.drift([policy])):
             return set()
-    notes: dict[str, Note] = {}
-    decoder = msgspec.json.Decoder(Note)
+    notes: dict[str, RepublishRecord] = {}
+    decoder = msgspec.json.Decoder(RepublishRecord)
     async with TopicReader(settings.kafka, policy.name) as reader:
         froms, ends = await reader.tails(None)
         async for record in reader.between(froms, ends):
@@ -187,20 +187,22 @@ async def _sent_before(settings: Settings, *, keep: bool) -> set[str]:
     return {name for name, note in notes.items() if note.state == "sent"} | {note.letter for note in found}
 
 
-async def _find_sent(settings: Settings, begun: Iterable[Note]) -> list[Note]:
+async def _find_sent(settings: Settings, begun: Iterable[RepublishRecord]) -> list[RepublishRecord]:
     """Return the new state of those dead letters in state `begun` whose records are on their topics."""
     froms: dict[TopicPartition, int] = {}
     for note in begun:
         tp = TopicPartition(note.topic, note.partition)
         froms[tp] = min(note.offset, froms.get(tp, note.offset))
-    found: list[Note] = []
+    found: list[RepublishRecord] = []
     for topic in {tp.topic for tp in froms}:
         async with TopicReader(settings.kafka, topic) as reader:
             starts, ends = await reader.starts(), await reader.ends()
             here = {tp: min(max(offset, starts[tp]), ends[tp]) for tp, offset in froms.items() if tp in starts}
             async for record in reader.between(here, ends):
                 found += [
-                    Note(letter=name, state="sent", topic=topic, partition=record.partition, offset=record.offset)
+                    RepublishRecord(
+                        letter=name, state="sent", topic=topic, partition=record.partition, offset=record.offset
+                    )
                     for name in _ids_in(record.headers)
                 ]
     return found
@@ -223,7 +225,7 @@ async def _send(settings: Settings, originals: Sequence[_Original]) -> None:
                 sender,
                 policy.name,
                 [
-                    Note(
+                    RepublishRecord(
                         letter=one.dead_letter,
                         state="begun",
                         topic=one.at.topic,
@@ -241,7 +243,9 @@ async def _send(settings: Settings, originals: Sequence[_Original]) -> None:
                 sender,
                 policy.name,
                 [
-                    Note(letter=one.dead_letter, state="sent", topic=at.topic, partition=at.partition, offset=at.offset)
+                    RepublishRecord(
+                        letter=one.dead_letter, state="sent", topic=at.topic, partition=at.partition, offset=at.offset
+                    )
                     for one, at in zip(part, delivered, strict=True)
                 ],
             )
@@ -257,5 +261,5 @@ async def _ends(settings: Settings, topics: Iterable[str]) -> Mapping[TopicParti
     return found
 
 
-async def _note(sender: Sender, topic: str, notes: Iterable[Note]) -> None:
+async def _note(sender: Sender, topic: str, notes: Iterable[RepublishRecord]) -> None:
     await sender.publish(topic, [(note.letter.encode(), msgspec.json.encode(note), ()) for note in notes])

@@ -18,7 +18,7 @@ from aiokafka.errors import TopicAlreadyExistsError
 from clients.kafka.connection import client_options, close_client, connect
 from config import Settings
 from config.sections import KafkaSettings
-from marketdata.dead_letters import NOTES_CONFIG, NOTES_TOPIC
+from marketdata.dead_letters import REPUBLISH_CONFIG, REPUBLISH_TOPIC
 from marketdata.errors import ConfigurationError
 from marketdata.topics import TopicRole
 
@@ -80,7 +80,9 @@ def declared(settings: Settings, changelogs: Iterable[str] = ()) -> list[TopicPo
 def notes_policy(settings: Settings) -> TopicPolicy:
     """Return the policy of the topic with the records of republished dead letters."""
     dead_letters = settings.topic(TopicRole.DEAD_LETTERS)
-    return TopicPolicy(NOTES_TOPIC.format(dead_letters.name), 1, dead_letters.replication_factor, dict(NOTES_CONFIG))
+    return TopicPolicy(
+        REPUBLISH_TOPIC.format(dead_letters.name), 1, dead_letters.replication_factor, dict(REPUBLISH_CONFIG)
+    )
 
 
 class TopicAdmin:

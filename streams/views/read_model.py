@@ -24,6 +24,7 @@ from marketdata.records import (
 )
 from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import Role, SourceStatus
 
 T = TypeVar("T", Prediction, Score)
 
@@ -31,8 +32,6 @@ MAX_POINTS = 1_440  # a day of minutes
 _POINTS_BUDGET = 200_000  # points of all markets together: some 50 MB
 _FORECASTS_BUDGET = 50_000
 _MOST_SOURCES = 16  # anyone may write a tick
-_UNKNOWN_SYMBOL = "unknown_symbol"
-_NOT_POLLED = "not_polled"  # `marketdata.records.SourceState`: says nothing of the source
 
 CandlePoint = tuple[int, float, float, float, float, float]
 TickPoint = tuple[int, float | None]
@@ -62,7 +61,9 @@ class MarketBoard:
             return {}
         newest = self.tick.sources
         told = {} if self.polled is None else self.polled.sources
-        return told | {name: state for name, state in newest.items() if name not in told or state.status != _NOT_POLLED}
+        return told | {
+            name: state for name, state in newest.items() if name not in told or state.status != SourceStatus.NOT_POLLED
+        }
 
 
 @dataclass(slots=True)
@@ -145,14 +146,14 @@ class Board:
                 taken = _take_features(market, record)
             case Prediction():
                 taken = _keep(market.predictions, record.prediction_id, record, self.forecasts)
-                if record.role != "challenger" and (market.served is None or _rank(record) > _rank(market.served)):
+                if record.role != Role.CHALLENGER and (market.served is None or _rank(record) > _rank(market.served)):
                     market.served = record
             case Score():
                 taken = _keep(market.scores, record.prediction_id, record, self.forecasts)
         return taken
 
     def _take_tick(self, market: MarketBoard, tick: Tick, event_ms: int) -> bool:
-        if all(state.status != _NOT_POLLED for state in tick.sources.values()) and (
+        if all(state.status != SourceStatus.NOT_POLLED for state in tick.sources.values()) and (
             market.polled is None or event_ms > market.polled.timestamp_ms
         ):
             market.polled = tick
@@ -165,16 +166,21 @@ class Board:
     def _take_sources(self, tick: Tick, event_ms: int) -> None:
         for name, state in tick.sources.items():
             known = self.sources.get(name)
-            if state.status == _NOT_POLLED or (known is not None and event_ms < known.tick_ms):
+            if state.status == SourceStatus.NOT_POLLED or (known is not None and event_ms < known.tick_ms):
                 continue
-            if known is not None and known.status == "ok" and event_ms == known.tick_ms and state.status != "ok":
+            if (
+                known is not None
+                and known.status == SourceStatus.OK
+                and event_ms == known.tick_ms
+                and state.status != SourceStatus.OK
+            ):
                 continue  # a source that answers for one market of a poll is not out because it lacks another
-            if state.status == _UNKNOWN_SYMBOL and known is not None:
+            if state.status == SourceStatus.UNKNOWN_SYMBOL and known is not None:
                 continue  # this market is not the source's; it answered for the others
             if known is None and len(self.sources) >= _MOST_SOURCES:
                 continue
             since = None
-            if state.status != "ok":
+            if state.status != SourceStatus.OK:
                 since = event_ms if known is None or known.failing_since_ms is None else known.failing_since_ms
             # What a failing source said last still tells how old its data is.
             observed = max(_time(state.observed_at) or "", (known.observed_at if known else None) or "") or None
@@ -209,7 +215,7 @@ def closed_ms(made: Prediction) -> int:
 
 def _rank(made: Prediction) -> tuple[int, bool, str]:
     """Not by the target: after the horizon became smaller the old forecasts' targets lie ahead of the new ones'."""
-    return closed_ms(made), made.role == "champion", made.issued_at
+    return closed_ms(made), made.role == Role.CHAMPION, made.issued_at
 
 
 def _time(text: str | None) -> str | None:

@@ -263,7 +263,9 @@ def _source(
     poll_s = settings.streams.poll_interval_s
     told_s = _age_s(source.tick_ms, now_ms)
     stale = len(flagged.get(stale_flag(name), ()))
-    state = "disabled" if source.status == "disabled" else "ok" if source.status == "ok" else "outage"
+    state = (
+        "disabled" if source.status == SourceStatus.DISABLED else "ok" if source.status == SourceStatus.OK else "outage"
+    )
     if state == "ok":  # as good as the ticks that tell of it
         state = _state(told_s, 2.0 * poll_s + 60, (_MISSED_POLLS + 2) * poll_s + 60)
     if state == "ok" and stale * 2 > sum(market.tick is not None for market in board.markets.values()):
@@ -275,7 +277,9 @@ def _source(
         "observed_at": source.observed_at,
         "age_s": _age_s(None if source.observed_at is None else from_rfc3339(source.observed_at), now_ms),
         "staleness_ms": source.staleness_ms,
-        "failing_since": time_or_none(source.failing_since_ms) if source.status not in ("ok", "disabled") else None,
+        "failing_since": time_or_none(source.failing_since_ms)
+        if source.status not in (SourceStatus.OK, SourceStatus.DISABLED)
+        else None,
         "last_tick": to_rfc3339(source.tick_ms),
         "stale": bool(stale),
         "stale_markets": stale,

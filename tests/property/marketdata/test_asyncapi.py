@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 from marketdata.__main__ import asyncapi_yaml
 from marketdata.asyncapi import NOTES
 from marketdata.codec import encode
-from marketdata.dead_letters import Note
+from marketdata.dead_letters import RepublishRecord
 from marketdata.records import RECORDS, Record, SourceState
 from marketdata.times import to_rfc3339
 from marketdata.topics import TOPICS
@@ -80,13 +80,13 @@ def test_every_topic_stands_there_as_it_is_created() -> None:
         assert DOCUMENT["channels"][role.value]["messages"].keys() == {topic.record}
 
 
-@given(note=st.builds(Note))
-def test_the_notes_of_letters_sent_back_stand_there_too(note: Note) -> None:
+@given(note=st.builds(RepublishRecord))
+def test_the_notes_of_letters_sent_back_stand_there_too(note: RepublishRecord) -> None:
     (policy,) = (one for one in declared(settings_with({})) if one.name.startswith("dead-letters-"))
     kafka = DOCUMENT["channels"][NOTES]["bindings"]["kafka"]
     assert (kafka["topic"], kafka["partitions"]) == (policy.name, policy.partitions)
     assert kafka["topicConfiguration"] == {name: [value] for name, value in policy.config.items()}
-    validator("Note").validate(json.loads(msgspec.json.encode(note)))
+    validator("RepublishRecord").validate(json.loads(msgspec.json.encode(note)))
 
 
 @pytest.mark.parametrize("name", sorted({topic.record for topic in TOPICS.values()}))

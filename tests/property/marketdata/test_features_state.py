@@ -108,14 +108,14 @@ def test_any_prefix_of_the_writes_gives_back_the_state_and_the_rest_replays(
     steady = MarketFeatures("BTC-USD")
     writes: list[tuple[str, bytes]] = []
     for offset, row in enumerate(rows):
-        assert not steady.seen(0, offset)
+        assert not steady.mark_seen(0, offset)
         steady.add(*row)
         if (offset + 1) % batch == 0:
             writes.extend(steady.flush().items())
     store = dict(writes[: cut_at % (len(writes) + 1)])
     state = MarketFeatures.restore("BTC-USD", store.get)
     for offset, row in enumerate(rows):
-        if not state.seen(0, offset):
+        if not state.mark_seen(0, offset):
             state.add(*row)
             if offset % 17 == 0:
                 store.update(state.flush())

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from marketdata import candle_rules
-from marketdata.bounds import LEAST_PRICE, MOST_AMOUNT, MOST_PRICE
+from marketdata.bounds import MAX_AMOUNT, MAX_PRICE, MIN_PRICE
 from marketdata.errors import DecodeError
 from marketdata.times import MINUTE_MS
 from tests.support.broken_candles import BROKEN, CANDLE
@@ -30,5 +30,5 @@ def test_a_candle_must_be_closed_by_the_clock() -> None:
 def test_what_is_right_passes() -> None:
     candle_rules.check(CANDLE)
     candle_rules.check(replace(CANDLE, quote_volume=0.0, n_trades=0))
-    candle_rules.check(replace(CANDLE, open=LEAST_PRICE, low=LEAST_PRICE, high=MOST_PRICE, volume=MOST_AMOUNT))
+    candle_rules.check(replace(CANDLE, open=MIN_PRICE, low=MIN_PRICE, high=MAX_PRICE, volume=MAX_AMOUNT))
     candle_rules.check(replace(CANDLE, interval="1h", open_time="2024-08-05T01:00:00.000Z"))

@@ -21,7 +21,7 @@ from batch.schemas import RAW, column_names
 from clients.kafka.reader import TopicReader
 from config import Settings
 from marketdata.codec import encode
-from marketdata.dead_letters import Note
+from marketdata.dead_letters import RepublishRecord
 from marketdata.records import Candle, DeadLetter, FeatureRow, SourceState, Tick
 from marketdata.times import from_rfc3339, to_datetime, to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
@@ -294,7 +294,7 @@ async def test_each_dead_letter_is_republished_once(settings: Settings) -> None:
         await admin.create([policy])
     async with Sender(settings.kafka) as sender:
         for one in letters[3:5]:
-            note = Note(letter=dead_letter_id(one), state="begun", topic=source, partition=1, offset=0)
+            note = RepublishRecord(letter=dead_letter_id(one), state="begun", topic=source, partition=1, offset=0)
             await sender.publish(policy.name, [(note.letter.encode(), msgspec.json.encode(note), ())])
         await sender.send(source, (b"BTC-USD", good[2], ((HEADER, dead_letter_id(letters[3]).encode()),)), 1)
         await sender.flush()
