@@ -2,6 +2,7 @@
 
 import json
 import typing
+from enum import EnumType
 from types import UnionType
 from typing import Any
 
@@ -42,6 +43,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return PLAIN[hint]
     if origin in (UnionType, typing.Union):
         return st.one_of(*(values(one) for one in arguments))
+    if isinstance(hint, EnumType):
+        return st.sampled_from([*hint])
     if origin is typing.Literal:
         return st.sampled_from(arguments)
     if origin is dict:
