@@ -81,7 +81,7 @@ def roll(  # noqa: C901  one pass without helper calls: it runs for every tick
             _refuse(done, record, error, now_ms)
             continue
         state = market.state
-        if state.seen(partition, record.offset):
+        if state.mark_seen(partition, record.offset):
             done.replayed += 1
             continue
         second = timestamp_ms // SECOND_MS

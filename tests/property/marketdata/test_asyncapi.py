@@ -43,10 +43,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return PLAIN[hint]
     if origin in (UnionType, typing.Union):
         return st.one_of(*(values(one) for one in arguments))
-    if isinstance(hint, EnumType):
-        return st.sampled_from([*hint])
-    if origin is typing.Literal:
-        return st.sampled_from(arguments)
+    if isinstance(hint, EnumType) or origin is typing.Literal:
+        return st.sampled_from(arguments or [*hint])
     if origin is dict:
         return st.dictionaries(st.text(max_size=5), values(arguments[1]), max_size=3)
     if origin is tuple:
