@@ -17,7 +17,7 @@ from benchmarks.worker import Worker, topic_bytes
 from clients.kafka.reader import TopicReader
 from config import Settings
 from marketdata.topics import TopicRole
-from streams.kafka.delivered_offsets import HEADER
+from streams.kafka.records import SOURCE_OFFSET_HEADER
 
 _WARM_UP = 0.2  # share of the ticks, from the start, that are not judged
 
@@ -42,7 +42,7 @@ async def _read(settings: Settings, role: TopicRole) -> list[ConsumerRecord]:
 
 
 def _source(record: ConsumerRecord) -> int:
-    return int(dict(record.headers)[HEADER])
+    return int(dict(record.headers)[SOURCE_OFFSET_HEADER])
 
 
 def _ages(

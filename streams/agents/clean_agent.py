@@ -67,7 +67,7 @@ class CleanAgent:
         done = clean(
             records,
             lambda key: self._load(partition, key),
-            self._clock,
+            self._clock.now_ms(),
             lateness_ms=self._lateness_ms,
             max_future_ms=self._max_future_ms,
             remembered=self._remembered,

@@ -1,4 +1,4 @@
-"""Apply the cleaning rules to a batch of one partition. Pure, apart from the clock passed in."""
+"""Apply the cleaning rules to a batch of one partition. Pure, apart from the states passed in."""
 
 import logging
 import math
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from aiokafka.structs import ConsumerRecord
 from msgspec import structs
 
-from clients.clock import Clock
 from marketdata import tick_rules
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
@@ -16,8 +15,7 @@ from marketdata.records import Tick
 from marketdata.vocabulary import Reason, TickFlag
 from streams.agents.dead_letters import dead_letter
 from streams.agents.seen import REMEMBERED, Seen
-from streams.kafka.delivered_offsets import header
-from streams.kafka.records import OutgoingRecord
+from streams.kafka.records import OutgoingRecord, source_offset_headers
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ class Cleaned:
 def clean(
     records: Sequence[ConsumerRecord],
     load: Callable[[bytes], Seen],
-    clock: Clock,
+    now_ms: int,
     *,
     lateness_ms: int,
     max_future_ms: int,
@@ -52,16 +50,15 @@ def clean(
     Args:
         records: of one partition, in order.
         load: returns the stored state of a key.
-        clock: event time.
+        now_ms: event time.
         lateness_ms: ticks older than the market's newest by more than this are counted as late; they pass.
-        max_future_ms: ticks ahead of the clock by more than this are refused.
+        max_future_ms: ticks ahead of `now_ms` by more than this are refused.
         delivered: clean ticks of offsets up to this one were sent before; they are added to the state but not sent.
         remembered: number of timestamps kept per market to detect duplicates.
         max_move: a tick whose mid (price, if it has none) differs from the market's previous one by a factor above
             this, or below 1 / max_move, is flagged `jump`; it passes.
     """
     done = Cleaned()
-    now_ms = clock.now_ms()
     latest_ms = now_ms + max_future_ms
     for record in records:
         try:
@@ -100,7 +97,7 @@ def clean(
             value = encode(structs.replace(tick, flags=(*tick.flags, TickFlag.JUMP)))
             done.jumps += record.offset > delivered
         if record.offset > delivered:
-            done.ticks.append((key, value, header(record.offset)))
+            done.ticks.append((key, value, source_offset_headers(record.offset)))
     return done
 
 
@@ -128,4 +125,4 @@ def _price(tick: Tick) -> float:
 
 
 def _dead_letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> OutgoingRecord:
-    return record.key, encode(dead_letter(record, error, reason, now_ms)), header(record.offset)
+    return record.key, encode(dead_letter(record, error, reason, now_ms)), source_offset_headers(record.offset)

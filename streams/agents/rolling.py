@@ -19,8 +19,7 @@ from marketdata.tick_rules import ahead_of_clock
 from marketdata.times import SECOND_MS, from_rfc3339
 from marketdata.vocabulary import Reason
 from streams.agents.dead_letters import dead_letter
-from streams.kafka.delivered_offsets import header
-from streams.kafka.records import OutgoingRecord
+from streams.kafka.records import OutgoingRecord, source_offset_headers
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ def _check_key(record: ConsumerRecord, symbol: str) -> None:
 
 
 def _row(key: bytes, market: _Market) -> OutgoingRecord:
-    return key, encode_finite(market.state.result()), header(market.offset)
+    return key, encode_finite(market.state.result()), source_offset_headers(market.offset)
 
 
 def _offset(row: OutgoingRecord) -> int:
@@ -142,4 +141,6 @@ def _refuse(done: Rolled, record: ConsumerRecord, error: Exception, now_ms: int)
         except DecodeError as named:
             error, reason = named, named.reason
     done.reasons.append(reason)
-    done.dead_letters.append((record.key, encode(dead_letter(record, error, reason, now_ms)), header(record.offset)))
+    done.dead_letters.append(
+        (record.key, encode(dead_letter(record, error, reason, now_ms)), source_offset_headers(record.offset))
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from streams.kafka.delivered_offsets import NOTHING
+from streams.kafka.records import NO_OFFSET
 
 REMEMBERED, MAX_REMEMBERED = 128, 1_024
 
@@ -28,7 +28,9 @@ class Seen:
 
     __slots__ = ("offset", "price", "timestamps")
 
-    def __init__(self, offset: int = NOTHING, timestamps: list[int] | None = None, price: float | None = None) -> None:
+    def __init__(
+        self, offset: int = NO_OFFSET, timestamps: list[int] | None = None, price: float | None = None
+    ) -> None:
         self.offset = offset
         self.timestamps = [] if timestamps is None else timestamps
         self.price = price

@@ -25,8 +25,7 @@ from marketdata.times import to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
 from streams.commands.arguments import FROM_OPTION, TO_OPTION, Span, decoded, find_role, record_of
 from streams.commands.command import JSON_OPTION, Progress, StreamsCommand
-from streams.kafka.delivered_offsets import HEADER
-from streams.kafka.records import OutgoingRecord
+from streams.kafka.records import SOURCE_OFFSET_HEADER, OutgoingRecord
 from streams.kafka.sender import Sender
 from streams.kafka.topics import TopicAdmin, TopicPolicy
 
@@ -197,7 +196,7 @@ class replay(StreamsCommand):  # noqa: N801  Faust derives the command name
                             copied.left_out += 1
                             continue
                     # The source offset of an output is meaningless on another topic.
-                    headers = tuple((key, value) for key, value in raw.headers if key != HEADER)
+                    headers = tuple((key, value) for key, value in raw.headers if key != SOURCE_OFFSET_HEADER)
                     yield raw.partition, (raw.key, raw.value, headers)
 
             asked = _asked(span, by, *offsets)

@@ -11,19 +11,12 @@ from collections.abc import Iterable
 
 from clients.kafka.reader import TopicReader
 from config.sections import KafkaSettings
+from streams.kafka.records import NO_OFFSET, SOURCE_OFFSET_HEADER
 
 log = logging.getLogger(__name__)
 
-HEADER = "source-offset"
-NOTHING = -1
-
 # Records to read from the end, until one of each partition carries the header; republished dead letters have none.
 _TAILS = (200, 5_000, 200_000)
-
-
-def header(offset: int) -> tuple[tuple[str, bytes], ...]:
-    """Return the headers of an output record made from the source record at `offset`."""
-    return ((HEADER, str(offset).encode()),)
 
 
 class DeliveredOffsets:
@@ -57,7 +50,7 @@ class DeliveredOffsets:
 
     def trusted(self, partition: int, offset: int) -> int:
         """Return a stored source offset, or -1 if it is beyond the source's end, because the topic was recreated."""
-        return offset if offset < self._ends[partition] else NOTHING
+        return offset if offset < self._ends[partition] else NO_OFFSET
 
     async def load(self, partitions: Iterable[int]) -> None:
         """Read the source's ends and the tails of the output's partitions.
@@ -70,7 +63,7 @@ class DeliveredOffsets:
         async with TopicReader(self._kafka, self._output) as reader:
             newest = await _newest(reader)
         for partition in partitions:
-            last = newest.get(partition, NOTHING)
+            last = newest.get(partition, NO_OFFSET)
             self._ends[partition] = ends[partition]
             self._delivered[partition] = self.trusted(partition, last)
             if last != self._delivered[partition]:
@@ -91,8 +84,8 @@ async def _newest(reader: TopicReader) -> dict[int, int]:
         lacking = {tp: first for tp, first in froms.items() if tp.partition not in found}
         async for record in reader.between(lacking, ends):
             for key, value in record.headers:
-                if key == HEADER:
-                    found[record.partition] = max(found.get(record.partition, NOTHING), int(value))
+                if key == SOURCE_OFFSET_HEADER:
+                    found[record.partition] = max(found.get(record.partition, NO_OFFSET), int(value))
         if all(tp.partition in found for tp in froms):
             break
     return found

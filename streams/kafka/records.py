@@ -1,4 +1,14 @@
-"""The form of a record that is sent to Kafka; imports nothing, so that the rules that make records stay pure."""
+"""The form of a record that is sent to Kafka, and the header of its source offset. Pure."""
 
 OutgoingRecord = tuple[bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 """Key, value and headers of one record to send. A plain tuple: agents make one for every record that they publish."""
+
+SOURCE_OFFSET_HEADER = "source-offset"
+"""Header of an agent's output; its value is the offset of the source record in decimal digits."""
+NO_OFFSET = -1
+"""Smaller than every offset."""
+
+
+def source_offset_headers(offset: int) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers of an output record made from the source record at `offset`."""
+    return ((SOURCE_OFFSET_HEADER, str(offset).encode()),)

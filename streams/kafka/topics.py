@@ -31,7 +31,7 @@ CO_PARTITIONED = (TopicRole.TICKS, TopicRole.TICKS_CLEAN, TopicRole.FEATURES, To
 CHANGELOG_CONFIG = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20), "min.cleanable.dirty.ratio": "0.1"}
 
 _ADMIN_TIMEOUT_MS = 10_000
-_SYMBOLIC = {"-1": "unlimited"}
+_SYMBOLIC = {"-1": "forever"}
 
 
 @dataclass(frozen=True, slots=True)

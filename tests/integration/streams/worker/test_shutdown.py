@@ -13,7 +13,7 @@ from config import Settings
 from devstack.state import load_state
 from marketdata.topics import TopicRole
 from streams.kafka import topics
-from streams.kafka.delivered_offsets import HEADER
+from streams.kafka.records import SOURCE_OFFSET_HEADER
 from tests.integration.streams.test_end_to_end import on, polled
 from tests.support.stack import ExchangeUnderTest, StackUnderTest, eventually, eventually_async
 from tests.support.streams_worker import everything, without_exchanges, worker
@@ -74,10 +74,12 @@ async def test_unfinished_batches_are_read_again_by_the_next_worker(
         async def done() -> bool:
             program.check_running()
             clean = await everything(own, TopicRole.TICKS_CLEAN)
-            return bool(clean) and int(dict(clean[-1].headers)[HEADER]) == sent - 1
+            return bool(clean) and int(dict(clean[-1].headers)[SOURCE_OFFSET_HEADER]) == sent - 1
 
         await eventually_async(done, 90, "the last tick is clean", every_s=1.0)
-    offsets = Counter(int(dict(record.headers)[HEADER]) for record in await everything(own, TopicRole.TICKS_CLEAN))
+    offsets = Counter(
+        int(dict(record.headers)[SOURCE_OFFSET_HEADER]) for record in await everything(own, TopicRole.TICKS_CLEAN)
+    )
     assert offsets == Counter(range(sent))
 
 

@@ -22,14 +22,6 @@ NOW_MS = 1_722_816_000_000
 LONG = 500_000
 
 
-class StoppedClock:
-    def now_ms(self) -> int:
-        return NOW_MS
-
-    def real_seconds(self, event_s: float) -> float:
-        return event_s
-
-
 def tick(timestamp_ms: int = NOW_MS, **changed: Any) -> Tick:
     timestamp = to_rfc3339(timestamp_ms)
     fields: dict[str, Any] = {
@@ -59,7 +51,7 @@ def run(
     return clean(
         records,
         lambda key: known.get(key) or Seen(),
-        StoppedClock(),
+        NOW_MS,
         lateness_ms=120_000,
         max_future_ms=60_000,
         delivered=delivered,
