@@ -120,6 +120,15 @@ class ClockSettings(_Section):
     """Event seconds per real second; other than 1 only in a replay."""
 
 
+class EventTimeSettings(_Section):
+    """Limits in event time that several programs share."""
+
+    max_future_s: float = Field(60.0, ge=0)
+    """Event seconds by which a record's time may be ahead of the clock."""
+    hour_grace_s: float = Field(120.0, ge=0)
+    """Event seconds after the end of an hour before its row is first written."""
+
+
 class BinanceSettings(_Section):
     """Binance spot: public market data by REST and WebSocket."""
 
@@ -181,8 +190,6 @@ class StreamsSettings(_Section):
     """Basis points between the mids of a market's consecutive ticks, in either direction; more: flag `jump`."""
     lateness_s: float = Field(120.0, ge=0, le=3_600)
     """Event seconds by which a tick may be older than the newest and still enter the rolling windows."""
-    max_future_s: float = Field(60.0, ge=0)
-    """Event seconds by which a tick's time may be ahead of the clock."""
     candle_lookback_h: int = Field(0, ge=0)
     """Hours of candles to fetch if none were published before."""
     store: Literal["memory", "rocksdb"] = "rocksdb"
@@ -228,8 +235,6 @@ class BatchSettings(_Section):
     """Folder of Spark's Kafka connector; default: the cache of `python -m devstack jars`."""
     trigger_s: float = Field(10.0, gt=0)
     """Real seconds between micro-batches."""
-    hour_grace_s: float = Field(120.0, ge=0)
-    """Event seconds after the end of an hour before its row is first written."""
     raw_slot_minutes: int = Field(60, ge=1, le=60)
     """Minutes of ticks per file; less than 60 if an hour holds millions of rows."""
     max_offsets_per_trigger: int = Field(200_000, ge=1)

@@ -7,6 +7,7 @@ secrets are masked in output and error messages.
 
 import os
 import tomllib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
@@ -28,6 +29,7 @@ from config.sections import (
     ClockSettings,
     CoinGeckoSettings,
     DevstackSettings,
+    EventTimeSettings,
     ForecastingSettings,
     HdfsSettings,
     KafkaSettings,
@@ -40,6 +42,11 @@ from marketdata.topics import TOPICS, Topic, TopicRole
 
 PREFIX = "BDI_"
 PROFILES = Path(__file__).parent / "profiles"
+RENAMED = {
+    ("streams", "max_future_s"): ("event_time", "max_future_s"),
+    ("batch", "hour_grace_s"): ("event_time", "hour_grace_s"),
+}
+"""Former to present (section, field). Files and the environment may still use the former name."""
 _SELECTORS = {"BDI_PROFILE", "BDI_CONFIG"}
 
 
@@ -47,8 +54,31 @@ def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _move_renamed(tree: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Return the tree of one source with each former name replaced by the present one, and warn about each.
+
+    Raises:
+        ConfigurationError: the source sets the former and the present name to different values.
+    """
+    moved = {section: dict(value) if isinstance(value, dict) else value for section, value in tree.items()}
+    for (old_section, old_field), (section, field) in RENAMED.items():
+        old, new = moved.get(old_section), moved.setdefault(section, {})
+        if not isinstance(old, dict) or old_field not in old or not isinstance(new, dict):
+            continue
+        value = old.pop(old_field)
+        names = f"{old_section}.{old_field}", f"{section}.{field}"
+        if str(new.setdefault(field, value)) != str(value):
+            msg = f"{origin}: {names[0]}: {value!r}: expected only {names[1]}, which is {new[field]!r}"
+            raise ConfigurationError(msg)
+        warnings.warn(f"{origin}: {names[0]} is deprecated; use {names[1]}", FutureWarning, stacklevel=2)
+    return {section: value for section, value in moved.items() if value != {} or section in tree}
+
+
 class _Environment(EnvSettingsSource):
     """Environment variables, in which a list may be JSON or comma-separated."""
+
+    def __call__(self) -> dict[str, Any]:
+        return _move_renamed(super().__call__(), "environment")
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         if get_origin(field.annotation) is tuple and not str(value).lstrip().startswith("["):
@@ -85,6 +115,7 @@ class Settings(BaseSettings):
     topics: TopicSettings = TopicSettings()
     hdfs: HdfsSettings = HdfsSettings()
     clock: ClockSettings = ClockSettings()
+    event_time: EventTimeSettings = EventTimeSettings()
     binance: BinanceSettings = BinanceSettings()
     coingecko: CoinGeckoSettings = CoinGeckoSettings()
     streams: StreamsSettings = StreamsSettings()
@@ -148,7 +179,7 @@ class Settings(BaseSettings):
 
 def _read_toml(path: Path, why: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _move_renamed(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError as error:
         msg = f"{why}: no such file {path}; expected a readable TOML file"
         raise ConfigurationError(msg) from error

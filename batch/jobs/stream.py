@@ -92,7 +92,7 @@ class RawWriter:
     ) -> None:
         self._dead_letters = DeadLetterWriter(spark, settings, now_ms)
         self._now_ms = now_ms
-        self._max_future_ms = int(settings.streams.max_future_s * SECOND_MS)
+        self._max_future_ms = int(settings.event_time.max_future_s * SECOND_MS)
         self._spark = spark
         self._store = store
         self._lease = lease

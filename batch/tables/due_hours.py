@@ -66,5 +66,5 @@ def contiguous_ranges(hours: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def grace_ms(settings: Settings) -> int:
-    """Return `batch.hour_grace_s` in ms."""
-    return int(settings.batch.hour_grace_s * SECOND_MS)
+    """Return `event_time.hour_grace_s` in ms."""
+    return int(settings.event_time.hour_grace_s * SECOND_MS)

@@ -49,7 +49,7 @@ class CleanAgent:
         interval_s = streams.poll_interval_s if streams.feed == FeedMode.POLL else streams.stream_interval_s
         self._remembered = remembered(streams.lateness_s, interval_s)
         self._max_move = 1 + streams.jump_bps / 10_000
-        self._max_future_ms = int(settings.streams.max_future_s * 1000)
+        self._max_future_ms = int(settings.event_time.max_future_s * 1000)
         self._states: dict[int, dict[bytes, Seen]] = {}
         self.delivered = DeliveredOffsets(settings.kafka, self._source, self._output)
 

@@ -51,7 +51,7 @@ class FeaturesAgent:
         self._dead_letters = settings.topic(TopicRole.DEAD_LETTERS).name
         self._refusals = RefusalLog(NAME)
         self._lateness_ms = int(settings.streams.lateness_s * 1000)
-        self._max_future_ms = int(settings.streams.max_future_s * 1000)
+        self._max_future_ms = int(settings.event_time.max_future_s * 1000)
         self._states: dict[int, dict[bytes, MarketFeatures]] = {}
         self.delivered = DeliveredOffsets(settings.kafka, settings.topic(TopicRole.TICKS_CLEAN).name, self._output)
 

@@ -81,7 +81,7 @@ async def republish(
     """
     distinct = {dead_letter_id(one): one for one in dead_letters}
     sent = await _sent_before(settings, keep=not dry_run)
-    latest_ms = now_ms + int(settings.streams.max_future_s * 1000)
+    latest_ms = now_ms + int(settings.event_time.max_future_s * 1000)
     roles = refusable_topics(settings)
     async with TopicAdmin(settings.kafka) as admin:
         partitions = await admin.partitions()

@@ -271,7 +271,7 @@ class Follower:
     def _is_ahead(self, at_ms: int) -> bool:
         """Out of the future: it would hide what comes after it, and that nothing does."""
         now_ms = self._now_ms()
-        return now_ms is not None and at_ms > now_ms + self._settings.streams.max_future_s * 1000
+        return now_ms is not None and at_ms > now_ms + self._settings.event_time.max_future_s * 1000
 
     def _count(self, consumer: AIOKafkaConsumer) -> None:
         """How many records the topics hold, with those that have just come: never fewer than were read of them."""

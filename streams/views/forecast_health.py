@@ -20,7 +20,7 @@ _NAMED_MARKETS = 10
 
 def grace_s(settings: Settings) -> float:
     """Event seconds after an hour's end within which the next forecast must have come."""
-    return settings.batch.hour_grace_s + max(_LEAST_GRACE_S, _REAL_GRACE_S * clock_speed(settings))
+    return settings.event_time.hour_grace_s + max(_LEAST_GRACE_S, _REAL_GRACE_S * clock_speed(settings))
 
 
 def serving(board: Board, forecast: Collection[str]) -> list[Prediction]:

@@ -138,7 +138,7 @@ def test_the_forecasts_of_a_longer_horizon_of_before_outlive_no_newer_one(
 
 def test_a_replay_grants_a_minute_of_real_time() -> None:
     settings = settings_with({"BDI_CLOCK__SOURCE": "exchange", "BDI_CLOCK__SPEED": "60"})
-    assert grace_s(settings) == settings.batch.hour_grace_s + 3_600
+    assert grace_s(settings) == settings.event_time.hour_grace_s + 3_600
 
 
 @pytest.mark.parametrize(("now_ms", "age_s"), [(START - 1, 0.0), (DUE + MINUTE_MS, 3_660.0), (None, None)])
