@@ -27,7 +27,7 @@ from marketdata.vocabulary import Reason
 from streams.agents.cleaning import check
 from streams.commands.command import Progress
 from streams.kafka.sender import Sender
-from streams.kafka.topics import TopicAdmin, notes_policy
+from streams.kafka.topics import TopicAdmin, republish_policy
 
 HEADER = "dead-letter"
 """Header of a republished record; its value is the id of the dead letter."""
@@ -168,31 +168,31 @@ async def _sent_before(settings: Settings, *, keep: bool) -> set[str]:
 
     Dead letters of an interrupted run are searched on their topics; those found are recorded as sent if `keep`.
     """
-    policy = notes_policy(settings)
+    policy = republish_policy(settings)
     async with TopicAdmin(settings.kafka) as admin:
         if any(one.actual is None for one in await admin.drift([policy])):
             return set()
-    notes: dict[str, RepublishRecord] = {}
+    states: dict[str, RepublishRecord] = {}
     decoder = msgspec.json.Decoder(RepublishRecord)
     async with TopicReader(settings.kafka, policy.name) as reader:
         froms, ends = await reader.tails(None)
         async for record in reader.between(froms, ends):
-            note = decoder.decode(record.value)
-            notes[note.letter] = note
-    begun = [note for note in notes.values() if note.state == "begun"]
-    found = await _find_sent(settings, begun)
-    if found and keep:
+            state = decoder.decode(record.value)
+            states[state.letter] = state
+    begun = [one for one in states.values() if one.state == "begun"]
+    found_sent = await _find_sent(settings, begun)
+    if found_sent and keep:
         async with Sender(settings.kafka) as sender:
-            await _note(sender, policy.name, found)
-    return {name for name, note in notes.items() if note.state == "sent"} | {note.letter for note in found}
+            await _publish_states(sender, policy.name, found_sent)
+    return {name for name, state in states.items() if state.state == "sent"} | {state.letter for state in found_sent}
 
 
 async def _find_sent(settings: Settings, begun: Iterable[RepublishRecord]) -> list[RepublishRecord]:
     """Return the new state of those dead letters in state `begun` whose records are on their topics."""
     froms: dict[TopicPartition, int] = {}
-    for note in begun:
-        tp = TopicPartition(note.topic, note.partition)
-        froms[tp] = min(note.offset, froms.get(tp, note.offset))
+    for one in begun:
+        tp = TopicPartition(one.topic, one.partition)
+        froms[tp] = min(one.offset, froms.get(tp, one.offset))
     found: list[RepublishRecord] = []
     for topic in {tp.topic for tp in froms}:
         async with TopicReader(settings.kafka, topic) as reader:
@@ -213,7 +213,7 @@ def _ids_in(headers: Sequence[tuple[str, bytes]]) -> list[str]:
 
 
 async def _send(settings: Settings, originals: Sequence[_Original]) -> None:
-    policy = notes_policy(settings)
+    policy = republish_policy(settings)
     async with TopicAdmin(settings.kafka) as admin:
         await admin.create([policy])
     progress = Progress("dead letters republished", len(originals))
@@ -221,7 +221,7 @@ async def _send(settings: Settings, originals: Sequence[_Original]) -> None:
         for start in range(0, len(originals), _BATCH):
             part = originals[start : start + _BATCH]
             ends = await _ends(settings, {one.at.topic for one in part})
-            await _note(
+            await _publish_states(
                 sender,
                 policy.name,
                 [
@@ -239,7 +239,7 @@ async def _send(settings: Settings, originals: Sequence[_Original]) -> None:
                 record = (one.key, one.value, ((HEADER, one.dead_letter.encode()),))
                 await sender.send(one.at.topic, record, one.at.partition)
             delivered = await sender.flush()
-            await _note(
+            await _publish_states(
                 sender,
                 policy.name,
                 [
@@ -261,5 +261,5 @@ async def _ends(settings: Settings, topics: Iterable[str]) -> Mapping[TopicParti
     return found
 
 
-async def _note(sender: Sender, topic: str, notes: Iterable[RepublishRecord]) -> None:
-    await sender.publish(topic, [(note.letter.encode(), msgspec.json.encode(note), ()) for note in notes])
+async def _publish_states(sender: Sender, topic: str, states: Iterable[RepublishRecord]) -> None:
+    await sender.publish(topic, [(one.letter.encode(), msgspec.json.encode(one), ()) for one in states])

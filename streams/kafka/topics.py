@@ -69,7 +69,7 @@ def declared(settings: Settings, changelogs: Iterable[str] = ()) -> list[TopicPo
     for role in TopicRole:
         topic = settings.topic(role)
         policies.append(TopicPolicy(topic.name, topic.partitions, topic.replication_factor, topic.config))
-    policies.append(notes_policy(settings))
+    policies.append(republish_policy(settings))
     kafka = settings.kafka
     policies += [
         TopicPolicy(name, kafka.partitions, kafka.replication_factor, dict(CHANGELOG_CONFIG)) for name in changelogs
@@ -77,7 +77,7 @@ def declared(settings: Settings, changelogs: Iterable[str] = ()) -> list[TopicPo
     return policies
 
 
-def notes_policy(settings: Settings) -> TopicPolicy:
+def republish_policy(settings: Settings) -> TopicPolicy:
     """Return the policy of the topic with the records of republished dead letters."""
     dead_letters = settings.topic(TopicRole.DEAD_LETTERS)
     return TopicPolicy(

@@ -289,7 +289,7 @@ async def test_each_dead_letter_is_republished_once(settings: Settings) -> None:
     ]
     await send(settings, TopicRole.DEAD_LETTERS, [(b"BTC-USD", encode(one)) for one in letters])
     # An interrupted run had begun with two: the first was delivered, the second was not.
-    policy = topics.notes_policy(settings)
+    policy = topics.republish_policy(settings)
     async with TopicAdmin(settings.kafka) as admin:
         await admin.create([policy])
     async with Sender(settings.kafka) as sender:
