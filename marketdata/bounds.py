@@ -1,6 +1,6 @@
-"""Beyond these a number is absurd: no market has it, and sums, squares and logarithms of such would not be finite.
+"""Plausible ranges of prices, amounts and counts; a number outside is refused as `absurd`.
 
-Pure; imports nothing.
+No market has such numbers, and their sums, squares and logarithms would not be finite.
 """
 
 MIN_PRICE, MAX_PRICE = 1e-18, 1e18
@@ -8,4 +8,4 @@ MIN_PRICE, MAX_PRICE = 1e-18, 1e18
 MAX_AMOUNT = 1e24
 """Quantities and volumes in a base coin or a quote currency, and market caps."""
 MAX_COUNT = 1e15
-"""Trades and updates; far below 2^63, where the integers of tables end."""
+"""Trades and updates; far below 2^63, the limit of the tables' integers."""

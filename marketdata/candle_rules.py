@@ -1,6 +1,6 @@
-"""What a candle must satisfy to be taken in: the table of its rules, the grid of its interval, the clock.
+"""The rules of a valid candle: a table, the grid of its interval, and the clock.
 
-Pure. A rule is added here and nowhere else.
+To add a rule, add it to `RULES`; the other implementations are derived from the table.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from marketdata.times import HOUR_MS, MINUTE_MS
 from marketdata.vocabulary import Reason
 
 STEP_MS: Mapping[str, int] = MappingProxyType({"1m": MINUTE_MS, "1h": HOUR_MS})
-"""An interval's length, which is also the grid of its open times."""
+"""The length of an interval in ms, which is also the grid of its open times."""
 
 RULES: tuple[Rule, ...] = (
     SYMBOL,
@@ -34,14 +34,14 @@ RULES: tuple[Rule, ...] = (
 
 
 def check(candle: Candle, latest_ms: int | None = None) -> None:
-    """Hold a candle against the rules, the grid of its interval, and the clock.
+    """Check a candle against the rules, the grid of its interval, and the clock.
 
     Args:
-        candle: as the wire's reader gives it.
-        latest_ms: the latest end that a closed candle may have: the clock and what it may be ahead; None for any.
+        candle: a decoded candle.
+        latest_ms: the latest end of a closed candle: the clock plus the allowed advance; None: not checked.
 
     Raises:
-        DecodeError: the first rule that does not hold, with its reason code.
+        DecodeError: the first rule that the candle violates, with its reason code.
     """
     validate(candle, RULES)
     step_ms = STEP_MS[candle.interval]

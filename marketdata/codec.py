@@ -1,7 +1,7 @@
-"""Bytes to record and back, strictly: what is wrong with a record is named (field, value, expected).
+"""Encode records as bytes and decode them strictly; errors name field, value and expectation.
 
-JSON in UTF-8, one object a message. Unknown fields, other schema versions, texts where numbers belong, naive times and
-non-finite numbers are refused; nothing is coerced or filled in.
+A message is one JSON object in UTF-8. Unknown fields, other schema versions, strings in place of numbers, naive times
+and non-finite numbers are refused; nothing is coerced or filled in.
 """
 
 import math
@@ -32,26 +32,26 @@ def _decoder(cls: type[R]) -> msgspec.json.Decoder[R]:
 
 
 def encode(record: Record) -> bytes:
-    """A record as the bytes of a message.
+    """Encode a record as the value of a message.
 
     Raises:
-        InvalidValueError: a number is not finite or a time is not RFC 3339; such a record must not leave the process.
+        InvalidValueError: a number is not finite, or a time is not RFC 3339.
     """
     _check(record)
     return _encoder.encode(record)
 
 
 def encode_finite(record: Record) -> bytes:
-    """`encode` that looks at nothing, for a record that is made of numbers and times that were looked at.
+    """Encode a record without validation, for records computed from validated numbers and times.
 
-    For records of many numbers that are made many thousand times a second. A number that is not finite after all, as
-    the sum of two that nearly are not, is written as null.
+    For records of many numbers that are created thousands of times per second. A number that is not finite all the
+    same, such as a sum that overflows, is written as null.
     """
     return _encoder.encode(record)
 
 
 def decode(cls: type[R], payload: bytes | None) -> R:
-    """The record that a message's bytes hold.
+    """Decode the value of a message.
 
     Raises:
         DecodeError: with reason `empty`, `json`, `schema_version`, `missing_field`, `unknown_field`, `type` or `value`.
@@ -61,7 +61,7 @@ def decode(cls: type[R], payload: bytes | None) -> R:
     try:
         record: R = _decoder(cls).decode(payload)
     except msgspec.ValidationError as error:
-        raise _name(cls, payload, str(error)) from error
+        raise _to_decode_error(cls, payload, str(error)) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise DecodeError(Reason.JSON, "payload", payload, f"JSON ({error})") from error
     except UnicodeDecodeError as error:
@@ -69,7 +69,7 @@ def decode(cls: type[R], payload: bytes | None) -> R:
     if record.schema_version != SCHEMA_VERSION:
         raise DecodeError(Reason.SCHEMA_VERSION, "schema_version", record.schema_version, str(SCHEMA_VERSION))
     try:
-        _check_times(record)  # JSON has no number that is not finite
+        _check_times(record)  # JSON numbers are always finite
     except InvalidValueError as error:
         raise DecodeError(Reason.VALUE, error.field, _lookup(payload, error.field), error.expected) from error
     return record
@@ -101,7 +101,7 @@ def _check_times(record: Record) -> None:
 
 @lru_cache
 def _float_fields(cls: type[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The fields that hold a float themselves, and those whose values may hold some deeper."""
+    """Return the fields that are floats, and the mappings whose values may contain floats."""
     hints = get_type_hints(cls)
     flat = tuple(name for name in cls.__struct_fields__ if hints[name] is float or float in get_args(hints[name]))
     nested = tuple(name for name in cls.__struct_fields__ if get_origin(hints[name]) is dict and name != "sources")
@@ -129,21 +129,21 @@ def _lookup(payload: bytes, field: str) -> object:
     return value
 
 
-def _name(cls: type[Record], payload: bytes, text: str) -> DecodeError:
-    """Turn msgspec's message (`Expected `float`, got `str` - at `$.price``) into field, value and expected."""
-    said, at, path = text.rpartition(_AT)
+def _to_decode_error(cls: type[Record], payload: bytes, text: str) -> DecodeError:
+    """Convert msgspec's message (`Expected `float`, got `str` - at `$.price``) into field, value and expectation."""
+    message, at, path = text.rpartition(_AT)
     if not at:
-        said, path = text, ""
+        message, path = text, ""
     path = path.removesuffix("`").removeprefix(".")
-    if match := _MISSING.search(said):
-        return DecodeError(Reason.MISSING_FIELD, match.group(1), None, "the field to be present (null where unknown)")
-    if match := _UNKNOWN.search(said):
+    if match := _MISSING.search(message):
+        return DecodeError(Reason.MISSING_FIELD, match.group(1), None, "the field to be present (null if unknown)")
+    if match := _UNKNOWN.search(message):
         field = f"{path}.{match.group(1)}" if path else match.group(1)
         return DecodeError(Reason.UNKNOWN_FIELD, field, _lookup(payload, field), f"only fields of {cls.__name__}")
-    expected = said.removeprefix("Expected ").split(", got ")[0].replace("`", "")
-    if "out of range" in said:
+    expected = message.removeprefix("Expected ").split(", got ")[0].replace("`", "")
+    if "out of range" in message:
         expected = "a finite number"
-    if said.startswith(_NOT_ONE_OF) and (choices := _choices(get_type_hints(cls).get(path))):
+    if message.startswith(_NOT_ONE_OF) and (choices := _choices(get_type_hints(cls).get(path))):
         expected = f"one of {', '.join(choices)}"
     if not path:
         return DecodeError(Reason.TYPE, "payload", payload, f"a {cls.__name__} as a JSON object")
@@ -151,7 +151,7 @@ def _name(cls: type[Record], payload: bytes, text: str) -> DecodeError:
 
 
 def _choices(hint: object) -> list[str]:
-    """The texts that an enum or a Literal allows, alone or in a union."""
+    """Return the strings that an enum or a Literal allows, alone or in a union."""
     if isinstance(hint, EnumType):
         return [str(member) for member in cast("type[StrEnum]", hint)]
     return [text for one in get_args(hint) for text in ([one] if isinstance(one, str) else _choices(one))]

@@ -1,4 +1,4 @@
-"""A refused record's letter to the dead-letter topic, alike for every room, and the notes of those sent back. Pure."""
+"""Build the dead letter of a refused record; the record of republished dead letters."""
 
 import base64
 from typing import Literal
@@ -10,19 +10,20 @@ from marketdata.records import DeadLetter
 from marketdata.times import to_rfc3339
 
 PAYLOAD_LIMIT = 350_000
-"""Bytes; base64 of more would not fit into a record batch. The original stays where it lay."""
+"""Bytes of the original in a dead letter; base64 of more would exceed a record batch. The original is not deleted."""
 
 REPUBLISH_TOPIC = "{}-republished"
-"""The topic of the notes, by that of the letters."""
+"""The name of the topic of republish records, from that of the dead letters."""
 REPUBLISH_CONFIG = {"cleanup.policy": "compact"}
-"""For ever, for a letter must not outlive its note."""
+"""Unlimited retention: a republish record must outlive its dead letter."""
 
 
 class RepublishRecord(Struct, frozen=True, kw_only=True):
-    """What is known of a letter that was sent back, or is about to be.
+    """The state of a dead letter that is being republished (`begun`) or has been (`sent`).
 
-    letter: its id, which is the key.
-    offset: the partition's end before it was sent (`begun`), or where it lies (`sent`).
+    letter: the dead letter's id, which is the key.
+    topic and partition: the target of the original. offset: the end of the partition before sending (`begun`), or the
+    offset of the republished record (`sent`).
     """
 
     letter: str
@@ -43,16 +44,16 @@ def letter_of(
     key: bytes | None,
     value: bytes | None,
 ) -> DeadLetter:
-    """The letter of one refused record.
+    """Return the dead letter of one refused record.
 
     Args:
-        error: why it is refused; an `InvalidValueError` names field, value and what was expected.
-        reason: its code.
-        now_ms: event time.
-        topic: where the record lies, and so for `partition` and `offset`.
-        partition: see `topic`.
-        offset: see `topic`.
-        key: of the record.
+        error: the cause; an `InvalidValueError` supplies field, value and expectation.
+        reason: the reason code.
+        now_ms: event time of the refusal.
+        topic: the topic of the record.
+        partition: its partition.
+        offset: its offset.
+        key: its key.
         value: its original bytes.
     """
     named = isinstance(error, InvalidValueError)
@@ -61,7 +62,7 @@ def letter_of(
         symbol=text or "",
         refused_at=to_rfc3339(now_ms),
         reason=reason,
-        field=error.field if named else "payload",  # type: ignore[attr-defined]  # `named` says so
+        field=error.field if named else "payload",  # type: ignore[attr-defined]  # `named`: it has these attributes
         value=error.value if named else repr(error),  # type: ignore[attr-defined]
         expected=error.expected if named else "a record that can be processed",  # type: ignore[attr-defined]
         topic=topic,

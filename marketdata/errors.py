@@ -1,27 +1,27 @@
-"""Every error of the project.
+"""The exceptions of the project.
 
 BitcoinDataError
-├── ConfigurationError          settings that cannot be used; the program stops with one clear line
+├── ConfigurationError          invalid settings; the program exits with one line
 │   └── BrokerError             no Kafka broker answers, or a topic does not exist
-├── InvalidValueError           a field's value is not what was expected (names field, value, expected)
-│   └── DecodeError             bytes that are not a valid record (has a reason code for the dead-letter topic)
-├── SourceError                 an exchange did not give what was asked
-│   ├── RetryableSourceError    may go well later (418, 429, 5xx, time-outs, garbage); may carry Retry-After
-│   └── FatalSourceError        will not go well (400, 401, 403, 451): the source stops and says so
-├── StorageError                HDFS or a file on it is not as it must be
+├── InvalidValueError           a field has an unexpected value (has field, value, expected)
+│   └── DecodeError             bytes that are not a valid record (has the reason code of a dead letter)
+├── SourceError                 a request to an exchange failed
+│   ├── RetryableSourceError    a retry may succeed (418, 429, 5xx, timeout, invalid payload); may have Retry-After
+│   └── FatalSourceError        a retry cannot succeed (400, 401, 403, 451): the source stops
+├── StorageError                HDFS is unavailable, or a file on it is invalid
 ├── StackError                  the local stack cannot be set up or started
-└── ForecastError               a model cannot be trained, loaded or trusted
+└── ForecastError               a model cannot be trained, loaded or used
 """
 
 from marketdata.vocabulary import Reason
 
 
 class BitcoinDataError(Exception):
-    """The root: catch it at a program's border to print one line instead of a traceback."""
+    """The root. Entry points catch it and print one line instead of a traceback."""
 
 
 class ConfigurationError(BitcoinDataError):
-    """Settings that cannot be used."""
+    """The settings are invalid."""
 
 
 class BrokerError(ConfigurationError):
@@ -29,11 +29,11 @@ class BrokerError(ConfigurationError):
 
 
 class InvalidValueError(BitcoinDataError):
-    """A field's value is not what was expected."""
+    """A field has an unexpected value. `value` is its repr, shortened to 200 characters."""
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         shown = repr(value)
-        if len(shown) > 200:  # noqa: PLR2004  a message is for people
+        if len(shown) > 200:  # noqa: PLR2004  keeps messages readable
             shown = shown[:200] + "…"
         super().__init__(f"{field}: {shown}: expected {expected}")
         self.field = field
@@ -42,7 +42,7 @@ class InvalidValueError(BitcoinDataError):
 
 
 class DecodeError(InvalidValueError):
-    """Bytes that are not a valid record; `reason` is the code that dead letters carry."""
+    """Bytes that are not a valid record. `reason` is the reason code of the dead letter."""
 
     def __init__(self, reason: Reason, field: str, value: object, expected: str) -> None:
         super().__init__(field, value, expected)
@@ -50,7 +50,7 @@ class DecodeError(InvalidValueError):
 
 
 class SourceError(BitcoinDataError):
-    """An exchange did not give what was asked; `kind` is the label that metrics and tick statuses carry."""
+    """A request to an exchange failed. `kind` is the status in metrics and ticks (`SourceStatus`)."""
 
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class SourceError(BitcoinDataError):
 
 
 class RetryableSourceError(SourceError):
-    """May go well later; `retry_after_s` is the server's own wish, None where it told none."""
+    """A retry may succeed. `retry_after_s` is the server's Retry-After in seconds, None without one."""
 
     def __init__(self, message: str, kind: str, retry_after_s: float | None = None) -> None:
         super().__init__(message, kind)
@@ -66,7 +66,7 @@ class RetryableSourceError(SourceError):
 
 
 class FatalSourceError(SourceError):
-    """Will not go well by trying again: the source stops and says so. `code` is the exchange's own, if any."""
+    """A retry cannot succeed: the source stops. `code` is the exchange's error code, if any."""
 
     def __init__(self, message: str, kind: str, code: int | None = None) -> None:
         super().__init__(message, kind)
@@ -74,7 +74,7 @@ class FatalSourceError(SourceError):
 
 
 class StorageError(BitcoinDataError):
-    """HDFS, or a file on it, is not as it must be."""
+    """HDFS is unavailable, or a file on it is missing or invalid."""
 
 
 class StackError(BitcoinDataError):
@@ -82,4 +82,4 @@ class StackError(BitcoinDataError):
 
 
 class ForecastError(BitcoinDataError):
-    """A model cannot be trained, loaded or trusted."""
+    """A model cannot be trained, loaded or used."""

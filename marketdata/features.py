@@ -1,8 +1,7 @@
-"""Rolling features of one market: initialize / add / merge / result, in any order of arrival within the lateness.
+"""Rolling features of one market: add ticks in any order of arrival within the lateness, merge states, get the row.
 
-Definitions and units stand in docs/features.md. `MarketFeatures` is the whole state of a market: it also tells what to
-write to a changelog (`flush`) and comes back from that (`restore`), whatever prefix of the writes survived a crash.
-Pure; imports no room but its own, does no I/O and reads no clock.
+Definitions and units are in docs/features.md. `MarketFeatures` is the whole state of a market. `flush` returns what to
+write to a changelog, and `restore` rebuilds the state from any prefix of those writes, as a crash leaves it.
 """
 
 import math
@@ -51,33 +50,10 @@ HEAD = "h"
 _DECAY = tuple(
     0.5 ** (window.slot_ms / EWMA_HALF_LIFE_MS) if i == EWMA_WINDOW else 0.0 for i, window in enumerate(WINDOWS)
 )
-_PAGE_AT = 8  # more changed slots than this, and the page is written rather than the slots
-_WHOLE_AT = 48_000  # bytes of journal that are more than the state itself
+_PAGE_AT = 8  # changed slots above which the whole page is written instead
+_WHOLE_AT = 48_000  # bytes of a journal entry above which the whole state is written instead; it is smaller
 _ENTRY = struct.Struct("<BQqqIiqdd")
 _NAN = math.nan
-
-
-class QuoteTick(msgspec.Struct, frozen=True):
-    """The part of a clean tick that features need: the decoder passes over the rest, which was checked before."""
-
-    symbol: str
-    timestamp: str
-    bid_price: float | None = None
-    bid_qty: float | None = None
-    ask_price: float | None = None
-    ask_qty: float | None = None
-    traded_volume: float | None = None
-    vwap: float | None = None
-
-    @property
-    def traded_value(self) -> float | None:
-        """The traded volume in the quote currency; 0 where nothing traded, None where trades are not known."""
-        if not self.traded_volume or self.vwap is None:
-            return self.traded_volume
-        return self.traded_volume * self.vwap
-
-
-decode_quote = msgspec.json.Decoder(QuoteTick).decode
 
 
 class _Head(msgspec.Struct, array_like=True, frozen=True):
@@ -97,7 +73,7 @@ _decode_head = msgspec.msgpack.Decoder(_Head).decode
 
 
 class MarketFeatures:
-    """The state of one market. `late` counts what `add` refused since the object was made."""
+    """The state of one market. `late` counts the ticks that `add` refused since the object was created."""
 
     __slots__ = (
         "_bucket",
@@ -119,7 +95,7 @@ class MarketFeatures:
     )
 
     def __init__(self, symbol: str, lateness_ms: int = 120_000) -> None:
-        """Initialize: no tick yet. Ticks more than `lateness_ms` older than the newest are refused."""
+        """Create a state without ticks. `add` refuses ticks more than `lateness_ms` older than the newest."""
         self.symbol = symbol
         self.newest_ms = NEVER_MS
         self.mid: float | None = None
@@ -135,10 +111,10 @@ class MarketFeatures:
         self._seq = 0
         self._head_seq = 0
         self._deltas: list[bytes] = []
-        self._merged = False  # a journal of ticks cannot tell a merge: the next flush writes the state whole
+        self._merged = False  # a journal of ticks cannot represent a merge: the next flush writes the whole state
 
     def mark_seen(self, partition: int, offset: int) -> bool:
-        """True if that record of the source topic is in the state already; else it is noted as in it from now on."""
+        """Return whether the state already contains that record of the source topic, and mark it as contained."""
         if offset <= self.offsets.get(partition, -1):
             return True
         self.offsets[partition] = offset
@@ -154,20 +130,20 @@ class MarketFeatures:
         volume: float | None = None,
         quote_volume: float | None = None,
     ) -> bool:
-        """Add one tick; the caller has passed over duplicates (one tick a market and timestamp).
+        """Add one tick. The caller skips duplicates: there is one tick per market and timestamp.
 
         Args:
             timestamp_ms: event time.
-            bid_price: in the quote currency; so is the ask. Valid when 0 < bid <= ask and not absurd
-                (`marketdata.bounds`), else the tick has no mid; what else is absurd is not counted either.
-            bid_qty: in the base coin; so is the ask's.
-            ask_price: see bid_price.
-            ask_qty: see bid_qty.
-            volume: base coin traded in the time this tick stands for, where trades are known.
+            bid_price: in the quote currency. The tick has a mid if 0 < bid <= ask and both prices are within
+                `marketdata.bounds`; quantities and volumes outside the bounds are ignored.
+            bid_qty: in the base coin.
+            ask_price: in the quote currency.
+            ask_qty: in the base coin.
+            volume: base coin traded in the time that the tick covers; None: unknown.
             quote_volume: the same in the quote currency.
 
         Returns:
-            False if it came later than the lateness allows; the state is then unchanged.
+            False if the tick is later than the lateness allows; the state is then unchanged.
         """
         newest = self.newest_ms
         is_newest = timestamp_ms > newest
@@ -221,15 +197,15 @@ class MarketFeatures:
         return True
 
     def merge(self, other: "MarketFeatures") -> None:
-        """Take in a state that was made from other ticks of the same market.
+        """Merge a state made from other ticks of the same market into this one.
 
         Raises:
-            InvalidValueError: it is another market's.
+            InvalidValueError: the state is another market's.
         """
         if other.symbol != self.symbol:
             raise InvalidValueError("symbol", other.symbol, self.symbol)
         self._fold()
-        other._fold()  # noqa: SLF001  its own class
+        other._fold()  # noqa: SLF001  same class
         for ring, theirs in zip(self._rings, other._rings, strict=True):  # noqa: SLF001
             if theirs.newest > ring.newest:
                 ring.advance(theirs.newest)
@@ -242,7 +218,7 @@ class MarketFeatures:
         self._merged = True
 
     def result(self) -> FeatureRow:
-        """The row as of the newest tick; asked again for the same instant, with the next higher revision.
+        """Return the row as of the newest tick; each call for the same instant increments the revision.
 
         Raises:
             InvalidValueError: there is no tick yet.
@@ -275,7 +251,7 @@ class MarketFeatures:
         return math.sqrt(total / weight) if weight else None
 
     def _fold(self) -> None:
-        """Bring the second that was being filled into all windows and note it for the journal."""
+        """Merge the current second into all windows and add it to the next journal entry."""
         bucket = self._bucket
         if not bucket[TICKS]:
             return
@@ -287,12 +263,12 @@ class MarketFeatures:
         self._second = NEVER_MS
 
     def flush(self) -> dict[str, bytes]:
-        """What to write to the changelog now, key suffix to value, in this order; nothing where nothing changed.
+        """Return what to write to the changelog, value by key suffix, in this order; empty if nothing changed.
 
-        Mostly one journal entry (`j0`…): the ticks since the last flush, summed by second. Each `JOURNAL_SIZE` entries
-        also a head (`h`) and the pages (`p0`…) of the windows of which much has changed. Every suffix is used over and
-        over, so a compacted topic holds at most 38 records a market. Rows that were made before must be delivered
-        before these bytes are: they suppress the ticks' replay.
+        Usually one journal entry (`j0`…): the ticks since the last flush, aggregated by second. After `JOURNAL_SIZE`
+        entries also a head (`h`) and the pages (`p0`…) of the windows with many changed slots. Suffixes are reused, so
+        a compacted topic holds at most 38 records per market. Deliver the rows computed so far before these writes,
+        because the ticks in them are not replayed after a restart.
         """
         self._fold()
         if not self._deltas and not self._merged:
@@ -348,12 +324,15 @@ class MarketFeatures:
 
     @classmethod
     def restore(cls, symbol: str, get: Callable[[str], bytes | None], lateness_ms: int = 120_000) -> "MarketFeatures":
-        """The state out of what `flush` gave; `get` tells the last value written under a suffix, None where none was.
+        """Rebuild the state from the writes of `flush`; any prefix of them, in order, gives the state as of one flush.
 
-        Any prefix of the writes, in their order, gives the state as of one of the flushes.
+        Args:
+            symbol: the market.
+            get: returns the last value written under a suffix, None if there is none.
+            lateness_ms: see `__init__`.
 
         Raises:
-            InvalidValueError: bytes are of another version or do not fit together.
+            InvalidValueError: the bytes are of another version or inconsistent.
         """
         state = cls(symbol, lateness_ms)
         try:

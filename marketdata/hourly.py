@@ -1,8 +1,8 @@
-"""The formulas of an hourly row, in plain Python: what Spark's aggregates are held against.
+"""The formulas of an hourly row in plain Python: the reference for Spark's aggregates.
 
-Observations of an hour are its ticks with a price (the mid where the quote is valid, else the tick's own price) and,
-for each minute without such a tick, the candle of that minute where it is known. They are ordered by time: a tick at
-its timestamp, a filling candle at its minute's last millisecond. Imports nothing but marketdata.
+The observations of an hour are its ticks with a price (the mid if the quote is valid, else the tick's price) and, for
+each minute without such a tick, the candle of that minute if it is known. They are ordered by time: a tick at its
+timestamp, a filling candle at the last millisecond of its minute.
 """
 
 import math
@@ -17,7 +17,7 @@ from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
 from marketdata.vocabulary import Basis, Origin
 
 MINUTES_PER_HOUR = 60
-# A trailing day is known when its first candle is, and nine tenths of all: exchanges halt for an hour now and then.
+# The share of its candles that a trailing day needs, besides the first: exchanges halt for an hour now and then.
 KNOWN_SHARE = 0.9
 BASIS_RANK: Mapping[Basis, int] = {basis: rank for rank, basis in enumerate(Basis)}
 
@@ -25,26 +25,26 @@ BASIS_RANK: Mapping[Basis, int] = {basis: rank for rank, basis in enumerate(Basi
 @dataclass(frozen=True, slots=True)
 class _Observation:
     at_ms: int
-    opening: float  # the price where the observation starts: a candle's open
+    opening: float  # the price at the start of the observation; for a candle its open
     price: float
     high: float
     low: float
 
 
 def observed_price(tick: Tick, enriched: Enriched | None = None) -> float | None:
-    """The price that a tick tells: its mid, else its own price, else None."""
+    """Return the price of a tick: its mid, else its `price`, else None."""
     mid = (enriched or enrich(tick)).mid_price
     return tick.price if mid is None else mid
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The arithmetic mean of what is not None; None of nothing. Summed exactly (`math.fsum`)."""
+    """Return the arithmetic mean of the values that are not None, summed exactly (`math.fsum`); None without values."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
 
 
 def trailing_volatility(candles: Mapping[int, Candle], open_ms: int, step_ms: int) -> float | None:
-    """(high - low) / close x 100 of the 24 h that end with the candle opened at `open_ms`.
+    """Return (high - low) / close x 100 of the 24 h that end with the candle opened at `open_ms`.
 
     Args:
         candles: one market's candles of one interval by open time.
@@ -64,7 +64,7 @@ def trailing_volatility(candles: Mapping[int, Candle], open_ms: int, step_ms: in
 
 
 def trailing_volatilities(candles: Mapping[int, Candle], step_ms: int) -> dict[int, float | None]:
-    """`trailing_volatility` of every candle, in one pass: running highs and lows are kept in two ordered queues."""
+    """Return `trailing_volatility` of every candle, in one pass with monotonic queues of highs and lows."""
     found: dict[int, float | None] = {}
     highs: deque[tuple[int, float]] = deque()
     lows: deque[tuple[int, float]] = deque()
@@ -95,18 +95,18 @@ def hour_row(
     candles: Iterable[Candle],
     volatilities: Mapping[int, float | None] | None = None,
 ) -> HourlyRow | None:
-    """The row of one market and hour [hour_start_ms, hour_start_ms + 1 h).
+    """Return the row of one market and hour [hour_start_ms, hour_start_ms + 1 h).
 
     Args:
         symbol: the market.
         hour_start_ms: UTC, on the hour.
-        ticks: the market's ticks; those of other hours are left out.
+        ticks: the market's ticks; ticks of other hours are ignored.
         candles: the market's one-minute candles of the hour, and of the 24 h before it for `avg_volatility` of an
             hour without ticks.
-        volatilities: those of the candles by open time where they are known already (`trailing_volatilities`).
+        volatilities: `trailing_volatilities` of the candles, if already computed.
 
     Returns:
-        None where neither a tick with a price nor a candle is known of the hour.
+        None if the hour has neither a tick with a price nor a known candle.
     """
     end_ms = hour_start_ms + HOUR_MS
     by_time = {c.open_time_ms: c for c in candles}
@@ -161,13 +161,13 @@ def _observations(used: Sequence[tuple[Tick, Enriched]], filling: Sequence[Candl
 
 
 def _realised_variance(observations: Sequence[_Observation]) -> float:
-    """Sum of squared log returns from the opening price through every observation."""
+    """Return the sum of squared log returns from the opening price through every observation."""
     prices = [observations[0].opening, *(o.price for o in observations)]
     return math.fsum(math.log(b / a) ** 2 for a, b in pairwise(prices))
 
 
 def hour_rows(ticks: Iterable[Tick], candles: Iterable[Candle]) -> list[HourlyRow]:
-    """The rows of every market and hour of which a tick or a one-minute candle is known, by symbol and time."""
+    """Return the rows of all markets and hours with a priced tick or a one-minute candle, by symbol and time."""
     ticks_of: dict[tuple[str, int], list[Tick]] = defaultdict(list)
     candles_of: dict[str, dict[int, Candle]] = defaultdict(dict)
     for tick in ticks:
@@ -187,11 +187,11 @@ def hour_rows(ticks: Iterable[Tick], candles: Iterable[Candle]) -> list[HourlyRo
 
 
 def kline_row(kline: Candle, known: Mapping[int, Candle]) -> HourlyRow:
-    """The row of an hour of which only its one-hour candle is known.
+    """Return the row of an hour of which only the one-hour candle is known.
 
     Args:
         kline: the hour's candle.
-        known: the market's one-hour candles by open time, for the trailing 24 h (this one included).
+        known: the market's one-hour candles by open time, including this one, for the trailing 24 h.
     """
     return HourlyRow(
         symbol=kline.symbol,
@@ -218,5 +218,5 @@ def kline_row(kline: Candle, known: Mapping[int, Candle]) -> HourlyRow:
 
 
 def replaces(new: Basis, old: Basis) -> bool:
-    """Whether a row of basis `new` may take the place of one of basis `old`: never a lower one."""
+    """Return whether a row of basis `new` may replace a row of basis `old`: only if `new` ranks at least as high."""
     return BASIS_RANK[new] >= BASIS_RANK[old]

@@ -1,7 +1,7 @@
-"""The records that travel on topics and stand in Parquet: immutable, typed, every missing value None.
+"""The records on topics and in Parquet: immutable and typed; a missing value is None.
 
-On the wire each is one JSON object with every field present; the codec turns bytes into records and back. Times are
-RFC 3339 in UTC with milliseconds on the wire; `*_ms` properties give them as ms since the epoch.
+On the wire a record is one JSON object with every field present (`marketdata.codec`). Times are RFC 3339 in UTC with
+milliseconds; the `*_ms` properties return them in ms since the epoch.
 """
 
 from typing import ClassVar, Literal
@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all records share. `TIMES` names the RFC 3339 fields, which the codec checks one by one."""
+    """The fields of all records. `TIMES` lists the RFC 3339 fields, which the codec validates."""
 
     TIMES: ClassVar[tuple[str, ...]] = ()
     symbol: str
@@ -25,12 +25,12 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class SourceState(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one source contributed to a tick.
 
-    status: `ok`, `disabled`, `not_polled` (a stream's tick has another source), or the kind of the error (`timeout`,
-    `rate_limited`, …).
-    observed_at: when the source says that its data was true (CoinGecko's last_updated, the Date header of Binance); for
-    a stream, whose quotes carry no time, when the last one came.
-    received_at: when the answer was here; of a stream, the tick's instant. staleness_ms: received_at - observed_at,
-    null where one is unknown.
+    status: `ok`, `disabled`, `not_polled` (the tick comes from another source's stream), or the kind of the error
+    (`timeout`, `rate_limited`, …).
+    observed_at: the time of the data according to the source (CoinGecko's last_updated, Binance's Date header); for a
+    stream, whose quotes have no time, the arrival of the last quote.
+    received_at: the arrival of the response; for a stream, the tick's timestamp. staleness_ms: received_at -
+    observed_at, null if one is unknown.
     """
 
     status: str
@@ -40,15 +40,15 @@ class SourceState(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Tick(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the sources said of one market at one instant of the grid (`cryptoTopic`, `ticks-clean`).
+    """What the sources reported about one market at one instant of the grid (`cryptoTopic`, `ticks-clean`).
 
-    Prices, volumes in money and market cap are in the quote currency; `price_usd` repeats `price` where that is USD.
-    volume_24h: of all exchanges over 24 h, in the quote currency (CoinGecko). Quantities are in the base coin.
-    tick_id: `symbol|timestamp`, so the same poll made twice is the same tick.
+    Prices, market cap and volume_24h (of all exchanges, from CoinGecko) are in the quote currency; `price_usd` equals
+    `price` if that is USD, else null. Quantities are in the base coin. tick_id: `symbol|timestamp`; a repeated poll
+    has the same id.
 
-    A tick of a stream stands for the time since the market's tick before: `n_updates` quotes, of which it carries the
-    last, and `n_trades` trades of `traded_volume` (base coin) at `vwap` on average. All four are null in a poll's tick.
-    divergence_bps: (price - mid) / mid x 10,000, null where one is missing.
+    A tick of a stream covers the time since the market's previous tick: `n_updates` quotes, of which it has the last,
+    and `n_trades` trades of `traded_volume` (base coin) at the average price `vwap`. All four are null in a polled
+    tick. divergence_bps: (price - mid) / mid x 10,000, null if one is missing.
     """
 
     TIMES: ClassVar[tuple[str, ...]] = ("timestamp", "trade_timestamp")
@@ -108,7 +108,7 @@ class Candle(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class WindowFeatures(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Rolling features of one window; definitions and units stand in docs/features.md."""
+    """Rolling features of one window; definitions and units are in docs/features.md."""
 
     n_ticks: int
     coverage: float
@@ -127,7 +127,7 @@ class WindowFeatures(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class FeatureRow(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Rolling features of one market as of `timestamp` (event time of the newest tick in it).
+    """Rolling features of one market as of `timestamp`, the event time of its newest tick.
 
     A later row of the same symbol and timestamp has a higher `revision` and replaces it.
     """
@@ -146,7 +146,7 @@ class FeatureRow(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class HourlyRow(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One market and hour [hour_start, hour_start + 1 h); formulas in `marketdata.hourly`."""
+    """The metrics of one market and hour [hour_start, hour_start + 1 h); formulas are in `marketdata.hourly`."""
 
     TIMES: ClassVar[tuple[str, ...]] = ("hour_start",)
     hour_start: str
@@ -171,9 +171,9 @@ class HourlyRow(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class DeadLetter(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A record that was refused, with its original bytes (base64) and where it lay.
+    """A refused record with its original bytes (`payload`, base64), topic, partition and offset.
 
-    `symbol` is the original key where it could be read, else an empty text; `value` is shortened for reading.
+    `symbol` is the original key, empty if there is none; `value` is shortened.
     """
 
     TIMES: ClassVar[tuple[str, ...]] = ("refused_at",)
@@ -190,11 +190,11 @@ class DeadLetter(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Prediction(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A forecast of the average price of [target_start, target_end), issued before its end.
+    """A forecast of the average price in [target_start, target_end), issued before its end.
 
-    prediction_id: `symbol|target_start|horizon_h|model_version`. quantiles: level (as text, `0.05`) to price.
-    lower/upper: the calibrated interval of `interval_level`. sigma: the scale of the target in log price.
-    n_calib: conformal scores used. stale_reason: why the baseline serves in the model's place, else null.
+    prediction_id: `symbol|target_start|horizon_h|model_version`. quantiles: prices by level (a string such as `0.05`).
+    lower and upper: the calibrated interval of `interval_level`. sigma: the scale of the target in log price.
+    n_calib: number of conformal scores used. stale_reason: why a baseline serves in place of the model, else null.
     """
 
     TIMES: ClassVar[tuple[str, ...]] = ("issued_at", "data_through", "target_start", "target_end", "trained_through")
@@ -220,7 +220,7 @@ class Prediction(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Score(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a prediction fared; errors in basis points of log price, pinball and winkler too."""
+    """The score of a prediction; `*_bps` are in basis points of log price."""
 
     TIMES: ClassVar[tuple[str, ...]] = ("target_start", "target_end", "scored_at", "issued_at")
     prediction_id: str
@@ -251,10 +251,10 @@ RECORDS: dict[str, type[Record]] = {
 
 
 def event_time_ms(record: Record) -> int:
-    """The event time in ms: a candle's opening, a letter's refusal, a prediction's issue.
+    """Return the event time in ms: a candle's open time, a dead letter's refusal, a prediction's issue.
 
     Raises:
-        TypeError: such a record travels on no topic.
+        TypeError: the record's type has no topic.
     """
     match record:
         case Tick() | FeatureRow():
@@ -267,4 +267,4 @@ def event_time_ms(record: Record) -> int:
             return from_rfc3339(record.issued_at)
         case Score():
             return from_rfc3339(record.scored_at)
-    raise TypeError(f"{type(record).__name__} stands on no topic")
+    raise TypeError(f"record: {type(record).__name__}: expected a record that has a topic")

@@ -1,7 +1,7 @@
-"""What a record must satisfy to be taken in: rules that are data, each with the field and the reason code.
+"""Validation rules as data: each has a field, a reason code and an expectation.
 
-Pure. The tables are `marketdata.tick_rules` and `marketdata.candle_rules`; dead letters and docs use the reason codes.
-A rule is one of a few forms, so that every reader can say it in its own language (Spark's: `batch.sql.parse`).
+The tables are in `marketdata.tick_rules` and `marketdata.candle_rules`; dead letters and documents use the reason
+codes. A rule has one of a few forms, so that each reader can translate it (to Spark SQL: `batch.sql.parse`).
 """
 
 import operator
@@ -25,7 +25,7 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Rule(ABC):
-    """A record is refused with `reason` unless the rule holds; `expected` completes "field: value: expected …"."""
+    """A record that violates the rule is refused with `reason`; `expected` completes "field: value: expected …"."""
 
     field: str
     reason: Reason
@@ -33,12 +33,12 @@ class Rule(ABC):
 
     @abstractmethod
     def holds(self, record: Record) -> bool:
-        """Whether a record, of a kind that has the fields, satisfies the rule."""
+        """Return whether a record satisfies the rule; its type must have the rule's fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compares(Rule):
-    """`field` compares so with `bound`, a number or a field; one that is null passes."""
+    """`field` compares to `bound`, a number or the name of a field; null passes."""
 
     comparison: Comparison
     bound: float | str
@@ -51,10 +51,10 @@ class Compares(Rule):
 
 @dataclass(frozen=True, slots=True)
 class Matches(Rule):
-    """`field`, a text, matches `pattern` from end to end.
+    """The whole string `field` matches `pattern`.
 
-    Python and Java read the pattern alike: it is made of classes of characters that are listed, and counts that are
-    bounded. No groups that are repeated and no open counts: a text may be a megabyte long, and is looked at in one go.
+    The pattern has the same meaning in Python and Java: it consists of listed character classes and bounded counts.
+    Repeated groups and open counts are not allowed, because a string of a megabyte must match in linear time.
     """
 
     pattern: str
@@ -65,7 +65,7 @@ class Matches(Rule):
 
 @dataclass(frozen=True, slots=True)
 class Joins(Rule):
-    """`field` is the text of `first`, `separator` and that of `second`."""
+    """`field` equals the fields `first` and `second`, joined by `separator`."""
 
     first: str
     separator: str
@@ -78,7 +78,7 @@ class Joins(Rule):
 
 @dataclass(frozen=True, slots=True)
 class Ends(Rule):
-    """The text of `whole` ends with `separator` and that of `field`."""
+    """The field `whole` ends with `separator` followed by `field`."""
 
     whole: str
     separator: str
@@ -89,7 +89,7 @@ class Ends(Rule):
 
 @dataclass(frozen=True, slots=True)
 class Repeats(Rule):
-    """`field` is what `original` is (null too) where the field `where` is the text `value`, and null elsewhere."""
+    """`field` equals `original`, including null, if the field `where` equals `value`; otherwise it is null."""
 
     original: str
     where: str
@@ -102,7 +102,7 @@ class Repeats(Rule):
 
 @dataclass(frozen=True, slots=True)
 class AnyPresent(Rule):
-    """`field` or else `other` is not null."""
+    """`field` or `other` is not null."""
 
     other: str
 
@@ -111,17 +111,17 @@ class AnyPresent(Rule):
 
 
 SYMBOL = Matches("symbol", Reason.SYMBOL, "BASE-QUOTE in upper case", "[A-Z0-9]{2,12}-[A-Z]{3,5}")
-"""One hyphen: what stands behind it is the quote currency."""
+"""The part after the hyphen is the quote currency."""
 
 
 def compared(field: str, reason: Reason, comparison: Comparison, bound: float | str) -> Compares:
-    """A comparison, whose `expected` is made of it."""
+    """Return a comparison with its expectation, such as "a number > 0"."""
     shown = bound if isinstance(bound, str) else f"{bound:g}"
     return Compares(field, reason, f"a number {comparison} {shown}", comparison, bound)
 
 
 def price_rules(field: str) -> tuple[Rule, ...]:
-    """What each price must satisfy."""
+    """Return the rules of a price."""
     return (
         compared(field, Reason.NOT_POSITIVE, ">", 0.0),
         compared(field, Reason.ABSURD, ">=", MIN_PRICE),
@@ -130,20 +130,20 @@ def price_rules(field: str) -> tuple[Rule, ...]:
 
 
 def amount_rules(field: str, most: float = MAX_AMOUNT) -> tuple[Rule, ...]:
-    """What each quantity and volume must satisfy."""
+    """Return the rules of a quantity or volume."""
     return compared(field, Reason.NEGATIVE, ">=", 0.0), compared(field, Reason.ABSURD, "<=", most)
 
 
 def count_rules(field: str) -> tuple[Rule, ...]:
-    """What each count must satisfy."""
+    """Return the rules of a count."""
     return amount_rules(field, MAX_COUNT)
 
 
 def validate(record: Record, rules: Iterable[Rule]) -> None:
-    """Hold a record against a table.
+    """Check a record against a table of rules.
 
     Raises:
-        DecodeError: the first rule that does not hold, with its reason code.
+        DecodeError: the first rule that the record violates, with its reason code.
     """
     for rule in rules:
         if not rule.holds(record):

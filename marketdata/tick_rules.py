@@ -1,6 +1,6 @@
-"""What a tick must satisfy to be called clean: the table of its rules, and the clock.
+"""The rules of a clean tick: a table, and the clock.
 
-Pure. A rule is added here, to the table and to `holds_all`, and nowhere else.
+To add a rule, add it to `RULES` and to `holds_all`; a property test checks that both are equivalent.
 """
 
 import re
@@ -52,10 +52,10 @@ RULES: tuple[Rule, ...] = (
 
 
 def holds_all(tick: Tick) -> bool:
-    """Whether every rule holds: the table in one expression.
+    """Return whether a tick satisfies every rule of the table, in one expression.
 
-    Nearly all ticks are clean, and a call a rule costs more than decoding the tick. What is wrong is named by the table
-    alone, and a property test holds this against it.
+    Nearly all ticks are clean, and one call per rule costs more than decoding the tick. Only the table reports which
+    rule is violated.
     """
     price, bid, ask = tick.price, tick.bid_price, tick.ask_price
     low, high, quote = tick.low_24h, tick.high_24h, tick.quote
@@ -81,14 +81,14 @@ def holds_all(tick: Tick) -> bool:
 
 
 def check(tick: Tick, latest_ms: int | None = None) -> int:
-    """Hold a tick against the rules and the clock; its event time in ms, which is not read twice.
+    """Check a tick against the rules and the clock, and return its event time in ms.
 
     Args:
-        tick: as the wire's reader gives it.
-        latest_ms: the latest time that it may have: the clock and what it may be ahead; None for any.
+        tick: a decoded tick.
+        latest_ms: the latest valid event time: the clock plus the allowed advance; None: not checked.
 
     Raises:
-        DecodeError: the first rule that does not hold, with its reason code.
+        DecodeError: the first rule that the tick violates, with its reason code.
     """
     if not holds_all(tick):
         validate(tick, RULES)
@@ -99,5 +99,5 @@ def check(tick: Tick, latest_ms: int | None = None) -> int:
 
 
 def ahead_of_clock(timestamp: str, latest_ms: int) -> DecodeError:
-    """What is wrong with a tick's time that is after `latest_ms`."""
+    """Return the error of a tick whose time is after `latest_ms`."""
     return DecodeError(Reason.FUTURE, "timestamp", timestamp, f"at most {to_rfc3339(latest_ms)}, by the clock")

@@ -13,7 +13,8 @@ from aiokafka.structs import ConsumerRecord
 
 from marketdata.codec import decode, encode, encode_finite
 from marketdata.errors import DecodeError, InvalidValueError
-from marketdata.features import MarketFeatures, decode_quote
+from marketdata.features import MarketFeatures
+from marketdata.quote_tick import decode_quote
 from marketdata.records import Tick
 from marketdata.tick_rules import ahead_of_clock
 from marketdata.times import SECOND_MS, from_rfc3339

@@ -1,4 +1,4 @@
-"""docs/asyncapi.yaml: as the code says, and records of any values fit what it promises."""
+"""docs/asyncapi.yaml is up to date, and arbitrary records match its schemas."""
 
 import json
 import typing
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 from marketdata.__main__ import asyncapi_yaml
-from marketdata.asyncapi import NOTES
+from marketdata.asyncapi import REPUBLISHED
 from marketdata.codec import encode
 from marketdata.dead_letters import RepublishRecord
 from marketdata.records import RECORDS, Record, SourceState
@@ -37,7 +37,7 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
 
 
 def values(hint: Any) -> st.SearchStrategy[Any]:
-    """Any value of a field's type."""
+    """Values of a field's type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint in PLAIN:
         return PLAIN[hint]
@@ -53,7 +53,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
 
 
 def structs(cls: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    """Any record, with times where times stand."""
+    """Records with arbitrary values and valid times."""
     times = {"observed_at", "received_at"} if cls is SourceState else set(getattr(cls, "TIMES", ()))
     fields = {
         name: (TIMES | st.none() if "None" in str(hint) else TIMES) if name in times else values(hint)
@@ -68,23 +68,23 @@ def validator(record: str) -> Draft202012Validator:
     return Draft202012Validator(schema, format_checker=FormatChecker())
 
 
-def test_the_committed_document_is_what_the_code_says() -> None:
+def test_the_committed_document_is_up_to_date() -> None:
     assert asyncapi_yaml() == COMMITTED, "run: python -m marketdata --asyncapi > docs/asyncapi.yaml"
 
 
-def test_every_topic_stands_there_as_it_is_created() -> None:
-    assert set(DOCUMENT["channels"]) == {*(role.value for role in TOPICS), NOTES}
+def test_every_topic_is_documented_as_it_is_created() -> None:
+    assert set(DOCUMENT["channels"]) == {*(role.value for role in TOPICS), REPUBLISHED}
     for role, topic in TOPICS.items():
         kafka = DOCUMENT["channels"][role.value]["bindings"]["kafka"]
-        told = {key: ",".join(v) if isinstance(v, list) else str(v) for key, v in kafka["topicConfiguration"].items()}
-        assert (kafka["topic"], kafka["partitions"], told) == (topic.name, topic.partitions, topic.config)
+        config = {key: ",".join(v) if isinstance(v, list) else str(v) for key, v in kafka["topicConfiguration"].items()}
+        assert (kafka["topic"], kafka["partitions"], config) == (topic.name, topic.partitions, topic.config)
         assert DOCUMENT["channels"][role.value]["messages"].keys() == {topic.record}
 
 
 @given(note=st.builds(RepublishRecord))
-def test_the_notes_of_letters_sent_back_stand_there_too(note: RepublishRecord) -> None:
+def test_the_topic_of_republish_records_is_documented(note: RepublishRecord) -> None:
     (policy,) = (one for one in declared(settings_with({})) if one.name.startswith("dead-letters-"))
-    kafka = DOCUMENT["channels"][NOTES]["bindings"]["kafka"]
+    kafka = DOCUMENT["channels"][REPUBLISHED]["bindings"]["kafka"]
     assert (kafka["topic"], kafka["partitions"]) == (policy.name, policy.partitions)
     assert kafka["topicConfiguration"] == {name: [value] for name, value in policy.config.items()}
     validator("RepublishRecord").validate(json.loads(msgspec.json.encode(note)))
@@ -92,7 +92,7 @@ def test_the_notes_of_letters_sent_back_stand_there_too(note: RepublishRecord) -
 
 @pytest.mark.parametrize("name", sorted({topic.record for topic in TOPICS.values()}))
 @given(data=st.data())
-def test_every_record_that_is_encoded_fits_its_schema(name: str, data: st.DataObject) -> None:
+def test_every_encoded_record_matches_its_schema(name: str, data: st.DataObject) -> None:
     record: Record = data.draw(structs(RECORDS[name]))
     validator(name).validate(json.loads(encode(record)))
 
@@ -102,13 +102,13 @@ def test_every_record_that_is_encoded_fits_its_schema(name: str, data: st.DataOb
     [{"price": "1"}, {"schema_version": 2}, {"timestamp": "yesterday"}, {"sources": {"binance": {}}}, {"x": 1}],
 )
 @given(tick=structs(RECORDS["Tick"]))
-def test_what_is_no_tick_does_not_fit(tick: Record, change: dict[str, Any]) -> None:
+def test_an_invalid_tick_does_not_match(tick: Record, change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         validator("Tick").validate(json.loads(encode(tick)) | change)
 
 
 @given(tick=structs(RECORDS["Tick"]), field=st.sampled_from(RECORDS["Tick"].__struct_fields__))
-def test_a_message_with_a_field_left_out_does_not_fit(tick: Record, field: str) -> None:
+def test_a_message_without_a_field_does_not_match(tick: Record, field: str) -> None:
     message = json.loads(encode(tick))
     del message[field]
     with pytest.raises(ValidationError):

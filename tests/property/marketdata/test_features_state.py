@@ -1,4 +1,4 @@
-"""The state of the rolling features: merging, lateness, revisions, and coming back from any prefix of its writes."""
+"""The state of the rolling features: merging, lateness, revisions, and restoring it from any prefix of its writes."""
 
 import random
 
@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from marketdata.codec import encode
 from marketdata.errors import InvalidValueError
-from marketdata.features import JOURNAL_SIZE, MarketFeatures, QuoteTick, decode_quote
+from marketdata.features import JOURNAL_SIZE, MarketFeatures
+from marketdata.quote_tick import QuoteTick, decode_quote
 from marketdata.records import FeatureRow, Tick, WindowFeatures
 from marketdata.windows import WINDOWS
 
@@ -31,7 +32,7 @@ def near(value: float | None) -> object:
 
 
 def assert_same(left: FeatureRow, right: FeatureRow) -> None:
-    """Equal but for the order in which sums were made."""
+    """Equal except for the order of summation."""
     assert (left.timestamp, left.revision, left.mid, left.spread_bps) == (
         right.timestamp,
         right.revision,
@@ -69,7 +70,7 @@ def test_no_row_before_the_first_tick() -> None:
         MarketFeatures("BTC-USD").result()
 
 
-def test_ticks_beyond_the_lateness_change_nothing_and_are_counted() -> None:
+def test_ticks_later_than_the_lateness_are_ignored_and_counted() -> None:
     state = MarketFeatures("BTC-USD", lateness_ms=120_000)
     state.add(START, 99.0, 1.0, 101.0, 1.0)
     assert state.add(START - 120_000, 89.0, 1.0, 91.0, 1.0)
@@ -100,10 +101,10 @@ def test_a_late_tick_gives_the_same_instant_a_higher_revision() -> None:
     st.integers(1, 40),
     st.integers(0, 10**6),
 )
-def test_any_prefix_of_the_writes_gives_back_the_state_and_the_rest_replays(
+def test_any_prefix_of_the_writes_restores_the_state_and_the_rest_replays(
     n: int, seed: int, gap_ms: int, batch: int, cut_at: int
 ) -> None:
-    """A crash after any single write: what is restored, with the records it has not seen, equals no crash."""
+    """After a crash at any write, the restored state plus the records that it has not seen equals an uncrashed one."""
     rows = walk(n, seed, gap_ms)
     steady = MarketFeatures("BTC-USD")
     writes: list[tuple[str, bytes]] = []
@@ -145,7 +146,7 @@ def test_a_flush_without_ticks_writes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("suffix", "n"), [("h", 300), ("p0", 300), ("j1", 1)])
-def test_bytes_of_another_version_or_cut_off_are_refused(suffix: str, n: int) -> None:
+def test_bytes_of_another_version_or_truncated_are_refused(suffix: str, n: int) -> None:
     state, store = MarketFeatures("BTC-USD"), {}
     for row in walk(n, 1):
         state.add(*row)
@@ -155,7 +156,7 @@ def test_bytes_of_another_version_or_cut_off_are_refused(suffix: str, n: int) ->
             MarketFeatures.restore("BTC-USD", {**store, suffix: broken}.get)
 
 
-def test_the_quick_decoder_reads_what_the_strict_codec_wrote() -> None:
+def test_the_fast_decoder_reads_the_output_of_the_strict_codec() -> None:
     tick = Tick(
         symbol="BTC-USD",
         tick_id="BTC-USD|2024-08-05T00:00:00.000Z",
@@ -168,7 +169,7 @@ def test_the_quick_decoder_reads_what_the_strict_codec_wrote() -> None:
     assert decode_quote(encode(tick)) == QuoteTick("BTC-USD", "2024-08-05T00:00:00.000Z", 1.0, 2.0, 3.0, None)
 
 
-def test_slots_divide_windows_and_lie_on_the_grid() -> None:
+def test_slots_divide_windows_and_are_on_the_grid() -> None:
     for window in WINDOWS:
         assert window.length_ms % window.slot_ms == 0
         start, end = window.edges(START + 1)

@@ -1,4 +1,4 @@
-"""What a candle must satisfy: each rule is told by field and reason, and a candle that is right passes."""
+"""The rules of a candle: each violation is reported with field and reason, and a valid candle passes."""
 
 from typing import Any
 
@@ -13,21 +13,21 @@ from tests.support.broken_candles import BROKEN, CANDLE
 
 
 @pytest.mark.parametrize(("change", "field", "reason"), BROKEN)
-def test_a_broken_rule_is_named(change: dict[str, Any], field: str, reason: str) -> None:
-    with pytest.raises(DecodeError) as told:
+def test_a_violated_rule_is_reported(change: dict[str, Any], field: str, reason: str) -> None:
+    with pytest.raises(DecodeError) as error:
         candle_rules.check(replace(CANDLE, **change))
-    assert (told.value.field, told.value.reason) == (field, reason)
+    assert (error.value.field, error.value.reason) == (field, reason)
 
 
 def test_a_candle_must_be_closed_by_the_clock() -> None:
     end_ms = CANDLE.open_time_ms + MINUTE_MS
     candle_rules.check(CANDLE, end_ms)
-    with pytest.raises(DecodeError) as told:
+    with pytest.raises(DecodeError) as error:
         candle_rules.check(CANDLE, end_ms - 1)
-    assert (told.value.field, told.value.reason) == ("open_time", "future")
+    assert (error.value.field, error.value.reason) == ("open_time", "future")
 
 
-def test_what_is_right_passes() -> None:
+def test_a_valid_candle_passes() -> None:
     candle_rules.check(CANDLE)
     candle_rules.check(replace(CANDLE, quote_volume=0.0, n_trades=0))
     candle_rules.check(replace(CANDLE, open=MIN_PRICE, low=MIN_PRICE, high=MAX_PRICE, volume=MAX_AMOUNT))

@@ -4,8 +4,9 @@ import pytest
 
 from exchanges.interface import PollResult, Quote, QuoteUpdate
 from marketdata.codec import encode
-from marketdata.features import MarketFeatures, decode_quote
+from marketdata.features import MarketFeatures
 from marketdata.markets import Market
+from marketdata.quote_tick import decode_quote
 from marketdata.records import Tick
 from marketdata.vocabulary import SourceStatus
 from streams.collection.conflation import Interval
