@@ -117,3 +117,17 @@ class Role(StrEnum):
     """A model that is scored for comparison only."""
     BASELINE = "baseline"
     """A simple model that serves while no champion is usable."""
+
+
+class StaleReason(StrEnum):
+    """Why a baseline serves in the champion's place: the beginning of a prediction's `stale_reason`."""
+
+    NO_MODEL = "no_model"
+    MODEL_TRAINED_PAST_THIS_HOUR = "model_trained_past_this_hour"
+    MODEL_TOO_OLD = "model_too_old"
+    """Older than `forecasting.max_model_age_h`; the age follows."""
+    GAP_IN_HOURS = "gap_in_hours"
+    MODEL_OF_ANOTHER_SHAPE = "model_of_another_shape"
+    """Trained with another horizon or sequence length."""
+    CHAMPION_TRAILS_HAR = "champion_trails_har"
+    """Its mean pinball loss is above that of HAR; the number of compared hours follows."""

@@ -25,7 +25,7 @@ from forecasting.registry.versions import Loaded
 from marketdata.errors import ForecastError
 from marketdata.records import Prediction
 from marketdata.times import HOUR_MS, to_rfc3339
-from marketdata.vocabulary import Origin, Role
+from marketdata.vocabulary import Origin, Role, StaleReason
 
 log = logging.getLogger(__name__)
 
@@ -49,18 +49,18 @@ def newest_hour(samples: Samples) -> int | None:
 def stale_reason(samples: Samples, at: int, loaded: Loaded | None, settings: ForecastingSettings) -> str | None:
     """Return why a version may not serve at the end of hour `at`; None if it may."""
     if loaded is None:
-        return "no_model"
+        return StaleReason.NO_MODEL
     end_ms = int(samples.hours.start_ms[at]) + HOUR_MS
     age_h = (end_ms - loaded.version.trained_through_ms) / HOUR_MS
     if age_h < 0:
-        return "model_trained_past_this_hour"
+        return StaleReason.MODEL_TRAINED_PAST_THIS_HOUR
     if age_h > settings.max_model_age_h:
-        return f"model_too_old: {age_h:.0f} h, at most {settings.max_model_age_h} h"
+        return f"{StaleReason.MODEL_TOO_OLD}: {age_h:.0f} h, at most {settings.max_model_age_h} h"
     if at not in samples.anchors:
-        return "gap_in_hours"
+        return StaleReason.GAP_IN_HOURS
     config = loaded.version.config
     if config["sequence_h"] != samples.sequence_h or config["horizon_h"] != samples.horizon_h:
-        return "model_of_another_shape"
+        return StaleReason.MODEL_OF_ANOTHER_SHAPE
     return None
 
 

@@ -9,6 +9,7 @@ from forecasting.registry.promotion import HAR_WATCH_H, har_serves
 from forecasting.registry.versions import model_of
 from marketdata.records import Prediction, Score
 from marketdata.times import from_rfc3339
+from marketdata.vocabulary import StaleReason
 
 TAIL_HOURS = 2_200
 """Hours of predictions and scores that are read from the ends of the topics, and that are compared with HAR."""
@@ -81,7 +82,7 @@ class PublishedRecords:
         own, har = dict(self._losses.get(champion, ())), dict(self._losses.get("har", ()))
         common = sorted(own.keys() & har.keys())
         if har_serves(np.array([own[t] for t in common]), np.array([har[t] for t in common])):
-            return f"champion_trails_har over {HAR_WATCH_H} h"
+            return f"{StaleReason.CHAMPION_TRAILS_HAR} over {HAR_WATCH_H} h"
         return None
 
 
