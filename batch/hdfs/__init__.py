@@ -1,1 +1,1 @@
-"""HDFS access of the batch jobs: file store, writer lease, and a reader without Spark."""
+"""HDFS access of the batch jobs through Spark's JVM: file store, writer lease, and translation of Java errors."""

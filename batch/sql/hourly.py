@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 from batch.schemas import HOURLY, column_names
 from marketdata.hourly import KNOWN_SHARE
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS
+from marketdata.vocabulary import Basis, Origin
 
 # High and low of the 24 h before each candle without a window of 1,440 rows. Per calendar day there is a running high
 # from its start (`day_high`) and one from each minute to its end (`rest_high`). A trailing day is the rest of yesterday
@@ -31,21 +32,21 @@ FROM numbered c JOIN numbered f
 WHERE c.n - f.n + 1 >= {known}
 """
 
-_HOURS = """
+_HOURS = f"""
 WITH observed AS (
   SELECT symbol, timestamp AS at, date_trunc('HOUR', timestamp) AS hour_start,
     date_trunc('MINUTE', timestamp) AS minute, 1 AS is_tick, coalesce(mid_price, price) AS price,
     coalesce(mid_price, price) AS opening, coalesce(mid_price, price) AS high, coalesce(mid_price, price) AS low,
     spread, spread_percentage, total_liquidity, price_volatility AS volatility, volume_24h, market_cap,
     cast(NULL AS DOUBLE) AS volume
-  FROM {ticks}
+  FROM {{ticks}}
   WHERE coalesce(mid_price, price) IS NOT NULL
-    AND timestamp >= timestamp_millis({start}) AND timestamp < timestamp_millis({end})
+    AND timestamp >= timestamp_millis({{start}}) AND timestamp < timestamp_millis({{end}})
   UNION ALL
   SELECT c.symbol, c.open_time + INTERVAL '59.999' SECOND, date_trunc('HOUR', c.open_time), c.open_time, 0, c.close,
     c.open, c.high, c.low, NULL, NULL, NULL, c.volatility, NULL, NULL, c.volume
-  FROM {candles} c
-  WHERE c.open_time >= timestamp_millis({start}) AND c.open_time < timestamp_millis({end})
+  FROM {{candles}} c
+  WHERE c.open_time >= timestamp_millis({{start}}) AND c.open_time < timestamp_millis({{end}})
 ), marked AS (
   SELECT *, is_tick = 1 OR max(is_tick) OVER (PARTITION BY symbol, minute) = 0 AS used FROM observed
 ), filled AS (
@@ -74,28 +75,29 @@ WITH observed AS (
   FROM ordered GROUP BY symbol, hour_start
 )
 SELECT *, IF(n_ticks > 0, tick_volatility, trailing) AS avg_volatility,
-  IF(n_ticks > 0, 'live', 'backfill') AS origin, IF(n_ticks > 0, 'ticks', 'candles_1m') AS basis
+  IF(n_ticks > 0, '{Origin.LIVE}', '{Origin.BACKFILL}') AS origin,
+  IF(n_ticks > 0, '{Basis.TICKS}', '{Basis.CANDLES_1M}') AS basis
 FROM aggregated WHERE n_ticks + n_candles > 0
-"""
+"""  # noqa: S608  inserts enum members only
 
-_KLINES = """
+_KLINES = f"""
 WITH known AS (
   SELECT *, max(high) OVER day AS high_24h, min(low) OVER day AS low_24h, count(*) OVER day AS n,
     min(open_time) OVER day AS first_time
-  FROM {klines}
+  FROM {{klines}}
   WINDOW day AS (PARTITION BY symbol ORDER BY open_time RANGE BETWEEN INTERVAL '23' HOUR PRECEDING AND CURRENT ROW)
 )
 SELECT symbol, open_time AS hour_start, (open + high + low + close) / 4 AS avg_price,
   cast(NULL AS DOUBLE) AS avg_spread, cast(NULL AS DOUBLE) AS avg_spread_percentage,
   cast(NULL AS DOUBLE) AS total_liquidity,
-  IF(first_time = open_time - INTERVAL '23' HOUR AND n >= {known},
+  IF(first_time = open_time - INTERVAL '23' HOUR AND n >= {{known}},
     (high_24h - low_24h) / close * 100, NULL) AS avg_volatility,
   high AS high_price, low AS low_price, volume / 60 AS avg_volume, cast(NULL AS DOUBLE) AS avg_volume_24h,
   cast(NULL AS DOUBLE) AS last_market_cap, open AS open_price, close AS last_price,
   cast(NULL AS DOUBLE) AS realised_variance, 0L AS n_ticks, 0L AS n_candles, 1D AS coverage,
-  'backfill' AS origin, 'candles_1h' AS basis
+  '{Origin.BACKFILL}' AS origin, '{Basis.CANDLES_1H}' AS basis
 FROM known WHERE wanted
-"""
+"""  # noqa: S608  inserts enum members only
 
 
 def trailing_volatility(spark: SparkSession, candles: DataFrame) -> DataFrame:

@@ -120,7 +120,9 @@ class HourWriter:
         is not `candles_1h`.
         """
         rows = read_table(self._spark, self._store, self._hourly)
-        done = rows.where("basis <> 'candles_1h'").selectExpr("unix_millis(hour_start) AS at", "basis").distinct()
+        done = (
+            rows.where(f"basis <> '{Basis.CANDLES_1H}'").selectExpr("unix_millis(hour_start) AS at", "basis").distinct()
+        )
         with_ticks, written = set(), set()
         for at, basis in done.collect():
             written.add(at)
