@@ -16,7 +16,7 @@ _Secret = Annotated[SecretStr | None, BeforeValidator(lambda value: value or Non
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
 
 
-def _sendable(token: SecretStr | None) -> SecretStr | None:
+def _check_token(token: SecretStr | None) -> SecretStr | None:
     """Accept a token that is hard to guess and needs no escaping in a header or a URL."""
     if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
         raise ValueError("expected 16 or more of the letters A-Z and a-z, digits and . _ ~ -")
@@ -27,12 +27,12 @@ def _address(*schemes: str) -> AfterValidator:
     """Return a validator of SCHEME://HOST/…, which strips the trailing slash because paths are appended."""
     form = re.compile(rf"({'|'.join(schemes)})://[^/\s]\S*")
 
-    def addressed(text: str) -> str:
+    def check(text: str) -> str:
         if not form.fullmatch(text):
             raise ValueError(f"{text!r}: expected {' or '.join(f'{scheme}://HOST' for scheme in schemes)}")
         return text.rstrip("/")
 
-    return AfterValidator(addressed)
+    return AfterValidator(check)
 
 
 _Http = Annotated[str, _address("http", "https")]
@@ -171,7 +171,7 @@ class StreamsSettings(_Section):
     app_id: str = "bitcoin-streams"
     """Faust's application and consumer group."""
     feed: FeedMode = FeedMode.POLL
-    """Where quotes come from: polls of all sources, Binance's WebSocket (with trades), or both beside one another."""
+    """Source of quotes: `poll` (all sources by REST), `stream` (Binance's WebSocket, with trades), or `both`."""
     poll_interval_s: float = Field(60.0, gt=0)
     """Event seconds between polls; polls happen at multiples of it since the epoch."""
     stream_interval_s: float = Field(1.0, gt=0)
@@ -195,12 +195,12 @@ class StreamsSettings(_Section):
     store: Literal["memory", "rocksdb"] = "rocksdb"
     """Storage of the tables; `memory` reads the whole changelog at each start."""
     data_dir: Path = Path(".state/streams")
-    """Folder of the tables; each worker needs a folder of its own."""
+    """Folder of the tables; each worker needs a separate one."""
     web_host: str = "127.0.0.1"
     """Address of dashboard, API and metrics; an address other than loopback requires `web_token` or `web_open`."""
     web_port: int = Field(6066, ge=1, le=65535)
     """Port of dashboard, API and metrics."""
-    web_token: Annotated[_Secret, AfterValidator(_sendable)] = None
+    web_token: Annotated[_Secret, AfterValidator(_check_token)] = None
     """Secret, at least 16 characters. Every request except `/health/…` must present it (docs/api.md)."""
     web_open: bool = False
     """Whether everyone who can reach `web_host` may read without a token."""
@@ -212,7 +212,7 @@ class StreamsSettings(_Section):
     """Copies of the tables on other workers."""
 
     @model_validator(mode="after")
-    def _ticks_of_both_feeds_have_instants_of_their_own(self) -> Self:
+    def _stream_ticks_are_more_frequent_than_polls(self) -> Self:
         if self.feed == FeedMode.BOTH and self.stream_interval_s >= self.poll_interval_s:
             msg = (
                 f"stream_interval_s: {self.stream_interval_s:g}: expected less than poll_interval_s "

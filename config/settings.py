@@ -141,7 +141,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _forecasts_what_is_collected(self) -> Self:
+    def _forecast_symbols_are_markets(self) -> Self:
         for symbol in self.forecasting.symbols:
             if symbol not in self.markets:
                 msg = f"forecasting.symbols: {symbol!r}: expected one of markets: {', '.join(self.markets)}"

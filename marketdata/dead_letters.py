@@ -33,7 +33,7 @@ class RepublishRecord(Struct, frozen=True, kw_only=True):
     offset: int
 
 
-def letter_of(
+def to_dead_letter(
     error: Exception,
     reason: str,
     now_ms: int,

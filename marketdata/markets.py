@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from marketdata.errors import InvalidValueError
 
 COINGECKO_IDS = {"BTC": "bitcoin", "ETH": "ethereum", "XRP": "ripple"}
-BINANCE_QUOTES = {"USD": "USDT", "EUR": "EUR"}  # Binance lists no USD book: USDT stands in for the dollar
+BINANCE_QUOTES = {"USD": "USDT", "EUR": "EUR"}  # Binance lists no USD book: USDT replaces the dollar
 
 _SYMBOL = re.compile(r"([A-Z0-9]{2,10})-([A-Z]{3})")
 

@@ -120,7 +120,7 @@ class Role(StrEnum):
 
 
 class StaleReason(StrEnum):
-    """Why a baseline serves in the champion's place: the beginning of a prediction's `stale_reason`."""
+    """Why a baseline serves in place of the champion: the prefix of `stale_reason` of a prediction."""
 
     NO_MODEL = "no_model"
     MODEL_TRAINED_PAST_THIS_HOUR = "model_trained_past_this_hour"

@@ -19,7 +19,7 @@ from clients.kafka.topics import wait_for_topics
 from config import Settings
 from marketdata import candle_rules, tick_rules
 from marketdata.codec import decode, encode
-from marketdata.dead_letters import letter_of
+from marketdata.dead_letters import to_dead_letter
 from marketdata.errors import DecodeError
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
@@ -93,7 +93,7 @@ class DeadLetterWriter:
             key, value = _bytes(row.key), _bytes(row.value)
             error = refusal_of(row.kind, value, row.error, latest_ms)
             reasons[f"{error.reason} on {row.topic}"] += 1
-            letter: DeadLetter = letter_of(
+            letter: DeadLetter = to_dead_letter(
                 error,
                 error.reason,
                 now_ms,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from aiokafka.structs import ConsumerRecord
 
-from marketdata.dead_letters import letter_of
+from marketdata.dead_letters import to_dead_letter
 from marketdata.records import DeadLetter
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class RefusalLog:
 
 def dead_letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> DeadLetter:
     """Return the dead letter of a refused record; `now_ms` is event time."""
-    return letter_of(
+    return to_dead_letter(
         error,
         reason,
         now_ms,

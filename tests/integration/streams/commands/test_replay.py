@@ -54,7 +54,7 @@ async def final_rows(settings: Settings) -> dict[tuple[str, str], FeatureRow]:
     return {(row.symbol, row.timestamp): msgspec.structs.replace(row, revision=0) for row in rows}
 
 
-def letter_of(value: bytes, offset: int, reason: str, **changed: Any) -> DeadLetter:
+def to_dead_letter(value: bytes, offset: int, reason: str, **changed: Any) -> DeadLetter:
     fields: dict[str, Any] = {
         "symbol": "BTC-USD",
         "refused_at": to_rfc3339(START_MS),
@@ -80,7 +80,7 @@ async def test_a_worker_on_a_replay_makes_the_same_features(settings: Settings, 
     source = own.topic(TopicRole.TICKS).name
     await send(own, TopicRole.TICKS, [*keyed(ticks), (b"BTC-USD", b"garbage")])
     (partition,) = {one.partition for one in await everything(own, TopicRole.TICKS) if one.key == b"BTC-USD"}
-    refused = letter_of(old, 1, "future", topic=source, partition=partition)
+    refused = to_dead_letter(old, 1, "future", topic=source, partition=partition)
     await send(own, TopicRole.DEAD_LETTERS, [(b"BTC-USD", encode(refused))])
     with worker(own, tmp_path / "first.log") as program:
 
@@ -275,17 +275,17 @@ async def test_each_dead_letter_is_republished_once(settings: Settings) -> None:
         Candle(symbol="BTC-USD", open_time=to_rfc3339(START_MS), open=1.0, high=2.0, low=1.0, close=2.0, volume=0.0)
     )
     letters = [
-        letter_of(good[0], 1, "future", topic=source),
-        letter_of(good[0], 1, "future", topic=source),  # refused again after a crash: the same dead letter
-        letter_of(good[1], 2, "future", topic=source),
-        letter_of(good[2], 3, "unexpected", topic=source),
-        letter_of(good[3], 4, "unexpected", topic=source),
-        letter_of(b"{", 5, "json", topic=source, field="payload"),
-        letter_of(good[3], 6, "key", topic=source, key="\ufffd"),
-        letter_of(good[3], 7, "key", topic="elsewhere"),
-        letter_of(good[3], 7, "partition", topic=source, partition=99),  # the topic had more partitions before
-        letter_of(candle, 8, "type", topic=settings.topic(TopicRole.CANDLES).name),
-        letter_of(candle[:-1], 9, "type", topic=settings.topic(TopicRole.CANDLES).name),
+        to_dead_letter(good[0], 1, "future", topic=source),
+        to_dead_letter(good[0], 1, "future", topic=source),  # refused again after a crash: the same dead letter
+        to_dead_letter(good[1], 2, "future", topic=source),
+        to_dead_letter(good[2], 3, "unexpected", topic=source),
+        to_dead_letter(good[3], 4, "unexpected", topic=source),
+        to_dead_letter(b"{", 5, "json", topic=source, field="payload"),
+        to_dead_letter(good[3], 6, "key", topic=source, key="\ufffd"),
+        to_dead_letter(good[3], 7, "key", topic="elsewhere"),
+        to_dead_letter(good[3], 7, "partition", topic=source, partition=99),  # the topic had more partitions before
+        to_dead_letter(candle, 8, "type", topic=settings.topic(TopicRole.CANDLES).name),
+        to_dead_letter(candle[:-1], 9, "type", topic=settings.topic(TopicRole.CANDLES).name),
     ]
     await send(settings, TopicRole.DEAD_LETTERS, [(b"BTC-USD", encode(one)) for one in letters])
     # An interrupted run had begun with two: the first was delivered, the second was not.
