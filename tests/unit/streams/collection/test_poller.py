@@ -1,132 +1,31 @@
 """The collector on a scripted clock: the grid, skipped polls, and failing sources."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 
-from exchanges.interface import Budget, Cost, PollResult, Quote
-from exchanges.retry_policy import RetryPolicy
-from marketdata.codec import decode
-from marketdata.errors import ConfigurationError, FatalSourceError, InvalidValueError, RetryableSourceError
-from marketdata.markets import Market
-from marketdata.records import Tick
+from exchanges.interface import PollResult
+from marketdata.errors import ConfigurationError
 from marketdata.times import to_rfc3339
 from streams.collection.poller import Collector
 from streams.kafka.records import OutgoingRecord
 from streams.metrics import Metrics
+from tests.support.scripted_collector import (
+    START_MS,
+    EndOfScriptError,
+    Published,
+    ScriptedClock,
+    Source,
+    collector,
+    counted,
+    one_poll,
+    prices,
+    quotes,
+    refuses,
+    skipped,
+)
 from tests.support.stack import eventually_async
-
-START_MS = 1_722_816_000_000
-MARKETS = [Market("BTC", "USD"), Market("BTC", "EUR")]
-
-
-class ScriptedClock:
-    """Time that passes only as scripted."""
-
-    def __init__(self, now_ms: int) -> None:
-        self.ms = now_ms
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def real_seconds(self, event_s: float) -> float:
-        return event_s / 60
-
-    async def sleep_until(self, event_ms: int) -> None:
-        self.ms = max(self.ms, event_ms)
-        await asyncio.sleep(0)
-
-
-class Source:
-    budget = Budget()
-
-    def __init__(self, name: str, answer: Callable[[], PollResult]) -> None:
-        self.name = name
-        self.answer = answer
-
-    def poll_cost(self, _markets: Sequence[Market]) -> Cost:
-        return Cost(calls=1)
-
-    async def poll(self, _markets: Sequence[Market], timeout_s: float) -> PollResult:
-        assert timeout_s > 0
-        return self.answer()
-
-
-def prices() -> PollResult:
-    return PollResult({"BTC-USD": Quote({"price": 100.0, "market_cap": None}, START_MS - 1_500)})
-
-
-def quotes() -> PollResult:
-    fields = {"bid_price": 99.0, "bid_qty": 1.0, "ask_price": 101.0, "ask_qty": 2.0}
-    return PollResult(
-        {"BTC-USD": Quote(fields, None)}, {"BTC-EUR": InvalidValueError("bidPrice", "x", "a decimal number")}
-    )
-
-
-def refuses() -> PollResult:
-    raise FatalSourceError("not from here", "geo_blocked")
-
-
-class Published:
-    """Published ticks; `leave_after` ends the collector, which otherwise runs until cancelled."""
-
-    def __init__(self, leave_after: int = 1, then: Callable[[], None] = lambda: None) -> None:
-        self.batches: list[list[Tick]] = []
-        self._leave_after = leave_after
-        self._then = then
-
-    async def __call__(self, topic: str, items: Sequence[OutgoingRecord]) -> None:
-        assert topic == "cryptoTopic"
-        ticks = [decode(Tick, value) for _key, value, _headers in items]
-        assert [key for key, _value, _headers in items] == [tick.symbol.encode() for tick in ticks]
-        self.batches.append(ticks)
-        self._then()
-        if len(self.batches) == self._leave_after:
-            raise EndOfScriptError
-
-
-class EndOfScriptError(BaseException):
-    """The script is over; no failure of the publisher, which would be an `Exception`."""
-
-
-def collector(
-    clock: Any, published: Any, metrics: Metrics, *sources: Source, disabled: Sequence[str] = (), **more: Any
-) -> Collector:
-    given: list[Any] = list(sources)
-    return Collector(
-        markets=MARKETS,
-        sources=given,
-        disabled=disabled,
-        retry_policies={source.name: RetryPolicy(source.name) for source in sources},
-        clock=clock,
-        metrics=metrics,
-        publish=published,
-        topic="cryptoTopic",
-        interval_ms=60_000,
-        **more,
-    )
-
-
-def counted(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-def skipped(metrics: Metrics) -> dict[str, float]:
-    """Skipped polls by reason, without zeros."""
-    return {
-        sample.labels["reason"]: sample.value
-        for family in metrics.skipped_polls.collect()
-        for sample in family.samples
-        if sample.name.endswith("_total") and sample.value
-    }
-
-
-async def one_poll(*sources: Source, disabled: Sequence[str] = ()) -> tuple[list[Tick], Metrics]:
-    metrics, published = Metrics(), Published(leave_after=2)
-    await collector(ScriptedClock(START_MS), published, metrics, *sources, disabled=disabled).collect(START_MS, 1.0)
-    return published.batches[0], metrics
 
 
 async def test_both_sources_make_one_tick_a_market() -> None:
@@ -171,110 +70,6 @@ async def test_ticks_are_published_when_all_sources_fail() -> None:
         "coingecko": "geo_blocked",
         "binance": "disabled",
     }
-
-
-def nothing() -> PollResult:
-    return PollResult({})
-
-
-async def polls(
-    published: Published, metrics: Metrics, *answers: tuple[Callable[[], PollResult], ...]
-) -> list[list[str]]:
-    """Symbols published by each poll, with the given responses of the sources."""
-    sources = [Source(name, nothing) for name in ("coingecko", "binance")]
-    polling = collector(ScriptedClock(START_MS), published, metrics, *sources)
-    for n, answer in enumerate(answers):
-        for source, one in zip(sources, answer, strict=True):
-            source.answer = one
-        await polling.collect(START_MS + n * 60_000, 1.0)
-    return [[tick.symbol for tick in ticks] for ticks in published.batches]
-
-
-async def test_a_market_without_a_source_is_published_once_until_one_lists_it(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def fails() -> PollResult:
-        raise RetryableSourceError("slow", "timeout")
-
-    def euros() -> PollResult:
-        return PollResult({**prices().quotes, "BTC-EUR": Quote({"price": 90.0}, None)})
-
-    def no_price() -> PollResult:
-        return PollResult({**prices().quotes, "BTC-EUR": Quote({"price": None}, None)})
-
-    metrics = Metrics()
-    usd, both = ["BTC-USD"], ["BTC-USD", "BTC-EUR"]
-    assert await polls(
-        Published(leave_after=99),
-        metrics,
-        (fails, quotes),  # unknown whether CoinGecko lists it
-        (fails, quotes),
-        (prices, quotes),
-        (prices, quotes),
-        (no_price, nothing),
-        (fails, quotes),  # no change for that market; the others show the outage
-        (euros, quotes),
-        (prices, quotes),
-        (prices, quotes),
-    ) == [both, both, both, usd, usd, usd, both, both, usd]
-    assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR") == 6
-    assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-USD") == 0
-    assert counted(metrics, "bitcoin_collected_ticks_total") == 14
-    assert caplog.text.count("no source has data for BTC-EUR: one tick is published") == 2
-
-
-async def test_a_market_of_a_deferred_request_is_not_absent() -> None:
-    def searches() -> PollResult:
-        return PollResult(quotes().quotes, deferred=frozenset({"BTC-EUR"}))
-
-    def found() -> PollResult:
-        return PollResult(quotes().quotes, unknown=frozenset({"BTC-EUR"}))
-
-    metrics = Metrics()
-    usd, both = ["BTC-USD"], ["BTC-USD", "BTC-EUR"]
-    polled = await polls(Published(leave_after=99), metrics, *((prices, one) for one in (searches, searches, found)))
-    assert (polled, counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR")) == ([both] * 3, 1)
-    metrics = Metrics()
-    polled = await polls(Published(leave_after=99), metrics, *((prices, one) for one in (found, searches, found)))
-    assert polled == [both, usd, usd]  # absent until there is data: a later search without result changes nothing
-    assert counted(metrics, "bitcoin_absent_market_polls_total", symbol="BTC-EUR") == 3
-
-
-@pytest.mark.parametrize(
-    ("fields", "times"),
-    [
-        ({"bid_price": 101.0, "ask_price": 99.0}, 3),
-        ({"bid_price": 99.0, "ask_price": None}, 3),
-        ({"bid_price": 0.0, "ask_price": 101.0}, 3),
-        ({"bid_price": 0.0, "ask_price": 0.0}, 1),  # a halted market looks like this
-        ({"bid_price": None, "ask_price": None}, 1),
-    ],
-)
-async def test_a_quote_that_will_be_refused_is_published_each_time(fields: dict[str, float | None], times: int) -> None:
-    def odd() -> PollResult:
-        return PollResult({**quotes().quotes, "BTC-EUR": Quote(fields, None)})
-
-    polled = await polls(Published(leave_after=99), Metrics(), *((prices, odd) for _poll in range(3)))
-    assert sum("BTC-EUR" in symbols for symbols in polled) == times
-
-
-async def test_a_permanently_stopped_source_does_not_keep_a_market_listed() -> None:
-    polled = await polls(Published(leave_after=99), Metrics(), (refuses, quotes), (refuses, quotes))
-    assert polled == [["BTC-USD", "BTC-EUR"], ["BTC-USD"]]
-
-
-async def test_the_tick_of_an_absent_market_that_was_not_delivered_is_published_again() -> None:
-    def lost() -> None:
-        if len(published.batches) == 1:
-            raise ConfigurationError("kafka.brokers: no broker answers")
-
-    published = Published(leave_after=99, then=lost)
-    polling = collector(ScriptedClock(START_MS), published, Metrics(), Source("coingecko", prices))
-    with pytest.raises(ConfigurationError):
-        await polling.collect(START_MS, 1.0)
-    await polling.collect(START_MS + 60_000, 1.0)
-    await polling.collect(START_MS + 120_000, 1.0)
-    assert [len(ticks) for ticks in published.batches] == [2, 2, 1]
 
 
 async def test_polls_keep_to_the_grid() -> None:
