@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 WITH_JAVA = eval "$$($(RUN) -m devstack env)" &&
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo live test lint bench down clean
+.PHONY: help setup demo live test lint bench lock down clean
 
 help:   ## print this list
 	@sed -n 's/^\([a-z]*\): *[a-z ]*## */\1\t/p' Makefile | expand -t 8
@@ -31,6 +31,13 @@ lint: setup  ## ruff, mypy --strict and the directions of imports
 
 bench: setup  ## measure; tables and JSON in build/bench
 	@$(WITH_JAVA) $(RUN) -m benchmarks
+
+LOCK = .venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
+lock: setup  ## compile requirements*.txt from pyproject.toml; pins that still fit stay
+	@$(LOCK) pyproject.toml --group dev -o requirements-dev.txt
+	@$(LOCK) pyproject.toml -c requirements-dev.txt -o requirements.txt
+	@$(LOCK) --group bench -o requirements-bench.txt
+	@$(LOCK) --group installer -o requirements-bootstrap.txt
 
 down:   ## stop the stack, or the demo, and all that it runs
 	@if [ -x $(RUN) ]; then $(RUN) -m devstack down && $(RUN) -m devstack --profile live down; fi

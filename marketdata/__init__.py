@@ -3,3 +3,5 @@
 Pure: import-linter contracts in pyproject.toml forbid Kafka, HTTP, HDFS, Spark and Keras clients, the modules of the
 standard library that open files and sockets or read the clock and the environment, and every other package here.
 """
+
+__version__ = "0.1.0"
