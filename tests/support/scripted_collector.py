@@ -1,6 +1,5 @@
 """A collector of quotes with scripted clock, sources and publisher."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,26 +12,10 @@ from marketdata.records import Tick
 from streams.collection.poller import Collector
 from streams.kafka.records import OutgoingRecord
 from streams.metrics import Metrics
+from tests.support.fake_clock import FakeClock
 
 START_MS = 1_722_816_000_000
 MARKETS = [Market("BTC", "USD"), Market("BTC", "EUR")]
-
-
-class ScriptedClock:
-    """Time that passes only as scripted."""
-
-    def __init__(self, now_ms: int) -> None:
-        self.ms = now_ms
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def real_seconds(self, event_s: float) -> float:
-        return event_s / 60
-
-    async def sleep_until(self, event_ms: int) -> None:
-        self.ms = max(self.ms, event_ms)
-        await asyncio.sleep(0)
 
 
 class Source:
@@ -121,5 +104,7 @@ def skipped(metrics: Metrics) -> dict[str, float]:
 
 async def one_poll(*sources: Source, disabled: Sequence[str] = ()) -> tuple[list[Tick], Metrics]:
     metrics, published = Metrics(), Published(leave_after=2)
-    await collector(ScriptedClock(START_MS), published, metrics, *sources, disabled=disabled).collect(START_MS, 1.0)
+    await collector(FakeClock(START_MS, speed=60), published, metrics, *sources, disabled=disabled).collect(
+        START_MS, 1.0
+    )
     return published.batches[0], metrics

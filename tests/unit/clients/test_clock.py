@@ -5,6 +5,7 @@ import pytest
 
 from clients.clock import ExchangeClock, build_clock
 from marketdata.errors import RetryableSourceError
+from tests.support.fake_clock import FakeClock
 from tests.support.stack import settings_with
 
 
@@ -12,7 +13,7 @@ class Exchange:
     """A scripted server and machine time."""
 
     def __init__(self) -> None:
-        self.machine_s = 100.0
+        self.machine = FakeClock()
         self.server_ms = 1_000_000
         self.requests = 0
         self.up = True
@@ -24,13 +25,13 @@ class Exchange:
         return self.server_ms
 
     def clock(self, speed: float) -> ExchangeClock:
-        return ExchangeClock(self.fetch, speed, monotonic=lambda: self.machine_s, resync_s=30.0)
+        return ExchangeClock(self.fetch, speed, monotonic=self.machine.monotonic, resync_s=30.0)
 
 
 def test_it_runs_at_the_speed_of_the_replay() -> None:
     exchange = Exchange()
     clock = exchange.clock(60.0)
-    exchange.machine_s += 2.0
+    exchange.machine.now_s += 2.0
     assert clock.now_ms() == 1_000_000 + 120_000
     assert clock.real_seconds(60.0) == 1.0
 
@@ -38,12 +39,12 @@ def test_it_runs_at_the_speed_of_the_replay() -> None:
 def test_it_resynchronises_and_never_runs_backwards() -> None:
     exchange = Exchange()
     clock = exchange.clock(1.0)
-    exchange.machine_s += 29.0
+    exchange.machine.now_s += 29.0
     assert clock.now_ms() == 1_029_000
-    exchange.machine_s += 2.0
+    exchange.machine.now_s += 2.0
     exchange.server_ms = 1_020_000  # less than the clock has returned already
     assert clock.now_ms() == 1_029_000
-    exchange.machine_s += 12.0
+    exchange.machine.now_s += 12.0
     assert clock.now_ms() == 1_032_000
 
 
@@ -51,7 +52,7 @@ def test_it_advances_while_the_exchange_does_not_answer() -> None:
     exchange = Exchange()
     clock = exchange.clock(1.0)
     exchange.up = False
-    exchange.machine_s += 40.0
+    exchange.machine.now_s += 40.0
     assert clock.now_ms() == 1_040_000
 
 

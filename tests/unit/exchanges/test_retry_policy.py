@@ -1,11 +1,10 @@
 """The retry policy: retries within the budget, an open circuit, and a stop."""
 
-from collections.abc import Callable
-
 import pytest
 
 from exchanges.retry_policy import RetryPolicy
 from marketdata.errors import FatalSourceError, RetryableSourceError
+from tests.support.fake_clock import FakeClock
 
 
 class ScriptedSource:
@@ -70,32 +69,27 @@ async def test_an_unexpected_error_is_an_outcome_and_its_traceback_is_logged_onc
     assert (await policy.call(ScriptedSource("data"), 0.5)).status == "ok"
 
 
-def manual_clock() -> tuple[list[float], Callable[[], float]]:
-    now = [0.0]
-    return now, lambda: now[0]
-
-
 async def test_a_long_retry_after_opens_the_circuit_until_then() -> None:
-    now, monotonic = manual_clock()
-    policy = RetryPolicy("exchange", monotonic=monotonic)
+    clock = FakeClock()
+    policy = RetryPolicy("exchange", monotonic=clock.monotonic)
     source = ScriptedSource(failing("banned", 120.0), "data")
     assert (await policy.call(source, 0.5)).status == "banned"
-    now[0] = 119.0
+    clock.now_s = 119.0
     outcome = await policy.call(source, 0.5)
     assert (outcome.status, source.count) == ("banned", 1)
     assert "not requested for another 1 s" in outcome.detail
-    now[0] = 120.0
+    clock.now_s = 120.0
     assert (await policy.call(source, 0.5)).status == "ok"
 
 
 async def test_a_replay_waits_for_a_retry_after_in_exchange_time(caplog: pytest.LogCaptureFixture) -> None:
-    now, monotonic = manual_clock()
-    policy = RetryPolicy("exchange", real_seconds=lambda exchange_s: exchange_s / 60, monotonic=monotonic)
+    clock = FakeClock()
+    policy = RetryPolicy("exchange", real_seconds=lambda exchange_s: exchange_s / 60, monotonic=clock.monotonic)
     source = ScriptedSource(failing("rate_limited", 60.0), "data")
     assert (await policy.call(source, 0.5)).status == "rate_limited"
-    now[0] = 0.75
+    clock.now_s = 0.75
     assert "not requested for another 0.25 s" in (await policy.call(source, 0.5)).detail
-    now[0] = 1.0
+    clock.now_s = 1.0
     assert (await policy.call(source, 0.5)).status == "ok"
     assert caplog.messages == [
         "exchange: rate_limited: no: rate_limited; not requested for 1 s (60 s of exchange time)",

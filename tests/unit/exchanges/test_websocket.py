@@ -11,6 +11,7 @@ from aiohttp import WSMsgType, web
 from exchanges import reconnect, websocket
 from marketdata.markets import Market
 from tests.support.exchange_server import NOON
+from tests.support.fake_clock import RunningClock
 from tests.support.recorded_feed import Fed, feeding
 
 BTC = Market("BTC", "USD")
@@ -73,22 +74,9 @@ async def script() -> AsyncIterator[Script]:
     await runner.cleanup()
 
 
-class RealClock:
-    """The clock of this machine, from noon on."""
-
-    def now_ms(self) -> int:
-        return NOON + int(asyncio.get_running_loop().time() * 1_000)
-
-    def real_seconds(self, event_s: float) -> float:
-        return event_s
-
-    async def sleep_until(self, event_ms: int) -> None:
-        await asyncio.sleep(max(event_ms - self.now_ms(), 1) / 1_000)
-
-
 async def test_pings_are_answered_and_do_not_end_the_silence(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "STABLE_S", 0.1)
-    async with feeding(Fed(script.url, RealClock(), [BTC], silence_s=0.4)) as fed:
+    async with feeding(Fed(script.url, RunningClock(NOON), [BTC], silence_s=0.4)) as fed:
         await fed.until(lambda: fed.connects("lost") >= 1, "another connection")
     assert script.pongs > 2
     assert fed.failures("lost") >= 1
@@ -99,7 +87,7 @@ async def test_unacknowledged_subscriptions_fail_the_connection(
 ) -> None:
     monkeypatch.setattr(websocket, "CONNECT_S", 0.2)
     script.acknowledges = False
-    async with feeding(Fed(script.url, RealClock(), [BTC])) as fed:
+    async with feeding(Fed(script.url, RunningClock(NOON), [BTC])) as fed:
         await fed.until(lambda: fed.failures("timeout") >= 1, "a timeout")
         script.acknowledges = True
         await fed.until(lambda: fed.connects("start") == 1, "a connection")
@@ -108,7 +96,7 @@ async def test_unacknowledged_subscriptions_fail_the_connection(
 async def test_many_markets_use_several_connections_and_messages_are_spaced(script: Script) -> None:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     markets = [Market(f"{one}{two}", "USD") for one in letters for two in letters[:16]]
-    async with feeding(Fed(script.url, RealClock(), markets)) as fed:
+    async with feeding(Fed(script.url, RunningClock(NOON), markets)) as fed:
         await fed.until(lambda: fed.connects("start") == 2, "both connections")
     streams = [stream for _at, command in script.received for stream in command["params"]]
     assert len(streams) == len(set(streams)) == 3 * len(markets)

@@ -22,6 +22,7 @@ from simulator.cli import main
 from simulator.clock import ReplayClock, StateFile
 from simulator.history import MarketHistory
 from tests.support.exchange_server import DAY
+from tests.support.fake_clock import FakeClock
 from tests.support.paths import ROOT
 
 
@@ -76,17 +77,17 @@ def test_invalid_options_are_reported_in_one_line(tmp_path: Path, capsys: pytest
 
 
 def test_the_clock_runs_at_its_speed_until_the_end_of_the_data() -> None:
-    real = [0.0]
-    clock = ReplayClock(DAY, DAY, DAY + HOUR_MS, 60.0, monotonic=lambda: real[0])
-    real[0] = 10.0
+    real = FakeClock()
+    clock = ReplayClock(DAY, DAY, DAY + HOUR_MS, 60.0, monotonic=real.monotonic)
+    real.now_s = 10.0
     assert clock.now_ms() == DAY + 10 * MINUTE_MS
     clock.steer(speed=0)
-    real[0] = 20.0
+    real.now_s = 20.0
     assert clock.now_ms() == DAY + 10 * MINUTE_MS
     clock.steer(advance_ms=5 * MINUTE_MS, speed=120.0)
-    real[0] = 30.0
+    real.now_s = 30.0
     assert clock.now_ms() == DAY + 35 * MINUTE_MS
-    real[0] = 60.0
+    real.now_s = 60.0
     assert clock.now_ms() == DAY + HOUR_MS
     assert clock.ended
     assert clock.played_ms() == 95 * MINUTE_MS

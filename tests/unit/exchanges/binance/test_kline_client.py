@@ -1,7 +1,6 @@
 """The kline client waits for pauses and the weight limit in exchange time, with all threads, within its budget."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -13,6 +12,7 @@ from exchanges.binance.klines import Kline
 from marketdata.errors import FatalSourceError, RetryableSourceError
 from marketdata.times import MINUTE_MS
 from tests.support.exchange_server import NOON, Exchange, running_exchange
+from tests.support.fake_clock import FakeClock
 from tests.support.scripted_server import ScriptedServer
 
 
@@ -29,23 +29,6 @@ async def fetching(url: str, requests: int = 1, **given: Any) -> list[list[Kline
     return await asyncio.to_thread(fetch)
 
 
-class ManualClock:
-    """Monotonic seconds that pass only in `sleep`."""
-
-    def __init__(self, on_sleep: Callable[[float], None] = lambda _seconds: None) -> None:
-        self.now = 0.0
-        self.sleeps: list[float] = []
-        self._on_sleep = on_sleep
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        self.now += seconds
-        self._on_sleep(seconds)
-
-
 def at_sixty(exchange_s: float) -> float:
     return exchange_s / 60
 
@@ -57,9 +40,11 @@ async def exchange() -> Any:
         yield running
 
 
-def replay(exchange: Exchange) -> ManualClock:
+def replay(exchange: Exchange) -> FakeClock:
     """A clock whose sleeps move the exchange's clock 60 times as far."""
-    return ManualClock(lambda s: exchange.state.clock.steer(now_ms=exchange.state.clock.now_ms() + round(s * 60_000)))
+    return FakeClock(
+        on_sleep=lambda s: exchange.state.clock.steer(now_ms=exchange.state.clock.now_ms() + round(s * 60_000))
+    )
 
 
 async def test_a_replay_waits_for_a_rate_limit_in_exchange_time(exchange: Exchange) -> None:
@@ -90,7 +75,7 @@ async def test_a_replay_waits_for_the_weight_limit_in_exchange_time(exchange: Ex
 async def test_a_pause_that_takes_too_long_ends_the_fetch_at_once(
     server: ScriptedServer, status: int, kind: str
 ) -> None:
-    clock = ManualClock()
+    clock = FakeClock()
     server.respond(status, body={"code": -1003, "msg": "banned"}, retry_after="259200")
     with pytest.raises(RetryableSourceError, match="retry after 259200 s") as caught:
         await fetching(server.url, monotonic=clock.monotonic, sleep=clock.sleep)
@@ -100,7 +85,7 @@ async def test_a_pause_that_takes_too_long_ends_the_fetch_at_once(
 
 
 async def test_other_threads_send_no_request_during_a_long_pause(server: ScriptedServer) -> None:
-    clock = ManualClock()
+    clock = FakeClock()
     server.respond(418, body={"code": -1003, "msg": "banned"}, retry_after="259200")
 
     def fetch_twice() -> None:

@@ -19,6 +19,7 @@ from streams.collection.tick_builder import Bounds, Polled, build_tick
 from streams.metrics import Metrics
 from streams.views.read_model import Board
 from tests.support.exchange_server import DAY, MINUTE_MS, NOON, Exchange, running_exchange, walk
+from tests.support.fake_clock import FakeClock
 
 COINS = ("BTC", "ETH", "XRP", "SOL", "ADA", "DOT", "LTC")
 MARKETS = [Market(coin, "USD") for coin in COINS]
@@ -159,20 +160,20 @@ async def test_a_market_that_comes_back_is_found_again(
     exchange: Exchange, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    now = [0.0]
+    clock = FakeClock()
     await exchange.fault("unlisted", symbols=["BTCUSDT"])
     reported: list[str] = []
-    source = binance(exchange, client, reported, lambda: now[0])
+    source = binance(exchange, client, reported, clock.monotonic)
     assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
-    now[0] += rest.RECHECK_UNKNOWN_S
+    clock.now_s += rest.RECHECK_UNKNOWN_S
     before = count_requests(exchange)
     assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
     assert count_requests(exchange) > before + 1  # another search
     assert reported == ["BTC-USD"]  # once, however often it is requested
     exchange.state.faults.clear()
-    now[0] += rest.RECHECK_UNKNOWN_S - 1.0
+    clock.now_s += rest.RECHECK_UNKNOWN_S - 1.0
     assert (await source.poll(MARKETS, 5.0)).unknown == {"BTC-USD"}
-    now[0] += 1.0
+    clock.now_s += 1.0
     result = await source.poll(MARKETS, 5.0)
     assert (set(result.quotes), result.unknown) == (set(SYMBOLS), frozenset())
     assert "binance has BTCUSDT again" in caplog.text

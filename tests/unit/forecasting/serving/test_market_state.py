@@ -17,6 +17,7 @@ from forecasting.serving.market_state import MarketState
 from marketdata.errors import ForecastError, StorageError
 from marketdata.records import Prediction, Score
 from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
+from tests.support.fake_clock import FakeClock
 from tests.support.forecasting_hours import START_MS, month_files, walk
 from tests.support.memory_storage import MemoryStorage
 
@@ -59,16 +60,6 @@ class FakeTraining:
 
     async def stop(self) -> None:
         self.stopped = True
-
-
-@dataclass
-class FakeClock:
-    ms: int
-    step_ms: int = 0
-
-    def now_ms(self) -> int:
-        now, self.ms = self.ms, self.ms + self.step_ms
-        return now
 
 
 class MarketUnderTest:

@@ -7,10 +7,10 @@ import pytest
 from exchanges.interface import PollResult, Quote
 from marketdata.errors import ConfigurationError, RetryableSourceError
 from streams.metrics import Metrics
+from tests.support.fake_clock import FakeClock
 from tests.support.scripted_collector import (
     START_MS,
     Published,
-    ScriptedClock,
     Source,
     collector,
     counted,
@@ -29,7 +29,7 @@ async def polls(
 ) -> list[list[str]]:
     """Symbols published by each poll, with the given responses of the sources."""
     sources = [Source(name, nothing) for name in ("coingecko", "binance")]
-    polling = collector(ScriptedClock(START_MS), published, metrics, *sources)
+    polling = collector(FakeClock(START_MS, speed=60), published, metrics, *sources)
     for n, answer in enumerate(answers):
         for source, one in zip(sources, answer, strict=True):
             source.answer = one
@@ -116,7 +116,7 @@ async def test_the_tick_of_an_absent_market_that_was_not_delivered_is_published_
             raise ConfigurationError("kafka.brokers: no broker answers")
 
     published = Published(leave_after=99, then=lost)
-    polling = collector(ScriptedClock(START_MS), published, Metrics(), Source("coingecko", prices))
+    polling = collector(FakeClock(START_MS, speed=60), published, Metrics(), Source("coingecko", prices))
     with pytest.raises(ConfigurationError):
         await polling.collect(START_MS, 1.0)
     await polling.collect(START_MS + 60_000, 1.0)

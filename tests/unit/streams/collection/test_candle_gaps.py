@@ -11,6 +11,7 @@ from streams.collection.candle_gaps import MAX_REQUESTS, Minutes
 from streams.collection.candles import CandleCollector
 from streams.kafka.records import OutgoingRecord
 from streams.metrics import Metrics
+from tests.support.fake_clock import FakeClock
 
 M = MINUTE_MS
 T = 1_722_816_000_000
@@ -93,21 +94,6 @@ class NothingTraded:
         return []
 
 
-class StandingClock:
-    """Time that a test sets."""
-
-    ms = T
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def real_seconds(self, event_s: float) -> float:
-        return event_s
-
-    async def sleep_until(self, event_ms: int) -> None:
-        self.ms = event_ms
-
-
 async def test_minutes_that_are_given_up_are_counted() -> None:
     async def publish(topic: str, items: Sequence[OutgoingRecord]) -> None:
         raise AssertionError(f"{topic}: {items}: there is nothing to publish")
@@ -118,7 +104,7 @@ async def test_minutes_that_are_given_up_are_counted() -> None:
     async def on_topic(symbols: Sequence[str], _latest_ms: int) -> dict[str, Minutes]:
         return dict.fromkeys(symbols, minutes)
 
-    clock, metrics = StandingClock(), Metrics()
+    clock, metrics = FakeClock(T), Metrics()
     collector = CandleCollector(
         markets=[Market("BTC", "USD")],
         source=NothingTraded(),

@@ -11,11 +11,11 @@ from marketdata.times import to_rfc3339
 from streams.collection.poller import Collector
 from streams.kafka.records import OutgoingRecord
 from streams.metrics import Metrics
+from tests.support.fake_clock import FakeClock, RunningClock
 from tests.support.scripted_collector import (
     START_MS,
     EndOfScriptError,
     Published,
-    ScriptedClock,
     Source,
     collector,
     counted,
@@ -73,7 +73,7 @@ async def test_ticks_are_published_when_all_sources_fail() -> None:
 
 
 async def test_polls_keep_to_the_grid() -> None:
-    clock, metrics = ScriptedClock(START_MS + 12_345), Metrics()
+    clock, metrics = FakeClock(START_MS + 12_345, speed=60), Metrics()
     published = Published(leave_after=3)
     with pytest.raises(EndOfScriptError):
         await collector(clock, published, metrics, Source("coingecko", prices)).run(lambda: True)
@@ -86,7 +86,7 @@ async def test_polls_keep_to_the_grid() -> None:
 async def test_instants_during_a_slow_poll_are_skipped_counted_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    clock, metrics = ScriptedClock(START_MS), Metrics()
+    clock, metrics = FakeClock(START_MS, speed=60), Metrics()
 
     def slow() -> PollResult:
         clock.ms += 150_000
@@ -104,7 +104,7 @@ async def test_instants_during_a_slow_poll_are_skipped_counted_and_logged(
 
 
 async def test_only_the_leader_polls() -> None:
-    clock, metrics = ScriptedClock(START_MS), Metrics()
+    clock, metrics = FakeClock(START_MS, speed=60), Metrics()
     published = Published()
     with pytest.raises(EndOfScriptError):
         await collector(clock, published, metrics, Source("coingecko", prices)).run(
@@ -114,31 +114,13 @@ async def test_only_the_leader_polls() -> None:
     assert skipped(metrics) == {}
 
 
-class HurryingClock(ScriptedClock):
-    """A minute in ten real milliseconds."""
-
-    def now_ms(self) -> int:
-        return self.ms + int((asyncio.get_running_loop().time() - self.began) * 6_000_000)
-
-    def __init__(self, now_ms: int) -> None:
-        super().__init__(now_ms)
-        self.began = asyncio.get_running_loop().time()
-
-    def real_seconds(self, event_s: float) -> float:
-        return event_s / 6_000
-
-    async def sleep_until(self, event_ms: int) -> None:
-        while self.now_ms() < event_ms:  # noqa: ASYNC110  waits for time itself
-            await asyncio.sleep(0.001)
-
-
 async def test_instants_are_counted_while_the_broker_is_down(caplog: pytest.LogCaptureFixture) -> None:
     metrics, taken = Metrics(), asyncio.Event()
 
     async def away(_topic: str, _items: Sequence[OutgoingRecord]) -> None:
         await taken.wait()
 
-    one = collector(HurryingClock(START_MS), away, metrics, Source("coingecko", prices))
+    one = collector(RunningClock(START_MS, speed=6_000), away, metrics, Source("coingecko", prices))
     running = asyncio.create_task(one.run(lambda: True))
 
     async def counted_already() -> bool:
@@ -166,7 +148,9 @@ async def test_a_poll_that_could_not_be_published_is_counted() -> None:
         raise OSError("the broker is gone")
 
     with pytest.raises(OSError, match="the broker is gone"):
-        await collector(ScriptedClock(START_MS), refuses_it, metrics, Source("coingecko", prices)).run(lambda: True)
+        await collector(FakeClock(START_MS, speed=60), refuses_it, metrics, Source("coingecko", prices)).run(
+            lambda: True
+        )
     assert skipped(metrics) == {"failed": 1}
 
 
@@ -191,7 +175,9 @@ async def test_a_new_leader_counts_the_instants_since_the_newest_poll(
         return START_MS - 180_000
 
     published = Published(leave_after=1_000_000)
-    one = collector(HurryingClock(START_MS + 1), published, metrics, Source("coingecko", prices), newest=newest)
+    one = collector(
+        RunningClock(START_MS + 1, speed=6_000), published, metrics, Source("coingecko", prices), newest=newest
+    )
     await run_until_logged(one, published, caplog)
     assert asked[0] <= published.batches[0][0].timestamp_ms  # a busy machine may miss the first instant
     missed = (asked[0] - START_MS) // 60_000 + 2
@@ -201,7 +187,7 @@ async def test_a_new_leader_counts_the_instants_since_the_newest_poll(
 
 async def test_instants_without_any_leader_are_counted_by_a_worker_that_leads_again() -> None:
     """The newest poll on the topic is one of its own."""
-    clock, metrics = ScriptedClock(START_MS), Metrics()
+    clock, metrics = FakeClock(START_MS, speed=60), Metrics()
 
     async def newest(before_ms: int) -> int | None:
         return max(
@@ -227,9 +213,9 @@ async def test_polling_continues_if_the_newest_poll_is_unknown(caplog: pytest.Lo
         raise ConfigurationError("kafka.brokers: no broker answers")
 
     with pytest.raises(EndOfScriptError):
-        await collector(ScriptedClock(START_MS), published, metrics, Source("coingecko", prices), newest=newest).run(
-            lambda: True
-        )
+        await collector(
+            FakeClock(START_MS, speed=60), published, metrics, Source("coingecko", prices), newest=newest
+        ).run(lambda: True)
     assert (
         "unknown number of missed polls before 2024-08-05T00:01:00.000Z: kafka.brokers: no broker answers"
         in caplog.text

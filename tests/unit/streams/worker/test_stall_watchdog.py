@@ -6,27 +6,18 @@ import pytest
 
 from streams.faust_batch.producer import BatchProducer
 from streams.worker.stall_watchdog import StallWatchdog
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    def __init__(self) -> None:
-        self.s = 1_000.0
-
-    def __call__(self) -> float:
-        return self.s
+from tests.support.fake_clock import FakeClock
 
 
 def ends_after(*gaps_s: float, started: bool = True) -> list[tuple[float, float]]:
     """The calls of `end` when checks are made after each of these gaps; the limit is 4 s."""
     ends: list[tuple[float, float]] = []
-    clock = Clock()
-    watchdog = StallWatchdog(4.0, lambda stood_s, limit_s: ends.append((stood_s, limit_s)), clock)
+    clock = FakeClock()
+    watchdog = StallWatchdog(4.0, lambda stood_s, limit_s: ends.append((stood_s, limit_s)), clock.monotonic)
     if started:
         watchdog.start()
     for gap_s in gaps_s:
-        clock.s += gap_s
+        clock.now_s += gap_s
         watchdog.check()
     return ends
 
@@ -50,10 +41,10 @@ async def test_the_producer_checks_before_it_sends() -> None:
     def end(_stood_s: float, _limit_s: float) -> None:
         raise Ended
 
-    clock = Clock()
-    watchdog = StallWatchdog(4.0, end, clock)
+    clock = FakeClock()
+    watchdog = StallWatchdog(4.0, end, clock.monotonic)
     watchdog.start()
-    clock.s += 5.0
+    clock.now_s += 5.0
     producer = object.__new__(BatchProducer)
     producer.app = SimpleNamespace(stall_watchdog=watchdog)
     with pytest.raises(Ended):
