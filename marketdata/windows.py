@@ -288,11 +288,7 @@ class Ring:
             yield self.newest
 
     def closed(self, ewma_decay: float) -> Closed:
-        """Return the aggregate of the closed slots.
-
-        Args:
-            ewma_decay: weight of a return relative to that of a return one slot newer; 0: no EWMA.
-        """
+        """Return the aggregate of the closed slots. `ewma_decay`: weight of a return per slot of age; 0: no EWMA."""
         if self._closed is None:
             self._closed = self._summarise(ewma_decay)
         return self._closed
