@@ -67,8 +67,8 @@ class StreamsApp(faust.App):
     stall_watchdog: StallWatchdog
 
     async def on_first_start(self) -> None:
-        from streams.views import attach as attach_views
         from streams.views.access import require_guarded
+        from streams.views.pages import attach as attach_views
 
         gc.set_threshold(GC_THRESHOLD)
         self.conf.consumer_group_instance_id = group_instance_id(self.conf)

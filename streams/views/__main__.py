@@ -1,4 +1,4 @@
-"""`python -m streams.views`: docs/openapi.json anew."""
+"""`python -m streams.views`: print docs/openapi.json."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from streams.views.openapi import document
 
 
 def openapi_json() -> str:
-    """The text of docs/openapi.json: the API of a worker that asks for a token."""
+    """Return the text of docs/openapi.json: the API of a worker that requires a token."""
     return json.dumps(document(with_token=True), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -1,9 +1,10 @@
-"""Who may read the worker's pages: everybody on loopback, elsewhere who shows the token.
+"""Access control of the worker's web server: open on loopback, otherwise with a token.
 
-With a token every request but `/health/…` needs it: `Authorization: Bearer TOKEN`, or in a browser the cookie that
-opening any page once with `?token=TOKEN` sets, which live events carry too. The probes of an orchestrator hold no
-secrets, and `/health/…` tells of no market. Without a token the Host header must name this machine, so that no page of
-elsewhere can read through a name of its own that it points here (DNS rebinding). It must never tell the token.
+With a token, every request except `/health/…` needs it: as `Authorization: Bearer TOKEN`, or in a browser as the cookie
+that is set by opening any page once with `?token=TOKEN`. Live events send the cookie, too. `/health/…` is open because
+an orchestrator's probes have no secrets, and it contains no market data. Without a token, the Host header must name
+this machine, so that a web page from elsewhere cannot read the API by pointing its own name at this address (DNS
+rebinding). Responses never contain the token.
 """
 
 import hmac
@@ -29,28 +30,28 @@ _HOW = "the worker's token: Authorization: Bearer …, or open /?token=… once 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Refuse = Callable[[str, str | None, str, int], web.Response]
-"""Makes the answer out of field, value, what was expected, and the status."""
+"""Builds the response from field, value, expectation and status."""
 
 
 def require_guarded(streams: StreamsSettings, address: str) -> None:
-    """Refuse to listen where strangers may read.
+    """Check that the web server is on loopback, has a token, or is explicitly open.
 
     Args:
         streams: the worker's settings.
-        address: what it will listen at: `web_host`, or what Faust's `--web-bind` says in its place.
+        address: the address to listen on: `web_host`, or Faust's `--web-bind` if given.
 
     Raises:
-        ConfigurationError: it is not loopback, and neither a token nor the opt-out is set.
+        ConfigurationError: none of them is the case.
     """
     if streams.web_token is None and not streams.web_open and not is_loopback(address):
         raise ConfigurationError(
-            f"streams.web_host: {address!r}: expected a loopback address; to listen elsewhere set "
-            "streams.web_token (BDI_STREAMS__WEB_TOKEN), or streams.web_open = true to let anybody read"
+            f"streams.web_host: {address!r}: expected a loopback address; to listen on another one, set "
+            "streams.web_token (BDI_STREAMS__WEB_TOKEN), or streams.web_open = true to allow access without a token"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own; names are not looked up."""
+    """Whether a name or address is loopback; names other than localhost are not resolved."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
@@ -60,7 +61,7 @@ def is_loopback(host: str) -> bool:
 
 
 def guard(streams: StreamsSettings, refuse: Refuse) -> Middleware:
-    """The middleware that lets requests through or answers them with `refuse`."""
+    """Return the middleware that passes requests on or responds with `refuse`."""
     token = None if streams.web_token is None else streams.web_token.get_secret_value()
 
     @web.middleware
@@ -79,25 +80,25 @@ def guard(streams: StreamsSettings, refuse: Refuse) -> Middleware:
 
 
 async def _with_token(request: web.Request, handler: Handler, token: str, refuse: Refuse) -> web.StreamResponse:
-    shown = request.query.get(PARAMETER)
-    if shown is not None and _same(shown, token):
-        # To the address without the secret, which must not stay in the history. Two slashes would name another server;
-        # to a browser a backslash is a slash.
+    given = request.query.get(PARAMETER)
+    if given is not None and _equal(given, token):
+        # Redirect to the address without the secret, to keep it out of the history. Two leading slashes would name
+        # another server; browsers treat a backslash as a slash.
         location = "/" + str(request.rel_url.without_query_params(PARAMETER)).lstrip("/\\")
-        answer = web.Response(status=303, headers={"Location": location})
-        answer.set_cookie(
+        redirect = web.Response(status=303, headers={"Location": location})
+        redirect.set_cookie(
             COOKIE,
             _cookie(token),
             max_age=_COOKIE_DAYS * 86_400,
             httponly=True,
-            samesite="Lax",  # not Strict: the first page may be opened from a link, and nothing can be written
+            samesite="Lax",  # not Strict: the page can be opened from a link, and the API is read-only
             secure=request.secure,
         )
-        return answer
-    said = request.headers.get("Authorization", "")
-    if shown is None and (
-        (said[: len(_BEARER)].lower() == _BEARER and _same(said[len(_BEARER) :].strip(), token))
-        or _same(request.cookies.get(COOKIE, ""), _cookie(token))
+        return redirect
+    header = request.headers.get("Authorization", "")
+    if given is None and (
+        (header[: len(_BEARER)].lower() == _BEARER and _equal(header[len(_BEARER) :].strip(), token))
+        or _equal(request.cookies.get(COOKIE, ""), _cookie(token))
     ):
         return await handler(request)
     refused = refuse(PARAMETER, None, _HOW, 401)
@@ -106,17 +107,17 @@ async def _with_token(request: web.Request, handler: Handler, token: str, refuse
 
 
 def _cookie(token: str) -> str:
-    """What the browser keeps: proof of the token, from which it cannot be read; the same on every worker."""
+    """Return the cookie's value: an HMAC of the token, the same on every worker."""
     return hmac.new(token.encode(), COOKIE.encode(), sha256).hexdigest()
 
 
-def _same(shown: str, expected: str) -> bool:
-    """Compared in a time that does not tell how much of it was right."""
-    return hmac.compare_digest(shown.encode(errors="surrogateescape"), expected.encode())
+def _equal(given: str, expected: str) -> bool:
+    """Compare in constant time."""
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
 
 
 def _host(request: web.Request) -> str | None:
-    """The name in the Host header, lower case and without the port; None where there is none, as no browser does."""
+    """Return the name in the Host header, lower case and without port; None if there is none (browsers send one)."""
     text = request.headers.get("Host")
     if text is None:
         return None

@@ -1,7 +1,7 @@
-"""Server-Sent Events: one hub a worker, one bounded queue a listener.
+"""Server-Sent Events: one hub per worker, one bounded queue per listener.
 
-A listener that does not keep up is told to fetch the documents again (`resync`), and never holds up the others. Wire
-format: WHATWG HTML, section 9.2. It must never read a topic.
+A listener that does not keep up receives `resync` (fetch the documents again) and never delays other listeners. Wire
+format: WHATWG HTML, section 9.2.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ Event = tuple[str, bytes]
 
 
 def frame(name: str, data: bytes) -> bytes:
-    """One event on the wire; JSON holds no raw line break."""
+    """Encode one event; JSON contains no raw line break."""
     return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
 
 
 class Listener:
-    """One open stream. `symbol`: the market whose own events it gets."""
+    """One open stream. `symbol`: the market whose events it receives."""
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(_QUEUED)
 
     def offer(self, event: Event) -> None:
-        """Queue an event; when there is no room, all that waits gives way to a `resync`."""
+        """Queue an event; if the queue is full, replace its content with one `resync`."""
         try:
             self._queue.put_nowait(event)
         except asyncio.QueueFull:
@@ -39,20 +39,20 @@ class Listener:
             self._queue.put_nowait(("resync", b"{}"))
 
     def end(self) -> None:
-        """Let the stream end, whatever waits."""
+        """End the stream; discard queued events."""
         while not self._queue.empty():
             self._queue.get_nowait()
         self._queue.put_nowait(None)
 
     async def frames(self) -> AsyncIterator[bytes]:
-        """Bytes to send until `end`; a comment where nothing happens, so that a dead connection is noticed."""
+        """Yield the bytes to send until `end`; a comment after 15 s without events, to detect dead connections."""
         yield f"retry: {RETRY_MS}\n\n".encode()
         while True:
             try:
                 async with asyncio.timeout(_KEEP_ALIVE_S):
                     event = await self._queue.get()
             except TimeoutError:
-                yield b": still here\n\n"
+                yield b": keep-alive\n\n"
                 continue
             if event is None:
                 return
@@ -60,7 +60,7 @@ class Listener:
 
 
 class Hub:
-    """All listeners of this worker."""
+    """The listeners of this worker."""
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
@@ -68,16 +68,16 @@ class Hub:
 
     @property
     def is_idle(self) -> bool:
-        """True when nobody listens, so that nothing need be encoded."""
+        """Whether there are no listeners, so that nothing needs to be encoded."""
         return not self._listeners
 
     def is_followed(self, symbol: str) -> bool:
-        """True when someone gets the events of this market."""
+        """Whether a listener receives the events of this market."""
         return any(one.symbol == symbol for one in self._listeners)
 
     @contextmanager
     def listen(self, symbol: str) -> Iterator[Listener]:
-        """A listener for as long as the context lasts."""
+        """Register a listener for the duration of the context."""
         listener = Listener(symbol)
         self._listeners.add(listener)
         if self._closed:
@@ -88,7 +88,7 @@ class Hub:
             self._listeners.discard(listener)
 
     def publish(self, name: str, document: object, symbol: str | None = None) -> None:
-        """Send a document to all, or to those that follow `symbol`."""
+        """Send a document to all listeners, or to those of market `symbol`."""
         listeners = [one for one in self._listeners if symbol is None or one.symbol == symbol]
         if listeners:
             data = msgspec.json.encode(document)
@@ -96,7 +96,7 @@ class Hub:
                 listener.offer((name, data))
 
     def close(self) -> None:
-        """End every stream, so that the server can stop at once."""
+        """End every stream, so that the server can stop immediately."""
         self._closed = True
         for listener in self._listeners:
             listener.end()

@@ -1,6 +1,6 @@
-"""What the board knows, for Prometheus: how old each source's data and forecast is, and how the newest forecasts fared.
+"""Prometheus metrics of the read model: age of each source's data and of each forecast, and means of the newest scores.
 
-Computed when it is asked for, out of what the views hold: every worker tells the same, whoever polls.
+Computed at each scrape. Every worker exposes the same values, no matter which one polls.
 """
 
 from collections import defaultdict
@@ -12,71 +12,77 @@ from prometheus_client.registry import Collector
 from marketdata.records import Score
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
-from streams.views.forecast_health import serving
-from streams.views.read_model import Board, closed_ms
+from streams.views.forecast_health import serving_forecasts
+from streams.views.read_model import ReadModel, anchor_end_ms
 
 _BY = ["symbol", "role", "origin"]
-_FORECASTS: tuple[tuple[str, str, Callable[[Score], float]], ...] = (
-    ("coverage_ratio", "Share of scored hours whose truth lay inside the band", lambda s: float(s.covered)),
-    ("interval_level", "Share that the band promises", lambda s: s.interval_level),
+_SCORE_METRICS: tuple[tuple[str, str, Callable[[Score], float]], ...] = (
+    ("coverage_ratio", "Share of scored hours whose true average is inside the band", lambda s: float(s.covered)),
+    ("interval_level", "Nominal coverage of the band", lambda s: s.interval_level),
     ("absolute_error_bps", "Mean absolute error, basis points of log price", lambda s: abs(s.error_bps)),
     (
         "last_price_absolute_error_bps",
-        "The same of the last price taken as the forecast",
+        "Mean absolute error of the last price as the forecast, basis points of log price",
         lambda s: abs(s.last_price_error_bps),
     ),
     ("pinball_bps", "Mean pinball loss over the quantiles, basis points of log price", lambda s: s.pinball_bps),
     ("winkler_bps", "Mean Winkler score of the band, basis points of log price", lambda s: s.winkler_bps),
 )
-"""Name, meaning and value of each score: means over those held of one market, role and origin."""
+"""Name, HELP text and value of a score; exposed as the mean over the stored scores of one market, role and origin."""
 
 
-class BoardCollector(Collector):
-    """`now_ms` is event time, None while unknown; `forecast` are the markets of which forecasts are made."""
+class ReadModelCollector(Collector):
+    """Collects the metrics of a read model.
 
-    def __init__(self, board: Board, now_ms: Callable[[], int | None], forecast: Collection[str]) -> None:
-        self._board = board
-        self._forecast = forecast
+    Args:
+        read_model: the read model.
+        now_ms: event time; None while unknown.
+        symbols: the markets with forecasts (`forecasting.symbols`).
+    """
+
+    def __init__(self, read_model: ReadModel, now_ms: Callable[[], int | None], symbols: Collection[str]) -> None:
+        self._read_model = read_model
+        self._symbols = symbols
         self._now_ms = now_ms
-        self._read = -1  # scores that were read when those of `_told` were computed
-        self._told: list[GaugeMetricFamily] = []
+        self._n_scores = -1  # number of scores read when `_means` was computed
+        self._means: list[GaugeMetricFamily] = []
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """The names, so that registering computes nothing."""
+        """Return the metrics' names without samples, for registration."""
         yield self._ages([])
         yield self._forecast_ages([])
         yield from self._forecasts({})
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One scrape."""
+        """Return the metrics for one scrape."""
         now_ms = self._now_ms()
-        known = [
+        ages = [
             (name, (now_ms - from_rfc3339(source.observed_at)) / 1000)
-            for name, source in sorted(self._board.sources.items())
+            for name, source in sorted(self._read_model.sources.items())
             if now_ms is not None and source.observed_at is not None
         ]
-        yield self._ages(known)
+        yield self._ages(ages)
         yield self._forecast_ages(
             [
-                (made.symbol, (now_ms - closed_ms(made)) / 1000)
-                for made in serving(self._board, self._forecast)
+                (prediction.symbol, (now_ms - anchor_end_ms(prediction)) / 1000)
+                for prediction in serving_forecasts(self._read_model, self._symbols)
                 if now_ms is not None
             ]
         )
-        read = self._board.topics[TopicRole.PREDICTION_SCORES].records
-        if read != self._read:  # some an hour come: not computed anew at each scrape
+        n_scores = self._read_model.topics[TopicRole.PREDICTION_SCORES].records
+        if n_scores != self._n_scores:  # cached: only a few scores arrive per hour
             groups: defaultdict[tuple[str, ...], list[Score]] = defaultdict(list)
-            for market in self._board.markets.values():
+            for market in self._read_model.markets.values():
                 for score in market.scores.values():
                     groups[score.symbol, score.role, score.origin].append(score)
-            self._read, self._told = read, list(self._forecasts(dict(sorted(groups.items()))))
-        yield from self._told
+            self._n_scores, self._means = n_scores, list(self._forecasts(dict(sorted(groups.items()))))
+        yield from self._means
 
     @staticmethod
     def _ages(known: list[tuple[str, float]]) -> GaugeMetricFamily:
         ages = GaugeMetricFamily(
             "bitcoin_source_age_seconds",
-            "Event time since what a source said last was true; grows while it fails",
+            "Age of the source's newest data, in event time; grows while the source fails",
             labels=["source"],
         )
         for name, age_s in known:
@@ -87,8 +93,8 @@ class BoardCollector(Collector):
     def _forecast_ages(known: list[tuple[str, float]]) -> GaugeMetricFamily:
         ages = GaugeMetricFamily(
             "bitcoin_forecast_age_seconds",
-            "Event time since the end of the hour after which a market's newest serving forecast was made; "
-            "at most an hour and some minutes while the predictor runs",
+            "Event time since the end of the hour after which the market's newest serving forecast was made; "
+            "at most one hour and a few minutes while the predictor runs",
             labels=["symbol"],
         )
         for symbol, age_s in known:
@@ -98,13 +104,13 @@ class BoardCollector(Collector):
     @staticmethod
     def _forecasts(groups: dict[tuple[str, ...], list[Score]]) -> Iterator[GaugeMetricFamily]:
         held = GaugeMetricFamily(
-            "bitcoin_forecast_scores", "Newest scored hours that the means below are over", labels=_BY
+            "bitcoin_forecast_scores", "Number of scored hours in the means of the forecast metrics", labels=_BY
         )
         for labels, group in groups.items():
             held.add_metric(labels, len(group))
         yield held
-        for name, about, value in _FORECASTS:
-            family = GaugeMetricFamily(f"bitcoin_forecast_{name}", about, labels=_BY)
+        for name, help_text, value in _SCORE_METRICS:
+            family = GaugeMetricFamily(f"bitcoin_forecast_{name}", help_text, labels=_BY)
             for labels, group in groups.items():
                 family.add_metric(labels, sum(map(value, group)) / len(group))
             yield family

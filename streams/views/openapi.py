@@ -1,7 +1,6 @@
-"""The worker's routes as data, and the OpenAPI 3.1 document made from them: /api/openapi.json and docs/openapi.json.
+"""The worker's routes as data, and the OpenAPI 3.1 document generated from them: /api/openapi.json, docs/openapi.json.
 
-Routes are added to the server from these same entries, and a query is held against their parameters. It must never
-hold a handler or a record.
+The server adds its routes from the same entries and checks queries against their parameters.
 """
 
 import inspect
@@ -11,68 +10,84 @@ from typing import Any
 
 from marketdata.records import Candle, DeadLetter, FeatureRow, Prediction, Score
 from marketdata.schemas import schemas
-from streams.views import schemas as answers
 from streams.views.access import COOKIE
+from streams.views.read_model import MAX_POINTS
+from streams.views.schemas import (
+    Error,
+    Features,
+    Health,
+    History,
+    Live,
+    MarketList,
+    Markets,
+    Predictions,
+    Ready,
+    Resync,
+    Scores,
+    Snapshot,
+    TickEvent,
+)
 
-MOST_RECORDS = 500
-MOST_POINTS = 1_440
+MAX_RECORDS = 500
 
 EVENTS: dict[str, Any] = {
-    "snapshot": answers.Snapshot,
-    "tick": answers.TickEvent,
+    "snapshot": Snapshot,
+    "tick": TickEvent,
     "candle": Candle,
     "features": FeatureRow,
     "prediction": Prediction,
     "score": Score,
-    "markets": answers.MarketList,
+    "markets": MarketList,
     "dead_letter": DeadLetter,
-    "health": answers.Health,
-    "resync": answers.Resync,
+    "health": Health,
+    "resync": Resync,
 }
-"""Event of /api/events to the type of its data."""
+"""Event name of /api/events → type of its data."""
 
-_ABOUT = """\
-Read-only views of what the worker collected, made and scored. Any worker answers for any market. Times are RFC 3339 in
-UTC, event time unless said otherwise; prices are in the market's quote currency; null is unknown. Fields may be added.
+_DESCRIPTION = """\
+Read-only views of the collected market data, features, forecasts and scores. Any worker serves any market. Times are
+RFC 3339 in UTC and event time, unless stated otherwise; prices are in the market's quote currency; null is a missing
+value. Later versions can add fields.
 """
-_EVENTS_ABOUT = """\
-Server-Sent Events, one JSON document each. `x-events` names the schema of each event's data. `tick`, `candle`,
-`features`, `prediction` and `score` are those of the market asked for (without `symbol`: the first of the settings);
-`markets` (once a second, at most 250 of those that changed, each in its turn), `dead_letter` and `health` (at once,
-then every 2 s) come to all. Of `tick` and `features` at most one a market and 200 ms of arrival is told, always ending
-with the newest. `resync`: this listener did not keep up. With `snapshot=1` the first event is `snapshot`: all that is
-known of the market, without a gap to the events that follow.
+_EVENTS_DESCRIPTION = """\
+Server-Sent Events, one JSON document each. `x-events` contains the schema of each event's data. `tick`, `candle`,
+`features`, `prediction` and `score` are sent for the requested market (without `symbol`: the first of the settings).
+`markets` (once per second, at most 250 of the changed markets, all of them in turn), `dead_letter` and `health`
+(immediately, then every 2 s) are sent to every client. At most one `tick` and one `features` per market and 200 ms of
+arrival time are sent; the newest record is always sent in the end. `resync`: fetch the documents again, because this
+client did not keep up or the views reconnected to Kafka. With `snapshot=1` the first event is `snapshot`: everything
+known about the market, without a gap to the events that follow.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One of a path or query. `most`: the largest whole number; None for a market's symbol. It is the default, too."""
+    """A parameter of a path or query. `maximum`: of a whole number, and its default; None for a market's symbol."""
 
     name: str
-    about: str
-    most: int | None = None
+    description: str
+    maximum: int | None = None
     has_default: bool = True
 
     @property
     def schema(self) -> dict[str, Any]:
-        if self.most is None:
+        if self.maximum is None:
             return {"type": "string", "examples": ["BTC-USD"]}
-        default = {"default": self.most} if self.has_default else {}
-        return {"type": "integer", "minimum": 1, "maximum": self.most, **default}
+        default = {"default": self.maximum} if self.has_default else {}
+        return {"type": "integer", "minimum": 1, "maximum": self.maximum, **default}
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One route. `answer`: the type of its JSON, or of another media type None."""
+    """One route. `response`: the type of its JSON; None for another media type."""
 
     path: str
     name: str
-    about: str
-    answer: Any = None
+    summary: str
+    response: Any = None
     media: str = "application/json"
     query: tuple[Parameter, ...] = ()
-    missing: str | None = None
+    not_found: str | None = None
     unavailable: str | None = None
     guarded: bool = True
 
@@ -82,55 +97,62 @@ class Endpoint:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What may stand in the query."""
+        """Names of the query parameters."""
         return tuple(parameter.name for parameter in self.query)
 
 
-_SYMBOL = Parameter("symbol", "A market of the settings.")
-_ONE_MARKET = Parameter("symbol", "Of this market alone.")
-_LIMIT = Parameter("limit", "At most so many records.", MOST_RECORDS)
-_POINTS = Parameter("points", "The newest so many of each; fewer are kept where there are many markets.", MOST_POINTS)
-_SNAPSHOT = Parameter("snapshot", "1: begin with all that is known.", 1, has_default=False)
-_UNKNOWN = "There is no such market."
+_SYMBOL = Parameter("symbol", "A market of the settings, such as BTC-USD.")
+_ONE_MARKET = Parameter("symbol", "Only this market.")
+_LIMIT = Parameter("limit", "Maximum number of records.", MAX_RECORDS)
+_POINTS = Parameter(
+    "points", "Maximum number of points of each kind, newest kept; with many markets, fewer are stored.", MAX_POINTS
+)
+_SNAPSHOT = Parameter("snapshot", "1: start with the event `snapshot`.", 1, has_default=False)
+_UNKNOWN = "Unknown market."
 
-MARKETS = Endpoint("/api/markets", "markets", "The newest tick of each market", answers.Markets)
+MARKETS = Endpoint("/api/markets", "markets", "Newest tick of each market", Markets)
 FEATURES = Endpoint(
-    "/api/markets/{symbol}/features", "features", "The newest rolling features", answers.Features, missing=_UNKNOWN
+    "/api/markets/{symbol}/features", "features", "Newest rolling features", Features, not_found=_UNKNOWN
 )
 HISTORY = Endpoint(
     "/api/markets/{symbol}/history",
     "history",
     "One-minute candles and mids",
-    answers.History,
+    History,
     query=(_POINTS,),
-    missing=_UNKNOWN,
+    not_found=_UNKNOWN,
 )
 PREDICTIONS = Endpoint(
     "/api/predictions",
     "predictions",
-    "Forecasts, the latest hours first",
-    answers.Predictions,
+    "Forecasts, latest target hour first",
+    Predictions,
     query=(_ONE_MARKET, _LIMIT),
-    missing=_UNKNOWN,
+    not_found=_UNKNOWN,
 )
 SCORES = Endpoint(
     "/api/scores",
     "scores",
-    "How forecasts fared, the latest hours first",
-    answers.Scores,
+    "Scores of forecasts, latest target hour first",
+    Scores,
     query=(_ONE_MARKET, _LIMIT),
-    missing=_UNKNOWN,
+    not_found=_UNKNOWN,
 )
-HEALTH = Endpoint("/api/health", "health", "The state of each part", answers.Health)
+HEALTH = Endpoint("/api/health", "health", "State of each part", Health)
 LIVE_EVENTS = Endpoint(
-    "/api/events", "events", "Live updates", media="text/event-stream", query=(_ONE_MARKET, _SNAPSHOT), missing=_UNKNOWN
+    "/api/events",
+    "events",
+    "Live updates",
+    media="text/event-stream",
+    query=(_ONE_MARKET, _SNAPSHOT),
+    not_found=_UNKNOWN,
 )
 PLOT = Endpoint(
     "/api/plot.png",
     "plot",
-    "The plot of the last forecasting report",
+    "Newest plot of forecasts and truth",
     media="image/png",
-    missing="No report was made yet.",
+    not_found="No plot yet.",
 )
 OPENAPI = Endpoint("/api/openapi.json", "openapi", "This document", dict[str, Any])
 
@@ -140,8 +162,8 @@ WORKER = (
     Endpoint(
         "/health/live",
         "live",
-        "Whether the agents get on with what lies on their topics",
-        answers.Live,
+        "Whether the agents make progress",
+        Live,
         unavailable="An agent is stalled.",
         guarded=False,
     ),
@@ -149,22 +171,22 @@ WORKER = (
         "/health/ready",
         "ready",
         "Whether partitions are assigned and tables recovered",
-        answers.Ready,
-        unavailable="Not yet, or not now.",
+        Ready,
+        unavailable="Not ready.",
         guarded=False,
     ),
 )
-"""What `streams.worker.health` serves."""
+"""Routes of `streams.worker.health`."""
 
 
 def document(*, with_token: bool, endpoints: Sequence[Endpoint] = API + WORKER) -> dict[str, Any]:
-    """The OpenAPI document as plain JSON types; `with_token`: whether this worker asks for one."""
-    types = [one.answer for one in endpoints if one.answer is not None]
-    found, named = schemas([*types, *EVENTS.values(), answers.Error])
-    schema_of = dict(zip((str(one) for one in (*types, *EVENTS.values(), answers.Error)), found, strict=True))
+    """Return the OpenAPI document as plain JSON types; `with_token`: whether the worker requires a token."""
+    types = [one.response for one in endpoints if one.response is not None]
+    found, named = schemas([*types, *EVENTS.values(), Error])
+    schema_of = dict(zip((str(one) for one in (*types, *EVENTS.values(), Error)), found, strict=True))
     described: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": "Bitcoin DATA IA", "version": "1.0.0", "description": _ABOUT},
+        "info": {"title": "Bitcoin DATA IA", "version": "1.0.0", "description": _DESCRIPTION},
         "paths": {one.path: {"get": _operation(one, schema_of, with_token=with_token)} for one in endpoints},
         "components": {"schemas": named},
     }
@@ -178,29 +200,31 @@ def document(*, with_token: bool, endpoints: Sequence[Endpoint] = API + WORKER) 
 
 
 def _operation(one: Endpoint, schema_of: dict[str, Any], *, with_token: bool) -> dict[str, Any]:
-    operation: dict[str, Any] = {"operationId": one.name, "summary": one.about, "responses": {}}
+    operation: dict[str, Any] = {"operationId": one.name, "summary": one.summary, "responses": {}}
     if one is LIVE_EVENTS:
-        operation["description"] = _EVENTS_ABOUT
+        operation["description"] = _EVENTS_DESCRIPTION
         operation["x-events"] = {name: schema_of[str(kind)] for name, kind in EVENTS.items()}
     if parameters := [*_parameters(one.in_path, "path"), *_parameters(one.query, "query")]:
         operation["parameters"] = parameters
-    ok: dict[str, Any] = {"type": "string"} if one.answer is None else schema_of[str(one.answer)]
+    ok: dict[str, Any] = {"type": "string"} if one.response is None else schema_of[str(one.response)]
     content = {one.media: {"schema": ok} if one.media != "image/png" else {}}
-    about = inspect.getdoc(one.answer) if isinstance(one.answer, type) and one.answer is not dict else None
+    description = inspect.getdoc(one.response) if isinstance(one.response, type) and one.response is not dict else None
     responses = operation["responses"]
-    responses["200"] = {"description": about or one.about, "content": content}
-    error = {"application/json": {"schema": schema_of[str(answers.Error)]}}
+    responses["200"] = {"description": description or one.summary, "content": content}
+    error = {"application/json": {"schema": schema_of[str(Error)]}}
     if one.path.startswith("/api/"):
-        responses["400"] = {"description": "A parameter is unknown or not what is expected.", "content": error}
+        responses["400"] = {"description": "A parameter is unknown or invalid.", "content": error}
     if one.guarded:
-        status, said = (
-            ("401", "The token is missing or wrong.") if with_token else ("421", "The Host is no loopback name.")
+        status, reason = (
+            ("401", "The token is missing or wrong.")
+            if with_token
+            else ("421", "The Host header is not a loopback name.")
         )
-        responses[status] = {"description": said, "content": error}
+        responses[status] = {"description": reason, "content": error}
     else:
         operation["security"] = []
-    if one.missing is not None:
-        responses["404"] = {"description": one.missing, "content": error}
+    if one.not_found is not None:
+        responses["404"] = {"description": one.not_found, "content": error}
     if one.unavailable is not None:
         responses["503"] = {"description": one.unavailable, "content": content}
     operation["responses"] = dict(sorted(responses.items()))
@@ -212,7 +236,7 @@ def _parameters(parameters: Iterable[Parameter], where: str) -> list[dict[str, A
         {
             "name": parameter.name,
             "in": where,
-            "description": parameter.about,
+            "description": parameter.description,
             "required": where == "path",
             "schema": parameter.schema,
         }

@@ -1,6 +1,6 @@
-"""The views' HTTP side: handlers of `streams.views.openapi`'s routes on Faust's own web server, strict inputs, headers.
+"""The views' HTTP handlers, on Faust's web server: the routes of `streams.views.openapi`, input checks and headers.
 
-Everything is read-only. It must never compute what the documents say (`streams.views.responses`).
+All routes are read-only. `streams.views.responses` computes the JSON documents.
 """
 
 import asyncio
@@ -18,23 +18,22 @@ from config.settings import Settings
 from marketdata.errors import InvalidValueError
 from marketdata.records import Record, Tick
 from marketdata.topics import TopicRole
-from streams.views import openapi
-from streams.views import responses as documents
+from streams.views import openapi, responses
 from streams.views.access import guard
 from streams.views.events import Hub
-from streams.views.exposition import BoardCollector
+from streams.views.exposition import ReadModelCollector
 from streams.views.follower import Follower
-from streams.views.openapi import MOST_POINTS, MOST_RECORDS, Endpoint
-from streams.views.read_model import Board
+from streams.views.openapi import MAX_RECORDS, Endpoint
+from streams.views.read_model import MAX_POINTS, ReadModel
 from streams.worker.supervise import forever
 
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 _HEALTH_S = 2.0
-_PAUSE_S = 1.0  # before a part that failed starts again
+_PAUSE_S = 1.0  # before a failed task restarts
 _MARKETS_S = 1.0
-_MARKETS_ROWS = 250  # in one event: some 9 kB, however many markets there are
+_MARKETS_ROWS = 250  # per event: about 9 kB, independent of the number of markets
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -59,38 +58,38 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class _NotFoundError(InvalidValueError):
-    """What was asked for by name is not there."""
+    """The requested market, file or document does not exist; answered with 404."""
 
 
 def attach(app: Any, settings: Settings, clock: Clock) -> "Views":
-    """Add the dashboard and the API to a Faust application; its web server starts and ends them.
+    """Add the dashboard and the API to a Faust application; its web server starts and stops them.
 
     Args:
         app: the Faust application, before its web server starts.
-        settings: the tree of the worker.
-        clock: event time; it may be not started yet (RuntimeError), which views show as unknown.
+        settings: the worker's settings.
+        clock: event time. It need not be started yet (RuntimeError); views then show the time as unknown.
     """
     views = Views(settings, clock)
     views.add_to(app.web.web_app)
-    forecast = frozenset(settings.forecasting.symbols)
-    app.worker_state.metrics.registry.register(BoardCollector(views.board, views.now_ms, forecast))
+    symbols = frozenset(settings.forecasting.symbols)
+    app.worker_state.metrics.registry.register(ReadModelCollector(views.read_model, views.now_ms, symbols))
     return views
 
 
 class Views:
-    """The board, its follower and the routes of one worker."""
+    """The read model, its follower and the routes of one worker."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
-        self.board = Board(settings.markets)
+        self.read_model = ReadModel(settings.markets)
         self.hub = Hub()
-        self.follower = Follower(settings, self.board, self._on_record, self.now_ms, self._resync)
-        self._changed: dict[str, None] = {}  # in the order in which they changed
+        self.follower = Follower(settings, self.read_model, self._on_record, self.now_ms, self._resync)
+        self._changed: dict[str, None] = {}  # symbols, in the order of change
         self._tasks: list[asyncio.Task[None]] = []
 
     def add_to(self, server: web.Application) -> None:
-        """Routes, the guard of all pages and start-up of an aiohttp application that is not running yet."""
+        """Add routes, access control, and start and stop handlers to an aiohttp application that is not running yet."""
         server.middlewares.append(guard(self._settings.streams, _refusal))
         server.on_response_prepare.append(_with_headers)
         for endpoint, handler in (
@@ -104,23 +103,23 @@ class Views:
             (openapi.PLOT, self._plot),
             (openapi.OPENAPI, self._openapi),
         ):
-            server.router.add_get(endpoint.path, _answered(handler, endpoint))
-        server.router.add_get("/", _answered(self._page))
-        server.router.add_get("/api/{name:.*}", _answered(self._nothing))
-        server.router.add_get("/static/{name:.+}", _answered(self._static))
+            server.router.add_get(endpoint.path, _with_json_errors(handler, endpoint))
+        server.router.add_get("/", _with_json_errors(self._page))
+        server.router.add_get("/api/{name:.*}", _with_json_errors(self._unknown_path))
+        server.router.add_get("/static/{name:.+}", _with_json_errors(self._static))
         server.on_startup.append(self._start)
         server.on_shutdown.append(self._stop)
 
     async def _start(self, _server: web.Application) -> None:
         parts = {
             "follower": self.follower.run,
-            "health events": self._tell_health,
-            "markets events": self._tell_markets,
+            "health events": self._publish_health,
+            "markets events": self._publish_markets,
         }
         self._tasks = [asyncio.create_task(forever(f"views: {name}", run, _PAUSE_S)) for name, run in parts.items()]
 
     async def _stop(self, _server: web.Application) -> None:
-        """Faust's web server asks twice; the second time there is nothing left."""
+        """Stop all tasks. Faust's web server calls this twice; the second call does nothing."""
         self.hub.close()
         tasks, self._tasks = self._tasks, []
         for task in tasks:
@@ -128,13 +127,13 @@ class Views:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def now_ms(self) -> int | None:
-        """Event time; None before the worker's clock runs."""
+        """Return event time; None before the worker's clock has started."""
         try:
             return self._clock.now_ms()
-        except RuntimeError:  # the worker has not started its clock yet
+        except RuntimeError:  # the clock has not started
             return None
 
-    # What is told to those who listen
+    # Live events
 
     def _on_record(self, role: TopicRole, record: Record) -> None:
         if self.hub.is_idle:
@@ -142,39 +141,39 @@ class Views:
         if isinstance(record, Tick):
             self._changed[record.symbol] = None
             if self.hub.is_followed(record.symbol):
-                self.hub.publish("tick", documents.tick_event(self.board, record), record.symbol)
+                self.hub.publish("tick", responses.tick_event(self.read_model, record), record.symbol)
         elif role is TopicRole.DEAD_LETTERS:
             self.hub.publish(_EVENT_NAMES[role], record)
         else:
             self.hub.publish(_EVENT_NAMES[role], record, record.symbol)
 
     def _resync(self) -> None:
-        """All that listen fetch the documents again."""
+        """Make all listeners fetch the documents again."""
         self.hub.publish("resync", {})
 
-    async def _tell_markets(self) -> None:
+    async def _publish_markets(self) -> None:
         while True:
             await asyncio.sleep(_MARKETS_S)
-            told = list(islice(self._changed, _MARKETS_ROWS))  # the others have their turn next
-            for symbol in told:
+            symbols = list(islice(self._changed, _MARKETS_ROWS))  # the others follow in the next event
+            for symbol in symbols:
                 del self._changed[symbol]
-            if told:
-                self.hub.publish("markets", documents.summary(self.board, told))
+            if symbols:
+                self.hub.publish("markets", responses.summary(self.read_model, symbols))
 
-    async def _tell_health(self) -> None:
+    async def _publish_health(self) -> None:
         while True:
             if not self.hub.is_idle:
                 self.hub.publish("health", self._health_document())
             await asyncio.sleep(_HEALTH_S)
 
-    def _health_document(self) -> documents.Document:
-        document = documents.health(self.board, self.follower.kafka, self._settings, self.now_ms())
+    def _health_document(self) -> responses.Document:
+        document = responses.health(self.read_model, self.follower.kafka, self._settings, self.now_ms())
         return document | {"plot": self._settings.forecasting.plot_path.is_file()}
 
     # Pages
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        _only(request, ())
+        _reject_unknown_parameters(request, ())
         return web.FileResponse(STATIC / "index.html")
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
@@ -182,27 +181,33 @@ class Views:
         path = (STATIC / name).resolve()
         if not path.is_relative_to(STATIC.resolve()) or not path.is_file():
             raise _NotFoundError("path", name, "a file of the dashboard")
-        # aiohttp does not know .mjs everywhere, and browsers take a module only with this type.
+        # Browsers load a module only with this type; aiohttp's type of .mjs depends on the system.
         headers = {"Content-Type": "text/javascript; charset=utf-8"} if path.suffix in (".js", ".mjs") else {}
         return web.FileResponse(path, headers=headers)
 
     async def _markets(self, _request: web.Request) -> web.StreamResponse:
-        return _json(documents.markets(self.board, self.now_ms()))
+        return _json(responses.markets(self.read_model, self.now_ms()))
 
     async def _features(self, request: web.Request) -> web.StreamResponse:
-        return _json(documents.features(self.board, self._known(request.match_info["symbol"])))
+        return _json(responses.features(self.read_model, self._market(request.match_info["symbol"])))
 
     async def _history(self, request: web.Request) -> web.StreamResponse:
-        symbol = self._known(request.match_info["symbol"])
-        return _json(documents.history(self.board, symbol, _whole(request, "points", MOST_POINTS)))
+        symbol = self._market(request.match_info["symbol"])
+        return _json(responses.history(self.read_model, symbol, _whole_number(request, "points", MAX_POINTS)))
 
     async def _predictions(self, request: web.Request) -> web.StreamResponse:
         return _json(
-            documents.predictions(self.board, self._maybe_known(request), _whole(request, "limit", MOST_RECORDS))
+            responses.predictions(
+                self.read_model, self._optional_market(request), _whole_number(request, "limit", MAX_RECORDS)
+            )
         )
 
     async def _scores(self, request: web.Request) -> web.StreamResponse:
-        return _json(documents.scores(self.board, self._maybe_known(request), _whole(request, "limit", MOST_RECORDS)))
+        return _json(
+            responses.scores(
+                self.read_model, self._optional_market(request), _whole_number(request, "limit", MAX_RECORDS)
+            )
+        )
 
     async def _health(self, _request: web.Request) -> web.StreamResponse:
         return _json(self._health_document())
@@ -213,19 +218,23 @@ class Views:
     async def _plot(self, _request: web.Request) -> web.StreamResponse:
         path = self._settings.forecasting.plot_path
         if not path.is_file():
-            raise _NotFoundError("plot", str(path.name), "the plot of a report; none was made yet")
+            raise _NotFoundError(
+                "plot",
+                str(path.name),
+                "a plot of forecasts, written by training or by the predictor; there is none yet",
+            )
         return web.FileResponse(path, headers={"Content-Type": "image/png"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        symbol = self._maybe_known(request) or self.board.symbols[0]
-        _whole(request, "snapshot", 1)
+        symbol = self._optional_market(request) or self.read_model.symbols[0]
+        _whole_number(request, "snapshot", 1)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         with self.hub.listen(symbol) as listener:
             health = self._health_document()
-            if "snapshot" in request.query:  # made once the listener is there: no gap to the events
+            if "snapshot" in request.query:  # created after the listener is registered, so that no event is lost
                 is_forecast = symbol in self._settings.forecasting.symbols
-                document = documents.snapshot(self.board, symbol, health, MOST_RECORDS, is_forecast=is_forecast)
+                document = responses.snapshot(self.read_model, symbol, health, MAX_RECORDS, is_forecast=is_forecast)
                 listener.offer(("snapshot", msgspec.json.encode(document)))
             else:
                 listener.offer(("health", msgspec.json.encode(health)))
@@ -233,40 +242,40 @@ class Views:
                 async for data in listener.frames():
                     await response.write(data)
             except ConnectionResetError:
-                log.debug("a listener of %s went away", symbol)
+                log.debug("a listener of %s disconnected", symbol)
         return response
 
-    async def _nothing(self, request: web.Request) -> web.StreamResponse:
-        raise _NotFoundError("path", request.path, "a document of docs/api.md")
+    async def _unknown_path(self, request: web.Request) -> web.StreamResponse:
+        raise _NotFoundError("path", request.path, "a path of docs/api.md")
 
-    def _known(self, symbol: str) -> str:
-        if symbol not in self.board.markets:
-            raise _NotFoundError("symbol", symbol, f"one of {', '.join(self.board.symbols)}")
+    def _market(self, symbol: str) -> str:
+        if symbol not in self.read_model.markets:
+            raise _NotFoundError("symbol", symbol, f"one of {', '.join(self.read_model.symbols)}")
         return symbol
 
-    def _maybe_known(self, request: web.Request) -> str | None:
+    def _optional_market(self, request: web.Request) -> str | None:
         symbol = request.query.get("symbol")
-        return None if symbol is None else self._known(symbol)
+        return None if symbol is None else self._market(symbol)
 
 
 async def _with_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """Every answer of this server, whoever made it."""
+    """Add the security headers to every response of the server."""
     response.headers.update(_HEADERS)
 
 
-def _answered(handler: Handler, endpoint: Endpoint | None = None) -> Handler:
-    """The same handler with errors as JSON; an endpoint's query is held against its parameters first."""
+def _with_json_errors(handler: Handler, endpoint: Endpoint | None = None) -> Handler:
+    """Wrap a handler: check the query against the endpoint's parameters, and respond to errors with JSON."""
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def respond(request: web.Request) -> web.StreamResponse:
         try:
             if endpoint is not None:
-                _only(request, endpoint.names)
+                _reject_unknown_parameters(request, endpoint.names)
             return await handler(request)
         except InvalidValueError as error:
             status = 404 if isinstance(error, _NotFoundError) else 400
             return _refusal(error.field, error.value, error.expected, status)
 
-    return answer
+    return respond
 
 
 def _refusal(field: str, value: str | None, expected: str, status: int) -> web.Response:
@@ -279,17 +288,17 @@ def _json(document: object, status: int = 200) -> web.Response:
     )
 
 
-def _only(request: web.Request, names: Sequence[str]) -> None:
+def _reject_unknown_parameters(request: web.Request, names: Sequence[str]) -> None:
     for name in request.query:
         if name not in names:
-            expected = f"a parameter out of {', '.join(names)}" if names else "no parameter"
+            expected = f"one of the parameters {', '.join(names)}" if names else "no parameter"
             raise InvalidValueError("query", name, expected)
 
 
-def _whole(request: web.Request, name: str, most: int) -> int:
+def _whole_number(request: web.Request, name: str, maximum: int) -> int:
     text = request.query.get(name)
     if text is None:
-        return most
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and 1 <= int(text) <= most):
-        raise InvalidValueError(name, text, f"a whole number from 1 to {most}")
+        return maximum
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(maximum)) and 1 <= int(text) <= maximum):
+        raise InvalidValueError(name, text, f"a whole number from 1 to {maximum}")
     return int(text)

@@ -1,6 +1,6 @@
-"""What the views know: the newest records of each topic, in bounded memory.
+"""The views' read model: the newest records of each topic, in bounded memory.
 
-Pure: records are handed in by `streams.views.follower`; it must never read a topic, a clock or the settings.
+`streams.views.follower` applies the records.
 """
 
 from collections import Counter, deque
@@ -29,20 +29,20 @@ from marketdata.vocabulary import Role, SourceStatus
 T = TypeVar("T", Prediction, Score)
 
 MAX_POINTS = 1_440  # a day of minutes
-_POINTS_BUDGET = 200_000  # points of all markets together: some 50 MB
+_POINTS_BUDGET = 200_000  # points of all markets together: about 50 MB
 _FORECASTS_BUDGET = 50_000
-_MOST_SOURCES = 16  # anyone may write a tick
+_MAX_SOURCES = 16  # bounds memory: any program can write ticks
 
 CandlePoint = tuple[int, float, float, float, float, float]
 TickPoint = tuple[int, float | None]
 
 
 @dataclass(slots=True)
-class MarketBoard:
+class MarketView:
     """One market. Points have times in ms of event time, prices in the quote currency, volumes in the base coin.
 
-    polled: the newest tick for which all sources were asked; a stream's ticks in between have nothing of CoinGecko's.
-    served: the champion's forecast, or the baseline's in its place, that was made after the newest hour.
+    polled: the newest tick that polled all sources; ticks of a stream contain no CoinGecko data.
+    serving: the forecast of the newest anchor hour, by the champion or by the baseline in its place.
     """
 
     ticks: deque[TickPoint]
@@ -51,26 +51,28 @@ class MarketBoard:
     polled: Tick | None = None
     features: FeatureRow | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
-    served: Prediction | None = None
+    serving: Prediction | None = None
     scores: dict[str, Score] = field(default_factory=dict)
 
     @property
     def sources(self) -> dict[str, SourceState]:
-        """The newest state of each source: of those that the newest tick has nothing of, what the last poll told."""
+        """The newest state of each source; that of the last poll if the newest tick did not poll the source."""
         if self.tick is None:
             return {}
         newest = self.tick.sources
-        told = {} if self.polled is None else self.polled.sources
-        return told | {
-            name: state for name, state in newest.items() if name not in told or state.status != SourceStatus.NOT_POLLED
+        polled = {} if self.polled is None else self.polled.sources
+        return polled | {
+            name: state
+            for name, state in newest.items()
+            if name not in polled or state.status != SourceStatus.NOT_POLLED
         }
 
 
 @dataclass(slots=True)
-class SourceBoard:
-    """One source as the newest collected tick, clean or not, tells of it.
+class SourceView:
+    """One source according to the newest collected tick, clean or not.
 
-    failing_since_ms: event time of the first tick without its data.
+    failing_since_ms: event time of the first tick without data of this source.
     """
 
     status: str
@@ -81,8 +83,8 @@ class SourceBoard:
 
 
 @dataclass(slots=True)
-class TopicBoard:
-    """How far a topic was read. `event_ms`: newest event time; `arrived_ms`: when the broker got the newest record."""
+class TopicView:
+    """Reading progress of a topic. `event_ms`: newest event time. `arrived_ms`: newest append time of the broker."""
 
     records: int = 0
     undecodable: int = 0
@@ -92,8 +94,25 @@ class TopicBoard:
     arrived_ms: int | None = None
 
 
-class Board:
-    """All markets of the settings; records of others are counted and left out."""
+@dataclass(slots=True)
+class KafkaView:
+    """State of the brokers.
+
+    lags: topic to the number of records not yet committed by the worker's group, over all partitions; None if nothing
+    was committed. on_topic: number of records on each topic. failures: unexpected errors of the follower; it restarts
+    after each.
+    """
+
+    connected: bool = False
+    problem: str | None = None
+    problem_since_ms: int | None = None
+    lags: dict[str, int | None] = field(default_factory=dict)
+    on_topic: dict[TopicRole, int] = field(default_factory=dict)
+    failures: int = 0
+
+
+class ReadModel:
+    """All markets of the settings; records of other markets are counted and ignored."""
 
     def __init__(self, symbols: Sequence[str]) -> None:
         self.symbols = tuple(symbols)
@@ -102,24 +121,25 @@ class Board:
         self.clear()
 
     def clear(self) -> None:
-        """Know nothing, as at the beginning."""
-        self.markets = {symbol: MarketBoard(deque(maxlen=self.points)) for symbol in self.symbols}
-        self.topics: dict[TopicRole, TopicBoard] = {role: TopicBoard() for role in TopicRole}
-        self.sources: dict[str, SourceBoard] = {}
+        """Return to the initial, empty state."""
+        self.markets = {symbol: MarketView(deque(maxlen=self.points)) for symbol in self.symbols}
+        self.topics: dict[TopicRole, TopicView] = {role: TopicView() for role in TopicRole}
+        self.sources: dict[str, SourceView] = {}
         self.dead_letters: deque[DeadLetter] = deque(maxlen=100)
         self.dead_letter_reasons: Counter[str] = Counter()
         self.other_markets = 0
 
     @property
-    def served(self) -> Prediction | None:
-        """Of any market what was made after the newest hour."""
-        return max((made for one in self.markets.values() if (made := one.served) is not None), key=_rank, default=None)
+    def serving(self) -> Prediction | None:
+        """The serving forecast of the newest anchor hour, over all markets."""
+        found = (market.serving for market in self.markets.values() if market.serving is not None)
+        return max(found, key=_rank, default=None)
 
-    def take(self, role: TopicRole, record: Record, arrived_ms: int) -> bool:
-        """Take in one record; False where it is of no market here, or older than what is kept.
+    def apply(self, role: TopicRole, record: Record, arrived_ms: int) -> bool:
+        """Apply one record; return False if its market is unknown or it is older than the stored data.
 
-        Ticks as they were collected tell of the sources alone, and are never True: a poll that all sources failed has
-        none that is clean.
+        Collected ticks (role TICKS) only update the sources, and return False: a poll in which all sources failed has
+        no clean tick.
         """
         topic = self.topics[role]
         topic.records += 1
@@ -134,25 +154,25 @@ class Board:
         if market is None:
             self.other_markets += 1
             return False
-        taken = False
+        changed = False
         match record:
             case Tick() if role is TopicRole.TICKS:
-                self._take_sources(record, event_ms)
+                self._apply_sources(record, event_ms)
             case Tick():
-                taken = self._take_tick(market, record, event_ms)
+                changed = self._apply_tick(market, record, event_ms)
             case Candle():
-                taken = self._take_candle(market, record)
+                changed = self._apply_candle(market, record)
             case FeatureRow():
-                taken = _take_features(market, record)
+                changed = _apply_features(market, record)
             case Prediction():
-                taken = _keep(market.predictions, record.prediction_id, record, self.forecasts)
-                if record.role != Role.CHALLENGER and (market.served is None or _rank(record) > _rank(market.served)):
-                    market.served = record
+                changed = _store_once(market.predictions, record.prediction_id, record, self.forecasts)
+                if record.role != Role.CHALLENGER and (market.serving is None or _rank(record) > _rank(market.serving)):
+                    market.serving = record
             case Score():
-                taken = _keep(market.scores, record.prediction_id, record, self.forecasts)
-        return taken
+                changed = _store_once(market.scores, record.prediction_id, record, self.forecasts)
+        return changed
 
-    def _take_tick(self, market: MarketBoard, tick: Tick, event_ms: int) -> bool:
+    def _apply_tick(self, market: MarketView, tick: Tick, event_ms: int) -> bool:
         if all(state.status != SourceStatus.NOT_POLLED for state in tick.sources.values()) and (
             market.polled is None or event_ms > market.polled.timestamp_ms
         ):
@@ -163,7 +183,7 @@ class Board:
         market.ticks.append((event_ms, mid_price(tick.bid_price, tick.ask_price)))
         return True
 
-    def _take_sources(self, tick: Tick, event_ms: int) -> None:
+    def _apply_sources(self, tick: Tick, event_ms: int) -> None:
         for name, state in tick.sources.items():
             known = self.sources.get(name)
             if state.status == SourceStatus.NOT_POLLED or (known is not None and event_ms < known.tick_ms):
@@ -174,25 +194,25 @@ class Board:
                 and event_ms == known.tick_ms
                 and state.status != SourceStatus.OK
             ):
-                continue  # a source that answers for one market of a poll is not out because it lacks another
+                continue  # the source answered for another market of this poll: no outage
             if state.status == SourceStatus.UNKNOWN_SYMBOL and known is not None:
-                continue  # this market is not the source's; it answered for the others
-            if known is None and len(self.sources) >= _MOST_SOURCES:
+                continue  # the source does not list this market; it answered for others
+            if known is None and len(self.sources) >= _MAX_SOURCES:
                 continue
             since = None
             if state.status != SourceStatus.OK:
                 since = event_ms if known is None or known.failing_since_ms is None else known.failing_since_ms
-            # What a failing source said last still tells how old its data is.
-            observed = max(_time(state.observed_at) or "", (known.observed_at if known else None) or "") or None
-            self.sources[name] = SourceBoard(state.status, event_ms, observed, state.staleness_ms, since)
+            # While a source fails, its last observation still gives the age of its data.
+            observed = max(_valid_time(state.observed_at) or "", (known.observed_at if known else None) or "") or None
+            self.sources[name] = SourceView(state.status, event_ms, observed, state.staleness_ms, since)
 
-    def _take_candle(self, market: MarketBoard, candle: Candle) -> bool:
+    def _apply_candle(self, market: MarketView, candle: Candle) -> bool:
         if candle.interval != "1m":
             return False
         try:
             candle_rules.check(candle)
         except DecodeError:
-            return False  # what stores candles tells of it
+            return False  # the batch side refuses and reports invalid candles
         candles = market.candles
         candles[candle.open_time_ms] = (
             candle.open_time_ms,
@@ -202,31 +222,31 @@ class Board:
             candle.close,
             candle.volume,
         )
-        if len(candles) > self.points * 1.1:  # they come in any order: sorting now and then is enough
+        if len(candles) > self.points * 1.1:  # candles arrive in any order; sort only occasionally
             for at in sorted(candles)[: len(candles) - self.points]:
                 del candles[at]
         return candle.open_time_ms in candles
 
 
-def closed_ms(made: Prediction) -> int:
-    """The end of the hour after which a forecast was made: where its horizon is one hour, the begin of its target."""
-    return from_rfc3339(made.target_end) - made.horizon_h * HOUR_MS
+def anchor_end_ms(prediction: Prediction) -> int:
+    """Return the end of a forecast's anchor hour, ms; with a horizon of one hour, the start of its target."""
+    return from_rfc3339(prediction.target_end) - prediction.horizon_h * HOUR_MS
 
 
-def _rank(made: Prediction) -> tuple[int, bool, str]:
-    """Not by the target: after the horizon became smaller the old forecasts' targets lie ahead of the new ones'."""
-    return closed_ms(made), made.role == Role.CHAMPION, made.issued_at
+def _rank(prediction: Prediction) -> tuple[int, bool, str]:
+    """Order by anchor, not by target: after the horizon was reduced, old forecasts have later targets than new ones."""
+    return anchor_end_ms(prediction), prediction.role == Role.CHAMPION, prediction.issued_at
 
 
-def _time(text: str | None) -> str | None:
-    """The text where it is a time; the codec looks at times of the record itself alone."""
+def _valid_time(text: str | None) -> str | None:
+    """Return a normalised time, or None if it is invalid; the codec does not validate times of source states."""
     try:
         return None if text is None else to_rfc3339(from_rfc3339(text))
     except InvalidValueError:
         return None
 
 
-def _take_features(market: MarketBoard, row: FeatureRow) -> bool:
+def _apply_features(market: MarketView, row: FeatureRow) -> bool:
     known = market.features
     if known is not None and (row.timestamp_ms, row.revision) < (known.timestamp_ms, known.revision):
         return False
@@ -234,21 +254,21 @@ def _take_features(market: MarketBoard, row: FeatureRow) -> bool:
     return True
 
 
-def _keep(kept: dict[str, T], key: str, record: T, limit: int) -> bool:
-    """Keep a record once; the oldest arrivals go when there are too many."""
-    if key in kept:
+def _store_once(stored: dict[str, T], key: str, record: T, limit: int) -> bool:
+    """Store a record unless its key exists; remove the oldest arrivals above `limit`."""
+    if key in stored:
         return False
-    kept[key] = record
-    while len(kept) > limit:
-        del kept[next(iter(kept))]
+    stored[key] = record
+    while len(stored) > limit:
+        del stored[next(iter(stored))]
     return True
 
 
 def event_time(record: Record) -> int:
-    """The event time in ms that a record's part of the product is judged by: of a candle its end."""
+    """Return the event time, ms, that determines the age of a record's topic; for a candle, the end of its interval."""
     return event_time_ms(record) + (candle_rules.STEP_MS[record.interval] if isinstance(record, Candle) else 0)
 
 
 def newest_first(records: Iterable[Prediction]) -> list[Prediction]:
-    """Predictions by the hour they are for, newest first, those issued later first."""
+    """Sort predictions by target hour, newest first; within an hour, the one issued last first."""
     return sorted(records, key=lambda p: (p.target_start, p.issued_at), reverse=True)

@@ -1,6 +1,6 @@
-"""The JSON documents of /api, made from the board: plain dicts, times in RFC 3339, prices in the quote currency.
+"""The JSON responses of /api, computed from the read model: plain dicts, times in RFC 3339, prices in quote currency.
 
-Pure; docs/api.md describes every field. It must never read a topic or a clock: the time comes in as `now_ms`.
+docs/api.md describes every field. `now_ms` is event time, None while unknown.
 """
 
 import math
@@ -15,9 +15,8 @@ from marketdata.records import Prediction, Score, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import SourceStatus, stale_flag
-from streams.views import forecast_health as overdue
-from streams.views.follower import KafkaBoard
-from streams.views.read_model import Board, MarketBoard, TickPoint, newest_first
+from streams.views import forecast_health
+from streams.views.read_model import KafkaView, MarketView, ReadModel, TickPoint, newest_first
 
 Document = dict[str, Any]
 
@@ -25,21 +24,21 @@ _PARTS = (
     (TopicRole.TICKS_CLEAN, "Ticks", "collected and cleaned quotes"),
     (TopicRole.CANDLES, "Candles", "closed one-minute candles"),
     (TopicRole.FEATURES, "Features", "rolling windows"),
-    (TopicRole.PREDICTIONS, "Forecasts", "the next hour's average price"),
-    (TopicRole.PREDICTION_SCORES, "Scores", "forecasts against the truth"),
+    (TopicRole.PREDICTIONS, "Forecasts", "average price of the next hour"),
+    (TopicRole.PREDICTION_SCORES, "Scores", "forecasts compared with the truth"),
 )
-_MISSED_POLLS = 3  # this many in a row make an outage
-_NAMED_MARKETS = 10  # of a flag; the rest are counted
+_MISSED_POLLS = 3  # consecutive; more than these are an outage
+_LISTED_MARKETS = 10  # per flag; the others are only counted
 
 
 def time_or_none(ms: int | None) -> str | None:
-    """RFC 3339 of a time in ms, None of None."""
+    """Return a time in ms as RFC 3339, or None for None."""
     return None if ms is None else to_rfc3339(ms)
 
 
-def market_row(board: Board, symbol: str) -> Document:
-    """One market in a line: its newest tick; what only polls tell is that of the newest poll."""
-    market = board.markets[symbol]
+def market_row(read_model: ReadModel, symbol: str) -> Document:
+    """Return one market's newest tick; fields that only polls provide are from the newest poll."""
+    market = read_model.markets[symbol]
     tick = market.tick
     polled = market.polled or tick
     base, _, quote = symbol.partition("-")
@@ -60,28 +59,28 @@ def market_row(board: Board, symbol: str) -> Document:
     }
 
 
-def _flags(market: MarketBoard) -> list[str]:
-    """What was noticed of the newest tick, and in the newest poll of what that tick, if a stream's, does not tell."""
+def _flags(market: MarketView) -> list[str]:
+    """Return the flags of the newest tick, and those of the newest poll that a stream's tick does not check."""
     tick, polled = market.tick, market.polled
     if tick is None or polled is None or tick is polled:
         return [] if tick is None else sorted(tick.flags)
-    told = {stale_flag(name) for name, state in tick.sources.items() if state.status != SourceStatus.NOT_POLLED}
-    return sorted({*tick.flags, *(flag for flag in polled.flags if flag not in told)})
+    checked = {stale_flag(name) for name, state in tick.sources.items() if state.status != SourceStatus.NOT_POLLED}
+    return sorted({*tick.flags, *(flag for flag in polled.flags if flag not in checked)})
 
 
-def markets(board: Board, now_ms: int | None) -> Document:
-    """All markets, in the order of the settings."""
-    return {"now": time_or_none(now_ms), "markets": [market_row(board, symbol) for symbol in board.symbols]}
+def markets(read_model: ReadModel, now_ms: int | None) -> Document:
+    """Return all markets, in the order of the settings."""
+    return {"now": time_or_none(now_ms), "markets": [market_row(read_model, symbol) for symbol in read_model.symbols]}
 
 
-def features(board: Board, symbol: str) -> Document:
-    """The newest feature row of a market, null before the first."""
-    return {"symbol": symbol, "features": board.markets[symbol].features}
+def features(read_model: ReadModel, symbol: str) -> Document:
+    """Return the newest feature row of a market; None before the first."""
+    return {"symbol": symbol, "features": read_model.markets[symbol].features}
 
 
-def history(board: Board, symbol: str, points: int) -> Document:
-    """The newest one-minute candles and mids, oldest first, as rows of numbers with times in ms."""
-    market = board.markets[symbol]
+def history(read_model: ReadModel, symbol: str, points: int) -> Document:
+    """Return the newest one-minute candles and mids, oldest first, as rows of numbers with times in ms."""
+    market = read_model.markets[symbol]
     return {
         "symbol": symbol,
         "candle_columns": ["open_time_ms", "open", "high", "low", "close", "volume"],
@@ -91,58 +90,58 @@ def history(board: Board, symbol: str, points: int) -> Document:
     }
 
 
-def tick_event(board: Board, tick: Tick) -> Document:
-    """A tick as the chart wants it, and the newest state of each source of that market."""
-    row = market_row(board, tick.symbol)
+def tick_event(read_model: ReadModel, tick: Tick) -> Document:
+    """Return a tick as a chart point, with the market's row and the newest state of each of its sources."""
+    row = market_row(read_model, tick.symbol)
     point: TickPoint = (tick.timestamp_ms, row["mid"])
-    return {"market": row, "point": point, "sources": board.markets[tick.symbol].sources, "flags": row["flags"]}
+    return {"market": row, "point": point, "sources": read_model.markets[tick.symbol].sources, "flags": row["flags"]}
 
 
-def summary(board: Board, symbols: Iterable[str]) -> Document:
-    """Markets as a list wants them: rows of few columns, for there may be a thousand."""
+def summary(read_model: ReadModel, symbols: Iterable[str]) -> Document:
+    """Return markets as short rows: there can be a thousand of them."""
     rows = []
     for symbol in symbols:
-        row = market_row(board, symbol)
+        row = market_row(read_model, symbol)
         rows.append((symbol, row["last"], row["change_24h_percent"], row["flags"]))
     return {"columns": ["symbol", "last", "change_24h_percent", "flags"], "rows": rows}
 
 
-def snapshot(board: Board, symbol: str, health: Document, limit: int, *, is_forecast: bool) -> Document:
-    """All that a page shows, in one document: the chosen market in full, the others as a list.
+def snapshot(read_model: ReadModel, symbol: str, health: Document, limit: int, *, is_forecast: bool) -> Document:
+    """Return all data of the dashboard in one document: everything about `symbol`, and short rows of all markets.
 
-    is_forecast: whether forecasts of the chosen market are made.
+    is_forecast: whether `symbol` is in `forecasting.symbols`.
     """
     return {
         "symbol": symbol,
-        "markets": summary(board, board.symbols),
-        "market": market_row(board, symbol),
-        "sources": board.markets[symbol].sources,
-        "history": history(board, symbol, board.points),
-        "features": board.markets[symbol].features,
+        "markets": summary(read_model, read_model.symbols),
+        "market": market_row(read_model, symbol),
+        "sources": read_model.markets[symbol].sources,
+        "history": history(read_model, symbol, read_model.points),
+        "features": read_model.markets[symbol].features,
         "is_forecast": is_forecast,
-        "predictions": predictions(board, symbol, limit)["predictions"],
-        "scores": scores(board, symbol, limit),
+        "predictions": predictions(read_model, symbol, limit)["predictions"],
+        "scores": scores(read_model, symbol, limit),
         "health": health,
     }
 
 
-def predictions(board: Board, symbol: str | None, limit: int) -> Document:
-    """Predictions, those for the latest hours first."""
-    chosen = board.symbols if symbol is None else (symbol,)
-    found: list[Prediction] = [p for name in chosen for p in board.markets[name].predictions.values()]
+def predictions(read_model: ReadModel, symbol: str | None, limit: int) -> Document:
+    """Return predictions, latest target hour first."""
+    chosen = read_model.symbols if symbol is None else (symbol,)
+    found: list[Prediction] = [p for name in chosen for p in read_model.markets[name].predictions.values()]
     return {"symbol": symbol, "predictions": newest_first(found)[:limit]}
 
 
-def scores(board: Board, symbol: str | None, limit: int) -> Document:
-    """Scores, the latest hours first, and their summary by market, role, version and origin."""
-    chosen = board.symbols if symbol is None else (symbol,)
-    found = [score for name in chosen for score in board.markets[name].scores.values()]
+def scores(read_model: ReadModel, symbol: str | None, limit: int) -> Document:
+    """Return scores, latest target hour first, and their summary by market, role, version and origin."""
+    chosen = read_model.symbols if symbol is None else (symbol,)
+    found = [score for name in chosen for score in read_model.markets[name].scores.values()]
     newest = sorted(found, key=lambda s: (s.target_start, s.scored_at), reverse=True)
     return {"symbol": symbol, "summary": summarise(found), "scores": newest[:limit]}
 
 
 def summarise(found: Iterable[Score]) -> list[Document]:
-    """Scores by market, role, version and origin: live ones never mix with backfilled ones."""
+    """Summarise scores by market, role, version and origin; live and backfilled scores are never mixed."""
     groups: dict[tuple[str, str, str, str], list[Score]] = defaultdict(list)
     for score in found:
         groups[score.symbol, score.role, score.model_version, score.origin].append(score)
@@ -173,15 +172,15 @@ def summarise(found: Iterable[Score]) -> list[Document]:
     return rows
 
 
-def health(board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | None) -> Document:
-    """Each part's last event, age and state; `state` is ok, waiting (nothing yet), late or outage."""
-    made = overdue.forecasts(board, settings, now_ms)
-    parts = [_part(board, kafka, settings, now_ms, *part) for part in _PARTS]
+def health(read_model: ReadModel, kafka: KafkaView, settings: Settings, now_ms: int | None) -> Document:
+    """Return each part's last event, age and state: ok, waiting (no data yet), late or outage."""
+    forecasts = forecast_health.forecasts(read_model, settings, now_ms)
+    parts = [_part(read_model, kafka, settings, now_ms, *part) for part in _PARTS]
     for part in parts:
         if part["part"] == TopicRole.PREDICTIONS.value:
-            part["state"] = made["state"]
-    flagged = _flagged(board)
-    sources = [_source(board, settings, now_ms, name, flagged) for name in sorted(board.sources)]
+            part["state"] = forecasts["state"]
+    flagged = _flagged(read_model)
+    sources = [_source(read_model, settings, now_ms, name, flagged) for name in sorted(read_model.sources)]
     collected = settings.topic(TopicRole.TICKS).name
     cleaned = settings.topic(TopicRole.TICKS_CLEAN).name
     states = [entry["state"] for entry in (*parts, *sources)] + ([] if kafka.connected else ["outage"])
@@ -193,10 +192,10 @@ def health(board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | No
         "parts": parts,
         "sources": sources,
         "flags": [
-            {"flag": flag, "n_markets": len(symbols), "markets": symbols[:_NAMED_MARKETS]}
+            {"flag": flag, "n_markets": len(symbols), "markets": symbols[:_LISTED_MARKETS]}
             for flag, symbols in sorted(flagged.items())
         ],
-        "divergence": {"bound_bps": settings.streams.divergence_bps, "widest": _widest_divergence(board)},
+        "divergence": {"bound_bps": settings.streams.divergence_bps, "widest": _widest_divergence(read_model)},
         "kafka": {
             "state": "ok" if kafka.connected else "outage",
             "problem": kafka.problem,
@@ -204,25 +203,25 @@ def health(board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | No
             "lag": {"clean": kafka.lags.get(collected), "features": kafka.lags.get(cleaned)},
             "failures": kafka.failures,
         },
-        "dead_letters": _dead_letters(board, kafka),
-        "forecasts": made,
-        "model": _model(board),
+        "dead_letters": _dead_letters(read_model, kafka),
+        "forecasts": forecasts,
+        "model": _model(read_model),
     }
 
 
-def _flagged(board: Board) -> dict[str, list[str]]:
-    """Flag to the markets whose newest ticks have it."""
+def _flagged(read_model: ReadModel) -> dict[str, list[str]]:
+    """Return flag → markets with this flag."""
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for symbol in board.symbols:
-        for flag in _flags(board.markets[symbol]):
+    for symbol in read_model.symbols:
+        for flag in _flags(read_model.markets[symbol]):
             found[flag].append(symbol)
     return found
 
 
-def _widest_divergence(board: Board) -> Document | None:
+def _widest_divergence(read_model: ReadModel) -> Document | None:
     known = [
         (abs(polled.divergence_bps), polled)
-        for market in board.markets.values()
+        for market in read_model.markets.values()
         if (polled := market.polled or market.tick) is not None and polled.divergence_bps is not None
     ]
     if not known:
@@ -232,10 +231,16 @@ def _widest_divergence(board: Board) -> Document | None:
 
 
 def _part(
-    board: Board, kafka: KafkaBoard, settings: Settings, now_ms: int | None, role: TopicRole, name: str, what: str
+    read_model: ReadModel,
+    kafka: KafkaView,
+    settings: Settings,
+    now_ms: int | None,
+    role: TopicRole,
+    name: str,
+    description: str,
 ) -> Document:
-    topic = board.topics[role]
-    # Scores come once an hour, and may wait for the hour's row: an hour and a half is late, three hours an outage.
+    topic = read_model.topics[role]
+    # Scores arrive once per hour and need the hourly row: late after 1.5 h, outage after 3 h.
     hourly = role is TopicRole.PREDICTION_SCORES
     poll_s = settings.streams.poll_interval_s
     late_s, outage_s = (5_400.0, 10_800.0) if hourly else (2.0 * poll_s + 60, (_MISSED_POLLS + 2) * poll_s + 60)
@@ -243,7 +248,7 @@ def _part(
     return {
         "part": role.value,
         "name": name,
-        "what": what,
+        "what": description,
         "state": _state(age_s, late_s, outage_s),
         "last_event": time_or_none(topic.event_ms),
         "last_arrival": time_or_none(topic.arrived_ms),
@@ -257,19 +262,19 @@ def _part(
 
 
 def _source(
-    board: Board, settings: Settings, now_ms: int | None, name: str, flagged: Mapping[str, Sequence[str]]
+    read_model: ReadModel, settings: Settings, now_ms: int | None, name: str, flagged: Mapping[str, Sequence[str]]
 ) -> Document:
-    source = board.sources[name]
+    source = read_model.sources[name]
     poll_s = settings.streams.poll_interval_s
-    told_s = _age_s(source.tick_ms, now_ms)
+    tick_age_s = _age_s(source.tick_ms, now_ms)
     stale = len(flagged.get(stale_flag(name), ()))
     state = (
         "disabled" if source.status == SourceStatus.DISABLED else "ok" if source.status == SourceStatus.OK else "outage"
     )
-    if state == "ok":  # as good as the ticks that tell of it
-        state = _state(told_s, 2.0 * poll_s + 60, (_MISSED_POLLS + 2) * poll_s + 60)
-    if state == "ok" and stale * 2 > sum(market.tick is not None for market in board.markets.values()):
-        state = "late"  # it answers, but for most markets with what is old
+    if state == "ok":  # no better than the age of its newest tick
+        state = _state(tick_age_s, 2.0 * poll_s + 60, (_MISSED_POLLS + 2) * poll_s + 60)
+    if state == "ok" and stale * 2 > sum(market.tick is not None for market in read_model.markets.values()):
+        state = "late"  # it responds, but with stale data for most markets
     return {
         "source": name,
         "state": state,
@@ -286,11 +291,11 @@ def _source(
     }
 
 
-def _dead_letters(board: Board, kafka: KafkaBoard) -> Document:
-    newest = board.dead_letters[-1] if board.dead_letters else None
+def _dead_letters(read_model: ReadModel, kafka: KafkaView) -> Document:
+    newest = read_model.dead_letters[-1] if read_model.dead_letters else None
     return {
         "on_topic": kafka.on_topic.get(TopicRole.DEAD_LETTERS),
-        "by_reason": dict(board.dead_letter_reasons),
+        "by_reason": dict(read_model.dead_letter_reasons),
         "newest": None
         if newest is None
         else {
@@ -306,9 +311,9 @@ def _dead_letters(board: Board, kafka: KafkaBoard) -> Document:
     }
 
 
-def _model(board: Board) -> Document | None:
-    """What serves the newest hour: the champion, or the baseline in its place with the reason."""
-    newest = board.served
+def _model(read_model: ReadModel) -> Document | None:
+    """Return the model that serves the newest hour: the champion, or the baseline in its place with the reason."""
+    newest = read_model.serving
     if newest is None:
         return None
     return {

@@ -1,6 +1,7 @@
-"""The shapes of the API's answers and events, for the OpenAPI document; a test holds real answers against them.
+"""Types of the API's responses and events, for the OpenAPI document; a test validates real responses against them.
 
-`streams.views.responses` makes them. Times are RFC 3339 in UTC, event time unless said otherwise; null is unknown.
+`streams.views.responses` builds them. Times are RFC 3339 in UTC, event time unless stated otherwise; null is a missing
+value.
 """
 
 from typing import Literal, TypedDict
@@ -13,7 +14,7 @@ Mid = tuple[int, float | None]
 
 
 class Problem(TypedDict):
-    """What was not as expected."""
+    """The invalid field, its value and what is expected."""
 
     field: str
     value: str | None
@@ -21,15 +22,15 @@ class Problem(TypedDict):
 
 
 class Error(TypedDict):
-    """The answer to a question that cannot be answered."""
+    """Response to a request that cannot be served."""
 
     error: Problem
 
 
 class MarketRow(TypedDict):
-    """A market's newest tick. Prices in the quote currency: `price` CoinGecko's, `mid` Binance's, `last` mid or price.
+    """A market's newest tick. Prices in quote currency: `price` of CoinGecko, `mid` of Binance, `last` mid or price.
 
-    divergence_bps: price against mid at the newest poll. flags: what was noticed of the newest tick and poll.
+    divergence_bps: price against mid at the newest poll. flags: of the newest tick and poll.
     """
 
     symbol: str
@@ -60,7 +61,7 @@ class MarketList(TypedDict):
 
 
 class Features(TypedDict):
-    """The newest feature row, null before the first."""
+    """The newest feature row; null before the first."""
 
     symbol: str
     features: FeatureRow | None
@@ -77,14 +78,14 @@ class History(TypedDict):
 
 
 class Predictions(TypedDict):
-    """Predictions, those for the latest hours first."""
+    """Predictions, latest target hour first."""
 
     symbol: str | None
     predictions: list[Prediction]
 
 
 class ScoreSummary(TypedDict):
-    """The scores held of one market, role, model version and origin; errors in basis points of log price."""
+    """Means over the stored scores of one market, role, model version and origin; errors in bps of log price."""
 
     symbol: str
     role: str
@@ -104,7 +105,7 @@ class ScoreSummary(TypedDict):
 
 
 class Scores(TypedDict):
-    """Scores, the latest hours first, and their summary."""
+    """Scores, latest target hour first, and their summary."""
 
     symbol: str | None
     summary: list[ScoreSummary]
@@ -112,9 +113,9 @@ class Scores(TypedDict):
 
 
 class PartHealth(TypedDict):
-    """A topic as far as this worker read it. last_arrival: the broker's time. skipped: records passed over.
+    """A topic, as read by this worker. last_arrival: the broker's append time. view_lag: records not read yet.
 
-    Those are too old to matter to one that fell behind, or out of the future.
+    skipped: records ignored because the views fell too far behind, or because their time is ahead of the clock.
     """
 
     part: str
@@ -132,7 +133,7 @@ class PartHealth(TypedDict):
 
 
 class SourceHealth(TypedDict):
-    """An exchange as the newest tick tells of it. stale_markets: those whose newest poll is flagged stale of it."""
+    """A source, according to the newest tick. stale_markets: markets whose newest poll flags this source as stale."""
 
     source: str
     state: Literal["ok", "late", "outage", "disabled", "waiting"]
@@ -147,16 +148,16 @@ class SourceHealth(TypedDict):
 
 
 class Lag(TypedDict):
-    """Records that the worker's agents have not committed yet."""
+    """Consumer lag of the worker's agents, in records."""
 
     clean: int | None
     features: int | None
 
 
 class KafkaHealth(TypedDict):
-    """The brokers as the views see them. problem, since: why and since when nothing comes of them.
+    """Connection of the views to the brokers. problem, since: why and since when nothing can be read.
 
-    failures: how often the views' own reader failed, and began anew.
+    failures: number of restarts of the views' reader after unexpected errors.
     """
 
     state: Literal["ok", "outage"]
@@ -180,7 +181,7 @@ class RefusedRecord(TypedDict):
 
 
 class DeadLetters(TypedDict):
-    """Records that were refused. by_reason: of those that this worker's views read."""
+    """Refused records. by_reason: counts of those read by this worker."""
 
     on_topic: int | None
     by_reason: dict[str, int]
@@ -188,7 +189,7 @@ class DeadLetters(TypedDict):
 
 
 class OverdueForecast(TypedDict):
-    """A market's newest forecast that serves. overdue_s: event time since the next one's hour began."""
+    """A market's newest serving forecast. overdue_s: event time since the first hour without forecast began."""
 
     symbol: str
     state: Literal["late", "outage"]
@@ -199,9 +200,10 @@ class OverdueForecast(TypedDict):
 
 
 class Forecasts(TypedDict):
-    """Whether forecasts are still made: each market's newest must be of the running hour, grace_s after it began.
+    """Whether each market's newest forecast is for the running hour, at the latest grace_s after the hour began.
 
-    n_markets: those that are forecast and ever were. overdue: the ten that are so for longest. reason: what is wrong.
+    n_markets: markets in `forecasting.symbols` that ever had a forecast. overdue: the ten longest overdue markets.
+    reason: the problem as text.
     """
 
     state: State
@@ -213,7 +215,7 @@ class Forecasts(TypedDict):
 
 
 class ServingModel(TypedDict):
-    """What serves the newest hour."""
+    """The model that serves the newest hour."""
 
     model_version: str
     role: str
@@ -225,7 +227,7 @@ class ServingModel(TypedDict):
 
 
 class Flagged(TypedDict):
-    """A flag of the newest ticks: how many markets have it, and the first ten of them."""
+    """A flag of the newest ticks: the number of markets with it, and the first ten of them."""
 
     flag: str
     n_markets: int
@@ -233,7 +235,7 @@ class Flagged(TypedDict):
 
 
 class MarketDivergence(TypedDict):
-    """CoinGecko's price against Binance's mid at a market's newest poll that has both."""
+    """CoinGecko's price against Binance's mid at a market's newest poll with both."""
 
     symbol: str
     divergence_bps: float
@@ -241,14 +243,14 @@ class MarketDivergence(TypedDict):
 
 
 class Divergence(TypedDict):
-    """Beyond bound_bps a tick is flagged `divergent`. widest: the market furthest apart now."""
+    """Above bound_bps a tick is flagged `divergent`. widest: the market with the largest divergence now."""
 
     bound_bps: float
     widest: MarketDivergence | None
 
 
 class Health(TypedDict):
-    """The state of all parts; `state` is the worst of them. plot: whether /api/plot.png is there."""
+    """The state of all parts; `state` is the worst of them. plot: whether /api/plot.png exists."""
 
     now: str | None
     speed: float
@@ -265,7 +267,7 @@ class Health(TypedDict):
 
 
 class TickEvent(TypedDict):
-    """A market's new tick: its row, a point for the chart, the newest state of each source, and what the bounds say."""
+    """A market's new tick: its row, a point for the chart, the newest state of each source, and the flags."""
 
     market: MarketRow
     point: Mid
@@ -274,9 +276,9 @@ class TickEvent(TypedDict):
 
 
 class Snapshot(TypedDict):
-    """All that a page shows: of `symbol` everything, of the other markets a row; at most 500 scores.
+    """All data of the dashboard: everything about `symbol`, a row for each other market; at most 500 scores.
 
-    is_forecast: whether forecasts of it are made (`forecasting.symbols`); those of before are there all the same.
+    is_forecast: whether `symbol` is in `forecasting.symbols`; earlier forecasts are included in any case.
     """
 
     symbol: str
@@ -292,18 +294,18 @@ class Snapshot(TypedDict):
 
 
 class Resync(TypedDict):
-    """This listener did not keep up, or the views read Kafka again: fetch the documents again, or listen anew."""
+    """Fetch the documents again: this client did not keep up, or the views reconnected to Kafka."""
 
 
 class Live(TypedDict):
-    """stalled: agent to what is wrong with it."""
+    """stalled: agent → problem."""
 
     live: bool
     stalled: dict[str, str]
 
 
 class Ready(TypedDict):
-    """What the worker waits for before it can work."""
+    """Whether the worker is ready, and what it is waiting for."""
 
     ready: bool
     waiting_for: list[str]

@@ -1,4 +1,4 @@
-"""Records of made-up values for tests of the views; what a test judges it gives itself, by keyword."""
+"""Records with default values for tests of the views; tests pass the values that matter by keyword."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ WINDOWS = ("1m", "5m", "15m", "1h", "24h")
 
 
 def tick(at_ms: int, symbol: str = SYMBOL, **other: Any) -> Tick:
-    """A tick that all sources answered: Binance's mid 100, CoinGecko's price 100.5."""
+    """A tick with data of all sources: Binance's mid is 100, CoinGecko's price 100.5."""
     at = to_rfc3339(at_ms)
     state = SourceState(status="ok", observed_at=at, received_at=at, staleness_ms=0)
     values: dict[str, Any] = {
@@ -44,7 +44,7 @@ def tick(at_ms: int, symbol: str = SYMBOL, **other: Any) -> Tick:
 
 
 def polled(at_ms: int, symbol: str = SYMBOL, **statuses: str) -> Tick:
-    """A tick without any value: what each source's status was, by its name."""
+    """A tick without prices; `statuses`: source → status."""
     sources = {
         name: SourceState(status=status, observed_at=to_rfc3339(at_ms) if status == "ok" else None)
         for name, status in statuses.items()
@@ -53,7 +53,7 @@ def polled(at_ms: int, symbol: str = SYMBOL, **statuses: str) -> Tick:
 
 
 def candle(at_ms: int, symbol: str = SYMBOL, close: float = 1.5) -> Candle:
-    """A minute that rose a little."""
+    """A one-minute candle with a slightly rising price."""
     return Candle(
         symbol=symbol,
         open_time=to_rfc3339(at_ms),
@@ -66,7 +66,7 @@ def candle(at_ms: int, symbol: str = SYMBOL, close: float = 1.5) -> Candle:
 
 
 def feature_row(at_ms: int, symbol: str = SYMBOL, revision: int = 0, mid: float = 100.0) -> FeatureRow:
-    """A row with all windows."""
+    """A feature row with all windows."""
     window = WindowFeatures(
         n_ticks=60,
         coverage=1.0,
@@ -93,7 +93,7 @@ def feature_row(at_ms: int, symbol: str = SYMBOL, revision: int = 0, mid: float 
 
 
 def prediction(start_ms: int, symbol: str = SYMBOL, **other: Any) -> Prediction:
-    """A forecast of the hour that begins at `start_ms`: 101, its band 99 to 103."""
+    """A forecast for the hour that starts at `start_ms`: 101, band 99 to 103."""
     start = to_rfc3339(start_ms)
     values: dict[str, Any] = {
         "prediction_id": f"{symbol}|{start}|1|m1",
@@ -122,7 +122,7 @@ def prediction(start_ms: int, symbol: str = SYMBOL, **other: Any) -> Prediction:
 
 
 def score(of: Prediction, **other: Any) -> Score:
-    """How a prediction fared: its hour's price came as it was before, inside the band."""
+    """The score of a prediction: the true average is the last price, inside the band."""
     values: dict[str, Any] = {
         "scored_at": to_rfc3339(from_rfc3339(of.target_end) + 2 * MINUTE_MS),
         "origin": of.origin,
@@ -152,8 +152,8 @@ def score(of: Prediction, **other: Any) -> Score:
 
 
 def dead_letter(at_ms: int, symbol: str = SYMBOL, **other: Any) -> DeadLetter:
-    """A tick that was refused for a crossed quote."""
-    letter = DeadLetter(
+    """A tick refused because of a crossed quote."""
+    refused = DeadLetter(
         symbol=symbol,
         refused_at=to_rfc3339(at_ms),
         reason="crossed_quote",
@@ -166,4 +166,4 @@ def dead_letter(at_ms: int, symbol: str = SYMBOL, **other: Any) -> DeadLetter:
         key=symbol,
         payload="e30=",
     )
-    return msgspec.structs.replace(letter, **other)
+    return msgspec.structs.replace(refused, **other)

@@ -1,4 +1,4 @@
-"""A real worker with a token, as programs read it: its OpenAPI document, live events, topics, metrics and dashboard."""
+"""A real worker with a token: its OpenAPI document, live events, topics, metrics and dashboard."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ from tests.support.view_records import SYMBOL, candle, prediction, score, tick
 TOKEN = "a-token-of-the-test"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 OPEN = ("/health/live", "/health/ready")
-LIVE_ONLY = {"resync"}  # needs a listener that does not keep up
+LIVE_ONLY = {"resync"}  # sent to listeners that do not keep up
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Api:
 
 
 def feed(api: Api) -> None:
-    """Something of everything."""
+    """Publish records of every kind."""
     hour = floor_to(api.now_ms, HOUR_MS)
     forecasts = [prediction(hour - n * HOUR_MS, prediction_id=f"{api.now_ms}|{n}") for n in range(3)]
     before, crossed, newest = (tick(api.now_ms + ms) for ms in (-MINUTE_MS, 0, 1))
@@ -90,7 +90,7 @@ def api(stack: StackUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iter
         made = Api(settings, program, SystemClock().now_ms())
         feed(made)
 
-        def whole() -> bool:
+        def is_complete() -> bool:
             program.check_running()
             try:
                 if made.get("/health/ready").status_code != httpx.codes.OK:
@@ -98,10 +98,10 @@ def api(stack: StackUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iter
             except httpx.TransportError:
                 return False
             health = made.get("/api/health").json()
-            told = {part["part"]: part["records"] for part in health["parts"]}
-            return all(told.values()) and bool(health["dead_letters"]["by_reason"]) and bool(health["sources"])
+            counts = {part["part"]: part["records"] for part in health["parts"]}
+            return all(counts.values()) and bool(health["dead_letters"]["by_reason"]) and bool(health["sources"])
 
-        eventually(whole, 60, "a record of each topic in the views", every_s=0.2)
+        eventually(is_complete, 60, "a record of each topic in the views", every_s=0.2)
         yield made
 
 
@@ -114,7 +114,7 @@ def one_pixel() -> bytes:
 
 
 def closed(schema: Any) -> Any:
-    """The same, where nothing is allowed that is not told."""
+    """Return the schema with all undeclared properties forbidden."""
     if isinstance(schema, list):
         return [closed(one) for one in schema]
     if not isinstance(schema, dict):
@@ -133,7 +133,7 @@ def operations(document: Any) -> list[tuple[str, Any]]:
     return [(path.replace("{symbol}", SYMBOL), entry["get"]) for path, entry in document["paths"].items()]
 
 
-def test_every_path_of_the_document_answers_as_it_says(api: Api) -> None:
+def test_every_path_responds_as_documented(api: Api) -> None:
     document = api.get("/api/openapi.json").json()
     assert len(document["paths"]) >= 12
     for path, operation in operations(document):
@@ -149,7 +149,7 @@ def test_every_path_of_the_document_answers_as_it_says(api: Api) -> None:
                 validate(answer.json(), content["schema"], document)
 
 
-def test_every_path_refuses_as_it_says(api: Api) -> None:
+def test_every_path_rejects_requests_as_documented(api: Api) -> None:
     document = api.get("/api/openapi.json").json()
     error = {"$ref": "#/components/schemas/Error"}
     for path, operation in operations(document):
@@ -167,7 +167,7 @@ def test_every_path_refuses_as_it_says(api: Api) -> None:
         assert bool(asked) != (path in OPEN), path
 
 
-def test_live_events_are_as_the_document_says(api: Api) -> None:
+def test_live_events_match_the_document(api: Api) -> None:
     document = api.get("/api/openapi.json").json()
     schemas = document["paths"]["/api/events"]["get"]["x-events"]
     assert set(schemas) == set(EVENTS)
@@ -196,7 +196,7 @@ def test_live_events_are_as_the_document_says(api: Api) -> None:
 
 
 @pytest.mark.parametrize("role", list(TOPICS))
-def test_messages_are_as_asyncapi_says(api: Api, role: TopicRole) -> None:
+def test_messages_match_asyncapi(api: Api, role: TopicRole) -> None:
     document = yaml.safe_load((ROOT / "docs" / "asyncapi.yaml").read_text(encoding="utf-8"))
     messages = asyncio.run(everything(api.settings, role))
     assert messages
@@ -205,11 +205,14 @@ def test_messages_are_as_asyncapi_says(api: Api, role: TopicRole) -> None:
         assert message.key.decode() == SYMBOL
 
 
-def test_metrics_tell_of_sources_agents_refusals_and_scores(api: Api) -> None:
+def test_metrics_contain_sources_agents_refusals_and_scores(api: Api) -> None:
     def value(name: str, **labels: str) -> float:
-        told = text_string_to_metric_families(api.get("/metrics").text)
+        families = text_string_to_metric_families(api.get("/metrics").text)
         found = [
-            s.value for family in told for s in family.samples if s.name == name and labels.items() <= s.labels.items()
+            s.value
+            for family in families
+            for s in family.samples
+            if s.name == name and labels.items() <= s.labels.items()
         ]
         return sum(found) if found else -1.0
 
@@ -228,7 +231,7 @@ def test_metrics_tell_of_sources_agents_refusals_and_scores(api: Api) -> None:
     assert value("bitcoin_forecast_pinball_bps", **by) == pytest.approx(3.0)
 
 
-def test_the_grafana_dashboard_asks_for_metrics_that_there_are(api: Api) -> None:
+def test_the_grafana_dashboard_uses_existing_metrics(api: Api) -> None:
     text = api.get("/metrics").text
     there: set[str] = set()
     labels: dict[str, set[str]] = {}
@@ -249,7 +252,7 @@ def test_the_grafana_dashboard_asks_for_metrics_that_there_are(api: Api) -> None
             assert name not in labels or by <= labels[name] | {"le"}, query
 
 
-def test_the_example_prints_predictions_and_skips_what_is_none(api: Api, tmp_path: Path) -> None:
+def test_the_example_prints_predictions_and_skips_invalid_records(api: Api, tmp_path: Path) -> None:
     kafka = api.settings.kafka
     topic = api.settings.topic(TopicRole.PREDICTIONS).name
     later = encode(prediction(api.now_ms)).replace(b'"schema_version":1', b'"schema_version":2')
@@ -277,7 +280,7 @@ def test_the_example_prints_predictions_and_skips_what_is_none(api: Api, tmp_pat
     assert "Traceback" not in ended.stderr
 
 
-def test_a_browser_shows_the_token_once_and_is_live(api: Api, tmp_path: Path) -> None:
+def test_a_browser_opens_the_page_with_the_token_once(api: Api, tmp_path: Path) -> None:
     with chromium(tmp_path) as page:
         page.open(f"{api.address}/?token={TOKEN}")
         eventually(lambda: page.text("#link-text") == "Live", 20, "the live stream")
@@ -286,22 +289,22 @@ def test_a_browser_shows_the_token_once_and_is_live(api: Api, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("host", "options"), [("0.0.0.0", []), ("127.0.0.1", ["--web-bind", "0.0.0.0"])])
-def test_a_worker_does_not_listen_to_strangers_unasked(api: Api, host: str, options: list[str]) -> None:
+def test_a_worker_without_token_refuses_a_public_address(api: Api, host: str, options: list[str]) -> None:
     streams = api.settings.streams.model_copy(update={"web_host": host, "web_token": None})
     settings = api.settings.model_copy(update={"streams": streams})
     ended = command(settings, "worker", "-l", "info", *options, code=1)
     assert "the worker cannot start: streams.web_host: '0.0.0.0': expected a loopback address" in ended.stderr
 
 
-def test_a_worker_does_not_start_on_another_s_folder_or_port(api: Api, tmp_path: Path) -> None:
+def test_a_worker_does_not_start_with_the_folder_or_port_of_another(api: Api, tmp_path: Path) -> None:
     streams = api.settings.streams
     other_port, other_folder = {"web_port": free_ports(1)[0]}, {"data_dir": tmp_path / "other"}
-    for change, told in (
+    for change, problem in (
         (other_port, f"streams.data_dir: {streams.data_dir}: locked by pid {api.program.process.pid}, expected"),
         (other_folder, f"streams.web_port: {streams.web_port}: expected a free port on {streams.web_host}"),
     ):
         settings = api.settings.model_copy(update={"streams": streams.model_copy(update=change)})
         ended = command(settings, "worker", "-l", "info", code=1)
-        assert f"the worker cannot start: {told}" in ended.stderr
+        assert f"the worker cannot start: {problem}" in ended.stderr
     api.program.check_running()
     assert api.get("/health/ready").status_code == httpx.codes.OK

@@ -1,4 +1,4 @@
-"""The dashboard in a headless Chromium, against the real worker on the real Kafka and a simulated exchange."""
+"""The dashboard in a headless Chromium, with a real worker, the real Kafka and a simulated exchange."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from tests.support.view_records import SYMBOL, dead_letter, prediction, score
 
 @pytest.fixture
 def live(settings: Settings, exchange: ExchangeUnderTest) -> Settings:
-    """A worker's settings on a market that runs 60 times as fast as real: a poll a second."""
+    """A worker's settings with an exchange clock at 60 times real time: one poll per second."""
     return settings.model_copy(
         update={
             "binance": settings.binance.model_copy(update={"base_url": exchange.binance}),
@@ -78,33 +78,33 @@ def drawn_pixels(page: Browser, chart: str) -> int:
     return int(page.run(script, chart))
 
 
-def choose_by_keyboard(page: Browser) -> None:
-    """ETH-USD out of the list."""
+def select_by_keyboard(page: Browser) -> None:
+    """Select ETH-USD in the list."""
     page.run("document.getElementById('market').focus()")
     page.keys(f"{ENTER}eth us")
     assert page.text("#market-count") == "1 of 6 markets"
     page.keys(ENTER)
-    eventually(lambda: page.text("#price-title") == "ETH / USD", 20, "the market chosen by keyboard")
-    assert page.run("return document.activeElement.id") == "market"  # where the focus came from
+    eventually(lambda: page.text("#price-title") == "ETH / USD", 20, "the market selected by keyboard")
+    assert page.run("return document.activeElement.id") == "market"  # the focus returns to the button
     assert page.run("return getComputedStyle(document.activeElement).outlineStyle") != "none"
 
 
 def of_a_longer_horizon(hour_ms: int) -> Prediction:
-    """What was made five hours ago for a day ahead: its hour lies ahead of those that are forecast now."""
+    """A forecast issued five hours ago with a horizon of 24 h: its target is later than those of current forecasts."""
     return prediction(hour_ms + 18 * HOUR_MS, horizon_h=24, issued_at=to_rfc3339(hour_ms - 5 * HOUR_MS))
 
 
-async def forecast_no_more(settings: Settings, page: Browser, start_ms: int) -> None:
-    """An old forecast of ETH-USD, which the page shows, and which is not forecast: no newer one is owed."""
+async def check_market_without_forecasts(settings: Settings, page: Browser, start_ms: int) -> None:
+    """Check that an old forecast of a market outside forecasting.symbols is shown and is not overdue."""
     assert "No forecasts of ETH-USD are made" in page.text("#forecast")
     old = encode(prediction(start_ms, "ETH-USD"))
     await send(settings, TopicRole.PREDICTIONS, [(b"ETH-USD", old)])
-    eventually(lambda: page.text("#forecast-title") == "Latest forecast", 20, "a forecast that is owed no successor")
+    eventually(lambda: page.text("#forecast-title") == "Latest forecast", 20, "the old forecast")
     assert "no forecasts of this market are made any more" in page.text("#forecast .notice")
     assert not page.run("return document.querySelector('#forecast.overdue')")
 
 
-async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Browser, tmp_path: Path) -> None:
+async def test_the_page_draws_and_updates(live: Settings, page: Browser, tmp_path: Path) -> None:
     with worker(live, tmp_path / "worker.log"):
         wait_for_worker(live)
         open_page(page, live)
@@ -112,7 +112,7 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
         assert page.text("#price-title") == "BTC / USD"
         assert page.text("#features tbody tr:first-child th") == "Last mid"
         assert "Waiting for the first hour" in page.text("#forecast")
-        eventually(lambda: drawn_pixels(page, "price-chart") > 2_000, 20, "a chart with something on it")
+        eventually(lambda: drawn_pixels(page, "price-chart") > 2_000, 20, "a drawn chart")
 
         seen = page.text("#quote-line")
         eventually(lambda: page.text("#quote-line") not in ("", seen), 20, "a newer tick on the page")
@@ -139,22 +139,22 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
         eventually(
             lambda: "Forecasts: overdue for BTC-USD" in page.text("#alerts"), 20, "overdue forecasts on the page"
         )
-        eventually(lambda: page.text("#forecast-title") == "Overdue forecast", 20, "the forecast told as overdue")
+        eventually(lambda: page.text("#forecast-title") == "Overdue forecast", 20, "the forecast marked as overdue")
         assert "no newer forecast came, this one is old" in page.text("#forecast.overdue .notice")
         await send(live, TopicRole.PREDICTIONS, [(key, encode(made))])
         eventually(lambda: "model-under-test" in page.text("#forecast"), 20, "the forecast on the page")
         assert "The baseline serves: no model was trained yet" in page.text("#forecast")
         assert not page.run("return document.querySelector('#forecast.overdue')")
-        eventually(lambda: "Forecasts" not in page.text("#alerts"), 20, "the end of what was overdue on the page")
-        eventually(lambda: drawn_pixels(page, "forecast-chart") > empty, 20, "the band in the chart of forecasts")
+        eventually(lambda: "Forecasts" not in page.text("#alerts"), 20, "the end of the overdue alert")
+        eventually(lambda: drawn_pixels(page, "forecast-chart") > empty, 20, "the band in the forecast chart")
         await send(live, TopicRole.PREDICTION_SCORES, [(key, encode(score(made, scored_at=made.issued_at)))])
         eventually(lambda: "100.0 %" in page.text("#scores"), 20, "the score on the page")
         await send(live, TopicRole.DEAD_LETTERS, [(key, encode(dead_letter(now_ms, value="<b>1.0</b>")))])
         eventually(lambda: "1 dead letter" in page.text("#health-notes"), 20, "the dead letter on the page")
-        assert "<b>1.0</b>" in page.text("#health-notes")  # records are text, never markup
+        assert "<b>1.0</b>" in page.text("#health-notes")  # records are inserted as text, not as markup
 
-        choose_by_keyboard(page)
-        await forecast_no_more(live, page, floor_to(now_ms, HOUR_MS) - 30 * HOUR_MS)
+        select_by_keyboard(page)
+        await check_market_without_forecasts(live, page, floor_to(now_ms, HOUR_MS) - 30 * HOUR_MS)
 
         page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         theme = "return document.documentElement.dataset.theme"
@@ -172,8 +172,8 @@ async def test_the_page_draws_and_follows_what_comes(live: Settings, page: Brows
 
 
 @contextmanager
-def kafka_stands_still(stack: StackUnderTest) -> Iterator[None]:
-    """The broker takes connections and answers nothing."""
+def suspended_kafka(stack: StackUnderTest) -> Iterator[None]:
+    """Suspend the broker: it accepts connections but does not respond."""
     state = load_state(stack.state_dir)
     assert state is not None
     kafka = state.parts["kafka"].process
@@ -185,7 +185,7 @@ def kafka_stands_still(stack: StackUnderTest) -> Iterator[None]:
         os.kill(kafka.pid, signal.SIGCONT)
 
 
-def test_the_page_tells_an_outage_and_survives_a_restart(
+def test_the_page_reports_outages_and_survives_a_restart(
     live: Settings, stack: StackUnderTest, exchange: ExchangeUnderTest, page: Browser, tmp_path: Path
 ) -> None:
     with ExitStack() as first:
@@ -198,7 +198,7 @@ def test_the_page_tells_an_outage_and_survives_a_restart(
         httpx.delete(f"{exchange.control}/faults", trust_env=False)
         eventually(lambda: "Binance" not in page.text("#alerts"), 60, "the end of the outage on the page")
 
-        for match in ("bookTicker", "/coingecko/"):  # no tick of such a poll is clean
+        for match in ("bookTicker", "/coingecko/"):  # a poll without any source has no clean tick
             httpx.post(f"{exchange.control}/faults", json={"fault": "503", "match": match}, trust_env=False)
         eventually(lambda: "no source answers" in page.text("#alerts"), 40, "the outage of all sources on the page")
         sources = {source["source"]: source for source in get(live, "/api/health")["sources"]}
@@ -207,15 +207,15 @@ def test_the_page_tells_an_outage_and_survives_a_restart(
         httpx.delete(f"{exchange.control}/faults", trust_env=False)
         eventually(lambda: "outage (" not in page.text("#alerts"), 60, "the end of the outage of all on the page")
 
-        claims = "return document.querySelectorAll('#sources [data-state=ok], #health-parts [data-state=ok]').length"
-        with kafka_stands_still(stack):
+        ok_states = "return document.querySelectorAll('#sources [data-state=ok], #health-parts [data-state=ok]').length"
+        with suspended_kafka(stack):
             eventually(lambda: "Kafka: outage" in page.text("#alerts"), 60, "the outage of Kafka on the page")
             assert page.text("#link-text") == "Not live"
-            assert page.run(claims) == 0  # nothing is known to be well
+            assert page.run(ok_states) == 0  # no part is shown as ok
         eventually(lambda: "Kafka" not in page.text("#alerts"), 60, "the end of Kafka's outage on the page")
-        eventually(lambda: page.text("#link-text") == "Live" and page.run(claims), 20, "the page is live again")
+        eventually(lambda: page.text("#link-text") == "Live" and page.run(ok_states), 20, "the page is live again")
 
-    # The worker has stopped within its five seconds although the page was listening.
+    # The worker stops within five seconds although the page is connected.
     eventually(lambda: page.text("#link-text") == "Reconnecting…", 20, "the page notices that the worker is gone")
     assert "The worker does not answer" in page.text("#alerts")
     before = page.text("#quote-line")
@@ -225,5 +225,5 @@ def test_the_page_tells_an_outage_and_survives_a_restart(
         eventually(lambda: page.text("#link-text") == "Live", 20, "the page is live again")
         eventually(lambda: page.text("#quote-line") not in ("", before), 20, "a newer tick on the page")
         assert "The worker does not answer" not in page.text("#alerts")
-        refused = "net::ERR_"  # what the browser says of every attempt while nobody listens
+        refused = "net::ERR_"  # logged by the browser for each attempt while the server is down
         assert [line for line in page.errors() if refused not in line] == []

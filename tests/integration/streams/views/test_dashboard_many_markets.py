@@ -1,6 +1,6 @@
 """The dashboard with 1,000 markets in a headless Chromium, against the real worker on the real Kafka.
 
-What the page and the stream hold is judged; how long the page took is printed.
+The sizes of the page and the events are checked; the page's times are printed.
 """
 
 import json
@@ -56,7 +56,7 @@ _WATCH_LONG_TASKS = """
 
 @pytest.fixture
 def many(settings: Settings) -> Settings:
-    """A worker's settings with 1,000 markets, whose records a test sends itself."""
+    """A worker's settings with 1,000 markets; the test sends their records."""
     ids = {coin: coin.lower() for coin in COINS[1:]}
     return without_exchanges(settings).model_copy(
         update={"markets": tuple(SYMBOLS), "coingecko": settings.coingecko.model_copy(update={"coin_ids": ids})}
@@ -70,7 +70,7 @@ def page(tmp_path: Path) -> Iterator[Browser]:
 
 
 def quotes(at_ms: int) -> list[Tick]:
-    """One tick a market: each around its own price, two of them flagged."""
+    """One tick per market, each around its own price; two of them are flagged."""
     ticks = []
     for number, symbol in enumerate(SYMBOLS):
         mid, is_flagged = 100.0 + number, symbol in FLAGGED
@@ -91,12 +91,12 @@ def quotes(at_ms: int) -> list[Tick]:
 
 
 def rows_of(page: Browser) -> list[str]:
-    """Names of the rows in the document that can be seen."""
+    """Symbols of the visible rows."""
     return list(page.run("return [...document.querySelectorAll('.row:not([hidden])')].map((r) => r.dataset.symbol)"))
 
 
 async def feed(settings: Settings, address: str, program: Program) -> int:
-    """Wait for the worker, and give it a quote of every market and the candles of one; the instant of the quotes."""
+    """Wait for the worker, send a quote of every market and the candles of one; return the quotes' time, ms."""
 
     def answers() -> bool:
         program.check_running()
@@ -115,37 +115,37 @@ async def feed(settings: Settings, address: str, program: Program) -> int:
     candles = [candle(at, CHOSEN, 1_007.0 + at / MINUTE_MS % 5) for at in minutes]
     await send(settings, TopicRole.CANDLES, [(one.symbol.encode(), encode(one)) for one in candles])
     await send(settings, TopicRole.TICKS, [(one.symbol.encode(), encode(one)) for one in quotes(now_ms)])
-    eventually(all_known, 60, "all markets on the board")
+    eventually(all_known, 60, "all markets in the read model")
     return now_ms
 
 
 async def check_events(settings: Settings, address: str, at_ms: int) -> int:
-    """New quotes of all markets reach a listener in bounded events; bytes of the biggest."""
-    told: set[str] = set()
+    """Check that new quotes of all markets reach a listener in bounded events; return the largest event's bytes."""
+    received: set[str] = set()
     biggest = 0
     with httpx.stream("GET", f"{address}/api/events?symbol={CHOSEN}", timeout=30, trust_env=False) as stream:
         lines = stream.iter_lines()
         assert next(line for line in lines if line.startswith("event: ")) == "event: health"
         await send(settings, TopicRole.TICKS, [(one.symbol.encode(), encode(one)) for one in quotes(at_ms)])
-        while len(told) < MARKETS:
+        while len(received) < MARKETS:
             next(line for line in lines if line == "event: markets")
             data = next(lines).removeprefix("data: ")
             rows = json.loads(data)["rows"]
             biggest = max(biggest, len(data))
             assert len(rows) <= MOST_EVENT_ROWS
             assert len(data) <= MOST_EVENT_BYTES
-            told.update(row[0] for row in rows)
+            received.update(row[0] for row in rows)
     return biggest
 
 
 def assert_is_small(page: Browser) -> None:
-    """The document holds the rows in view alone."""
+    """Check that the document contains only the visible rows."""
     assert 5 < len(rows_of(page)) <= MOST_ROWS
     assert page.run("return document.querySelectorAll('*').length") < MOST_NODES
 
 
 def check_keyboard(page: Browser) -> None:
-    """Every stop of the Tab key shows where it is, and the list is one of them, whose rows the arrows choose."""
+    """Check that every Tab stop has a focus ring, and that the arrow keys select rows of the list."""
     stops = []
     for _ in range(10):
         page.keys(TAB)
@@ -160,12 +160,12 @@ def check_keyboard(page: Browser) -> None:
     page.keys("c90 usd")
     assert page.text("#market-count") == "10 of 1,000 markets"
     page.keys(DOWN * 7 + ENTER)
-    eventually(lambda: page.run("return document.body.dataset.loaded") == CHOSEN, 20, "the market that was chosen")
+    eventually(lambda: page.run("return document.body.dataset.loaded") == CHOSEN, 20, "the selected market")
     assert page.text("#price-title") == "C907 / USD"
 
 
 def check_phone(page: Browser) -> None:
-    """The list is a panel below its button, and goes away again."""
+    """Check that the list is a panel below its button, and that Escape closes it."""
     page.command("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
     eventually(lambda: not page.run("return document.getElementById('market-list').clientHeight"), 10, "the phone")
     page.run("document.getElementById('market').focus()")
@@ -187,9 +187,9 @@ async def test_a_thousand_markets_stay_usable(many: Settings, page: Browser, tmp
         assert_is_small(page)
         assert "CoinGecko and Binance diverge: 2 markets, C007-USD, C907-USD" in page.text("#notices")
         check_keyboard(page)
-        eventually(lambda: page.run(_DRAWN) > 2_000, 20, "the chart of the market that was chosen")
+        eventually(lambda: page.run(_DRAWN) > 2_000, 20, "the chart of the selected market")
         assert "CoinGecko +250.0 bps of mid, divergent" in page.text("#sources")
-        eventually(lambda: "Last mid" in page.text("#features"), 20, "its features, by the worker's own agents")
+        eventually(lambda: "Last mid" in page.text("#features"), 20, "its features, computed by the worker's agents")
 
         page.run("const search = document.getElementById('market-search'); search.value = ''; search.focus()")
         page.click("#market-flagged")
@@ -202,4 +202,4 @@ async def test_a_thousand_markets_stay_usable(many: Settings, page: Browser, tmp
         assert_is_small(page)
         check_phone(page)
         assert page.errors() == []
-        print(json.dumps(page.run(_TIMES) | {"biggest_event_bytes": biggest}))  # noqa: T201  for whoever reads the run
+        print(json.dumps(page.run(_TIMES) | {"biggest_event_bytes": biggest}))  # noqa: T201  measurement for the reader of the run

@@ -1,4 +1,4 @@
-"""The views on a Kafka that dies: they tell of it, and follow again once it is back."""
+"""The views when Kafka dies: they report the outage, and read again when Kafka is back."""
 
 import asyncio
 import logging
@@ -15,21 +15,21 @@ from devstack.state import load_state
 from marketdata.codec import encode
 from marketdata.topics import TopicRole
 from streams.kafka import topics
-from streams.views import responses as documents
+from streams.views import responses
 from streams.views.follower import Follower
-from streams.views.read_model import Board
+from streams.views.read_model import ReadModel
 from tests.support import view_records as records
 from tests.support.stack import environment_of, eventually_async, free_ports, running, settings_with
 from tests.support.streams_worker import send
 
 START = 1_722_816_000_000
 KEY = records.SYMBOL.encode()
-KILLS = 2  # how a client is left depends on what it did just then
+KILLS = 2  # a client's state after a kill depends on what it was doing
 
 
 @asynccontextmanager
 async def kafka_alone(settings: Settings, log: Path) -> AsyncIterator[int]:
-    """A broker of the settings' own, and its process; what it stores stays for the next."""
+    """Run a broker of its own for these settings; yield its pid. Its data remains for the next one."""
     folder = settings.devstack.state_dir
     command = [sys.executable, "-m", "devstack", "up", "--foreground", "--without", "hdfs", "--without", "exchange"]
     with running(command, log, environment_of(settings)) as program:
@@ -47,7 +47,7 @@ async def kafka_alone(settings: Settings, log: Path) -> AsyncIterator[int]:
         yield pid
 
 
-async def test_the_views_tell_that_kafka_died_and_follow_it_again(
+async def test_the_views_report_an_outage_of_kafka_and_recover(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "streams.views.follower")
@@ -59,24 +59,24 @@ async def test_the_views_tell_that_kafka_died_and_follow_it_again(
             "BDI_DEVSTACK__STATE_DIR": str(tmp_path / "state"),
         }
     )
-    board = Board(settings.markets)
-    again: list[int] = []
-    follower = Follower(settings, board, lambda _role, _record: None, lambda: START, lambda: again.append(1))
+    read_model = ReadModel(settings.markets)
+    resets: list[int] = []
+    follower = Follower(settings, read_model, lambda _role, _record: None, lambda: START, lambda: resets.append(1))
 
     async def shows(second: int) -> None:
         at_ms = START + second * 1_000
         await send(settings, TopicRole.FEATURES, [(KEY, encode(records.feature_row(at_ms)))])
 
         async def shown() -> bool:
-            row = board.markets[records.SYMBOL].features
+            row = read_model.markets[records.SYMBOL].features
             return row is not None and row.timestamp_ms == at_ms
 
-        await eventually_async(shown, 30, "the newest row on the board")
+        await eventually_async(shown, 30, "the newest row in the read model")
         assert follower.kafka.connected
 
-    async def tells() -> bool:
-        told = documents.health(board, follower.kafka, settings, START)
-        return bool(told["state"] == told["kafka"]["state"] == "outage" and told["kafka"]["problem"])
+    async def reports_outage() -> bool:
+        health = responses.health(read_model, follower.kafka, settings, START)
+        return bool(health["state"] == health["kafka"]["state"] == "outage" and health["kafka"]["problem"])
 
     following: asyncio.Task[None] | None = None
     try:
@@ -86,14 +86,14 @@ async def test_the_views_tell_that_kafka_died_and_follow_it_again(
                     await topics.ensure(settings)
                     following = asyncio.create_task(follower.run())
                 await shows(kill)
-                assert len(again) == kill
+                assert len(resets) == kill
                 if kill < KILLS:
                     psutil.Process(pid).kill()
-                    await eventually_async(tells, 30, "the outage of Kafka in the health")
+                    await eventually_async(reports_outage, 30, "the outage of Kafka in the health")
     finally:
         if following is not None:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
-    told = [record.getMessage() for record in caplog.records]
-    assert sum(text.startswith("views cannot read Kafka: ") for text in told) == KILLS
-    assert told.count("views read Kafka again") == KILLS
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum(text.startswith("views cannot read Kafka: ") for text in messages) == KILLS
+    assert messages.count("views can read Kafka again") == KILLS

@@ -17,7 +17,7 @@ from marketdata.topics import TopicRole
 from simulator.history import MarketHistory
 from streams.collection.tick_builder import Bounds, Polled, build_tick
 from streams.metrics import Metrics
-from streams.views.read_model import Board
+from streams.views.read_model import ReadModel
 from tests.support.exchange_server import DAY, MINUTE_MS, NOON, Exchange, running_exchange, walk
 from tests.support.fake_clock import FakeClock
 
@@ -196,9 +196,9 @@ def test_the_counter_names_source_and_market() -> None:
 
 
 def test_a_source_without_one_of_the_markets_is_no_outage() -> None:
-    board = Board(SYMBOLS)
+    read_model = ReadModel(SYMBOLS)
     result = PollResult({"BTC-USD": Quote({"bid_price": 1.0, "ask_price": 2.0}, None)}, unknown=frozenset({"XRP-USD"}))
     for market in (MARKETS[0], MARKETS[2]):
         tick = build_tick(market, NOON, {"binance": Polled("ok", result, NOON)}, Bounds())
-        board.take(TopicRole.TICKS, tick, NOON)
-    assert (board.sources["binance"].status, board.sources["binance"].failing_since_ms) == ("ok", None)
+        read_model.apply(TopicRole.TICKS, tick, NOON)
+    assert (read_model.sources["binance"].status, read_model.sources["binance"].failing_since_ms) == ("ok", None)

@@ -1,4 +1,4 @@
-"""Who may read: a token by header or cookie, the Host of this machine, and no listening to strangers unasked."""
+"""Access control: token in header or cookie, Host header, and the check of the listening address."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ async def fine(_request: web.Request) -> web.Response:
 
 @asynccontextmanager
 async def served(**environ: str) -> AsyncIterator[Client]:
-    """The views of a worker with these settings of its section, and stand-ins for what `streams.worker.health` adds."""
+    """Serve the views with these `streams` settings, and stand-ins for the routes of `streams.worker.health`."""
     settings = settings_with(
         {"BDI_KAFKA__BROKERS": "127.0.0.1:1"} | {f"BDI_STREAMS__{name}".upper(): text for name, text in environ.items()}
     )
@@ -41,7 +41,7 @@ async def served(**environ: str) -> AsyncIterator[Client]:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "worker.example", "", "127.0.0.1.example"])
-def test_strangers_are_not_listened_to_without_a_token_or_leave(host: str) -> None:
+def test_a_public_address_needs_a_token_or_the_opt_out(host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"streams\.web_host: .*expected a loopback address.*web_token"):
         require_guarded(settings_with({}).streams, host)
     for key, value in (("BDI_STREAMS__WEB_TOKEN", TOKEN), ("BDI_STREAMS__WEB_OPEN", "true")):
@@ -61,18 +61,18 @@ def test_every_profile_may_start(profile: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("token", ["short", "fifteen-letters", "with a blank in the middle", "prix-en-€-seize-lettres"])
-def test_a_token_that_can_be_guessed_or_not_be_sent_is_refused_and_not_told(token: str) -> None:
+def test_a_short_or_unsendable_token_is_refused_and_not_printed(token: str) -> None:
     with pytest.raises(ConfigurationError, match=r"streams\.web_token: .*16 or more") as caught:
         settings_with({"BDI_STREAMS__WEB_TOKEN": token})
     assert token not in str(caught.value)
 
 
-def test_a_token_that_is_set_to_nothing_is_none() -> None:
+def test_an_empty_token_is_none() -> None:
     assert settings_with({"BDI_STREAMS__WEB_TOKEN": ""}).streams.web_token is None
 
 
 @pytest.mark.parametrize("path", PROTECTED)
-async def test_without_the_token_nothing_is_told(path: str) -> None:
+async def test_without_the_token_every_path_is_refused(path: str) -> None:
     async with served(web_token=TOKEN) as client:
         for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Basic {TOKEN}"}):
             answer = await client.get(path, headers=headers)
@@ -88,34 +88,34 @@ async def test_without_the_token_nothing_is_told(path: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
-async def test_the_token_in_the_header_opens_everything(scheme: str) -> None:
+async def test_the_token_in_the_header_allows_every_path(scheme: str) -> None:
     async with served(web_token=TOKEN) as client:
         headers = {"Authorization": f"{scheme} {TOKEN}"}
         for path in ("/", "/api/markets", "/api/openapi.json", "/static/app.js", "/metrics"):
             assert (await client.get(path, headers=headers)).status == 200
 
 
-async def test_a_browser_opens_a_page_with_the_token_once_and_then_follows_live_events() -> None:
+async def test_a_browser_needs_the_token_once_also_for_live_events() -> None:
     async with served(web_token=TOKEN) as client:
         first = await client.get("/", params={"token": TOKEN}, allow_redirects=False)
         assert (first.status, first.headers["Location"]) == (303, "/")
-        said = first.headers["Set-Cookie"]
-        assert TOKEN not in said
-        assert "HttpOnly" in said
-        assert "SameSite=Lax" in said
+        cookie = first.headers["Set-Cookie"]
+        assert TOKEN not in cookie
+        assert "HttpOnly" in cookie
+        assert "SameSite=Lax" in cookie
         assert (await client.get("/")).status == 200  # the client keeps cookies as a browser does
         events = await client.get("/api/events")
         assert (events.status, events.content_type) == (200, "text/event-stream")
         events.close()
 
 
-async def test_the_rest_of_the_address_is_kept_when_the_token_is_taken_out() -> None:
+async def test_the_redirect_keeps_the_rest_of_the_address() -> None:
     async with served(web_token=TOKEN) as client:
         answer = await client.get("/api/scores", params={"token": TOKEN, "limit": "3"}, allow_redirects=False)
         assert answer.headers["Location"] == "/api/scores?limit=3"
 
 
-async def test_an_address_with_two_slashes_leads_to_no_other_server() -> None:
+async def test_two_slashes_do_not_redirect_to_another_server() -> None:
     async with served(web_token=TOKEN) as client:
         address = URL(f"http://127.0.0.1:{client.port}//elsewhere.example/x?token={TOKEN}", encoded=True)
         answer = await client.session.get(address, allow_redirects=False)
@@ -123,7 +123,7 @@ async def test_an_address_with_two_slashes_leads_to_no_other_server() -> None:
 
 
 @pytest.mark.parametrize("slashes", ["/\\", "/\\/"])
-async def test_backslashes_in_a_raw_request_lead_to_no_other_server(slashes: str) -> None:
+async def test_backslashes_do_not_redirect_to_another_server(slashes: str) -> None:
     async with served(web_token=TOKEN) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
         writer.write(f"GET {slashes}elsewhere.example/?token={TOKEN} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -134,7 +134,7 @@ async def test_backslashes_in_a_raw_request_lead_to_no_other_server(slashes: str
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
-async def test_probes_need_no_token_and_no_name(path: str) -> None:
+async def test_probes_need_neither_token_nor_host(path: str) -> None:
     async with served(web_token=TOKEN) as client:
         assert (await client.get(path)).status == 200
     async with served() as client:
@@ -142,24 +142,24 @@ async def test_probes_need_no_token_and_no_name(path: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:6066", "127.0.0.1.evil.example", "10.0.0.1", "a b"])
-async def test_on_loopback_a_name_of_elsewhere_is_refused(host: str) -> None:
+async def test_on_loopback_a_foreign_host_is_refused(host: str) -> None:
     async with served() as client:
         answer = await client.get("/api/markets", headers={"Host": host})
         assert (answer.status, (await answer.json())["error"]["field"]) == (421, "Host")
 
 
 @pytest.mark.parametrize("host", ["localhost:6066", "127.0.0.1", "[::1]:6066", "LOCALHOST"])
-async def test_on_loopback_its_own_names_are_answered(host: str) -> None:
+async def test_on_loopback_loopback_names_are_allowed(host: str) -> None:
     async with served() as client:
         assert (await client.get("/api/markets", headers={"Host": host})).status == 200
 
 
-async def test_who_opened_the_worker_chose_its_names() -> None:
+async def test_an_open_worker_accepts_any_host() -> None:
     async with served(web_open="true") as client:
         assert (await client.get("/api/markets", headers={"Host": "worker.example"})).status == 200
 
 
-async def test_every_answer_has_the_headers_that_hold_a_browser_back() -> None:
+async def test_every_response_has_the_security_headers() -> None:
     async with served() as client:
         for path in ("/", "/api/markets", "/api/nope", "/metrics", "/health/live", "/nothing"):
             answer = await client.get(path)

@@ -1,4 +1,4 @@
-"""Colours of the dashboard in both themes: text stands out by at least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
+"""Colours of the dashboard in both themes: the contrast of text is at least 4.5:1 (WCAG 2.2, 1.4.3)."""
 
 import re
 
@@ -18,7 +18,7 @@ _TEXT_ON = {
 
 
 def tokens(theme: str) -> dict[str, str]:
-    """The colours of a theme; dark ones stand over light ones."""
+    """The colours of a theme; the dark theme overrides the light one."""
     css = (STATIC / "style.css").read_text()
     light, dark = (
         dict(re.findall(r"--([\w-]+): ([^;]+);", css.split(start, 1)[1].split("}", 1)[0]))
@@ -28,7 +28,7 @@ def tokens(theme: str) -> dict[str, str]:
 
 
 def channels(colour: str, below: tuple[float, ...] = (255, 255, 255)) -> tuple[float, ...]:
-    """Red, green and blue of 0 to 255; what shines through is `below`."""
+    """Red, green and blue, 0 to 255; a transparent colour is blended with `below`."""
     if colour.startswith("#"):
         digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
         return tuple(int(digits[at : at + 2], 16) for at in (0, 2, 4))
@@ -43,7 +43,7 @@ def luminance(colour: tuple[float, ...]) -> float:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_stands_out_from_what_is_behind_it(theme: str) -> None:
+def test_text_has_enough_contrast(theme: str) -> None:
     colours = tokens(theme)
     surface = channels(colours["surface"])
     weak = {}

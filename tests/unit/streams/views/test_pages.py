@@ -1,4 +1,4 @@
-"""The routes on a real aiohttp server on loopback: strict inputs, live events, and an end that does not hang."""
+"""The routes on a real aiohttp server on loopback: input checks, live events and shutdown."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ class _Clock:
 
 @pytest.fixture
 def views() -> Views:
-    # Nobody listens at this address: the views must answer without Kafka, too.
+    # No broker listens at this address: the views also respond without Kafka.
     return Views(settings_with({"BDI_KAFKA__BROKERS": "127.0.0.1:1", "BDI_MARKETS": "BTC-USD,ETH-USD"}), _Clock())
 
 
@@ -60,24 +60,29 @@ Client = TestClient[web.Request, web.Application]
         ("/api/scores?limit=1e3", 400, "limit", "a whole number from 1 to 500"),
         ("/api/markets/BTC-USD/history?points=99999999999999999999", 400, "points", "a whole number from 1 to 1440"),
         ("/api/markets?limit=3", 400, "query", "no parameter"),
-        ("/api/plot.png", 404, "plot", "the plot of a report; none was made yet"),
-        ("/api/nope", 404, "path", "a document of docs/api.md"),
-        ("/api/markets/BTC-USD/nope", 404, "path", "a document of docs/api.md"),
+        (
+            "/api/plot.png",
+            404,
+            "plot",
+            "a plot of forecasts, written by training or by the predictor; there is none yet",
+        ),
+        ("/api/nope", 404, "path", "a path of docs/api.md"),
+        ("/api/markets/BTC-USD/nope", 404, "path", "a path of docs/api.md"),
         ("/static/none.js", 404, "path", "a file of the dashboard"),
         ("/static/..%2f..%2fpages.py", 404, "path", "a file of the dashboard"),
     ],
 )
-async def test_wrong_questions_get_a_clear_answer(
+async def test_invalid_requests_get_a_clear_error(
     client: Client, path: str, status: int, field: str, expected: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(str(tmp_path))  # no plot lies there
+    monkeypatch.chdir(str(tmp_path))  # a folder without a plot
     answer = await client.get(path)
     assert answer.status == status
     error = (await answer.json())["error"]
     assert (error["field"], error["expected"]) == (field, expected)
 
 
-async def test_documents_are_there_before_the_first_record(client: Client) -> None:
+async def test_documents_are_available_before_the_first_record(client: Client) -> None:
     for path in ("/api/markets", "/api/markets/BTC-USD/features", "/api/predictions", "/api/scores", "/api/health"):
         answer = await client.get(path)
         assert (answer.status, answer.content_type) == (200, "application/json")
@@ -94,7 +99,7 @@ async def test_the_page_and_its_files_are_served_with_a_strict_policy(client: Cl
     assert (module.status, module.content_type) == (200, "text/javascript")
 
 
-async def test_nothing_can_be_written(client: Client) -> None:
+async def test_all_routes_are_read_only(client: Client) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         assert (await client.request(method, "/api/markets")).status == 405
 
@@ -108,7 +113,7 @@ async def read_event(lines: AsyncIterator[bytes], name: str) -> dict[str, object
     raise AssertionError(f"the stream ended before {name}")
 
 
-async def test_a_record_reaches_those_who_follow_its_market_alone(client: Client, views: Views) -> None:
+async def test_a_record_reaches_only_the_listeners_of_its_market(client: Client, views: Views) -> None:
     async with asyncio.timeout(20):
         answer = await client.get("/api/events?symbol=BTC-USD")
         other = await client.get("/api/events?symbol=ETH-USD")
@@ -116,13 +121,13 @@ async def test_a_record_reaches_those_who_follow_its_market_alone(client: Client
         assert (await read_event(lines, "health"))["state"] is not None
         await read_event(others, "health")
         record = tick(START)
-        assert views.board.take(TopicRole.TICKS_CLEAN, record, START)
+        assert views.read_model.apply(TopicRole.TICKS_CLEAN, record, START)
         views._on_record(TopicRole.TICKS_CLEAN, record)
         assert (await read_event(lines, "tick"))["point"] == [START, 2.0]
         assert (await read_event(others, "markets"))["rows"] == [["BTC-USD", 2.0, None, []]]
 
 
-async def test_the_server_ends_at_once_though_someone_listens(views: Views) -> None:
+async def test_the_server_stops_immediately_despite_a_listener(views: Views) -> None:
     server = web.Application()
     views.add_to(server)
     runner = web.AppRunner(server)
@@ -135,12 +140,12 @@ async def test_the_server_ends_at_once_though_someone_listens(views: Views) -> N
         await read_event(aiter(answer.content), "health")
         async with asyncio.timeout(5):
             await runner.cleanup()
-        await runner.cleanup()  # Faust asks twice
+        await runner.cleanup()  # Faust calls it twice
         await answer.content.read()
         assert answer.content.at_eof()
 
 
-async def test_a_listener_that_does_not_keep_up_is_told_to_begin_anew() -> None:
+async def test_a_listener_that_does_not_keep_up_receives_resync() -> None:
     listener = Listener("BTC-USD")
     for _ in range(1_001):
         listener.offer(("tick", b"1"))
@@ -149,7 +154,7 @@ async def test_a_listener_that_does_not_keep_up_is_told_to_begin_anew() -> None:
     assert await anext(frames) == b"event: resync\ndata: {}\n\n"
 
 
-async def test_a_closed_hub_ends_new_listeners_too() -> None:
+async def test_a_closed_hub_ends_new_listeners() -> None:
     hub = Hub()
     hub.close()
     with hub.listen("BTC-USD") as listener:

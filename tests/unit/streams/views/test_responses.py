@@ -1,4 +1,4 @@
-"""The board and the documents that are made from it."""
+"""The read model and the API's responses."""
 
 import hashlib
 from pathlib import Path
@@ -10,10 +10,9 @@ from config import Settings
 from marketdata.records import Prediction, Score, SourceState, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
 from marketdata.topics import TopicRole
-from streams.views import responses as documents
-from streams.views.follower import KafkaBoard
+from streams.views import responses
 from streams.views.pages import STATIC
-from streams.views.read_model import Board
+from streams.views.read_model import KafkaView, ReadModel
 from tests.support import view_records as records
 from tests.support.stack import settings_with
 
@@ -27,12 +26,12 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def board() -> Board:
-    return Board(SYMBOLS)
+def read_model() -> ReadModel:
+    return ReadModel(SYMBOLS)
 
 
 def tick(at: int, *, bid: float | None = 99.0, status: str = "ok", symbol: str = "BTC-USD") -> Tick:
-    """A tick that Binance alone tells of."""
+    """A tick with data of Binance only."""
     observed = to_rfc3339(at) if status == "ok" else None
     return records.tick(
         at,
@@ -64,25 +63,25 @@ def score(hour: int, error_bps: float, last_bps: float, *, covered: bool, origin
     )
 
 
-def test_the_newest_tick_makes_the_row_and_an_older_one_changes_nothing(board: Board) -> None:
-    assert board.take(TopicRole.TICKS_CLEAN, tick(START + MINUTE_MS), START)
-    assert not board.take(TopicRole.TICKS_CLEAN, tick(START, bid=1.0), START)
-    assert not board.take(TopicRole.TICKS_CLEAN, tick(START, symbol="XRP-USD"), START)
-    row = documents.market_row(board, "BTC-USD")
+def test_the_row_has_the_newest_tick_and_ignores_older_ones(read_model: ReadModel) -> None:
+    assert read_model.apply(TopicRole.TICKS_CLEAN, tick(START + MINUTE_MS), START)
+    assert not read_model.apply(TopicRole.TICKS_CLEAN, tick(START, bid=1.0), START)
+    assert not read_model.apply(TopicRole.TICKS_CLEAN, tick(START, symbol="XRP-USD"), START)
+    row = responses.market_row(read_model, "BTC-USD")
     assert (row["mid"], row["last"], row["timestamp"]) == (100.0, 100.0, to_rfc3339(START + MINUTE_MS))
-    assert board.other_markets == 1
-    assert documents.market_row(board, "ETH-USD")["mid"] is None
+    assert read_model.other_markets == 1
+    assert responses.market_row(read_model, "ETH-USD")["mid"] is None
 
 
-def test_without_quotes_the_price_of_coingecko_stands_and_the_mid_stays_empty(board: Board) -> None:
-    board.take(TopicRole.TICKS_CLEAN, tick(START, bid=None), START)
-    row = documents.market_row(board, "BTC-USD")
+def test_without_quotes_the_last_price_is_coingeckos_and_the_mid_is_null(read_model: ReadModel) -> None:
+    read_model.apply(TopicRole.TICKS_CLEAN, tick(START, bid=None), START)
+    row = responses.market_row(read_model, "BTC-USD")
     assert (row["mid"], row["last"]) == (None, 100.5)
-    assert documents.history(board, "BTC-USD", 10)["ticks"] == [(START, None)]
+    assert responses.history(read_model, "BTC-USD", 10)["ticks"] == [(START, None)]
 
 
-def test_ticks_of_a_stream_take_nothing_from_what_the_polls_tell(board: Board, settings: Settings) -> None:
-    """A poll's tick arrives after a stream's of a later instant, whose other sources were not asked."""
+def test_ticks_of_a_stream_do_not_replace_data_of_polls(read_model: ReadModel, settings: Settings) -> None:
+    """A poll's tick arrives after a later tick of a stream, which does not poll the other sources."""
 
     def streamed(at: int) -> Tick:
         quoted = {"binance": SourceState(status="ok"), "coingecko": SourceState(status="not_polled")}
@@ -96,111 +95,117 @@ def test_ticks_of_a_stream_take_nothing_from_what_the_polls_tell(board: Board, s
         )
 
     def take(record: Tick) -> bool:
-        board.take(TopicRole.TICKS, record, START)
-        return board.take(TopicRole.TICKS_CLEAN, record, START)
+        read_model.apply(TopicRole.TICKS, record, START)
+        return read_model.apply(TopicRole.TICKS_CLEAN, record, START)
 
     take(streamed(START + 1_000))
     assert not take(polled(START, "ok"))
     take(streamed(START + 2_000))
-    row = documents.market_row(board, "BTC-USD")
+    row = responses.market_row(read_model, "BTC-USD")
     assert (row["timestamp"], row["price"], row["mid"]) == (to_rfc3339(START + 2_000), 100.5, 100.0)
-    sources = {one["source"]: one for one in documents.health(board, KafkaBoard(), settings, START + 2_000)["sources"]}
+    sources = {
+        one["source"]: one for one in responses.health(read_model, KafkaView(), settings, START + 2_000)["sources"]
+    }
     assert {name: one["state"] for name, one in sources.items()} == {"binance": "ok", "coingecko": "ok"}
     take(polled(START + MINUTE_MS, "timeout"))
     take(streamed(START + MINUTE_MS + 1_000))
-    sources = {one["source"]: one for one in documents.health(board, KafkaBoard(), settings, START + 2_000)["sources"]}
+    sources = {
+        one["source"]: one for one in responses.health(read_model, KafkaView(), settings, START + 2_000)["sources"]
+    }
     assert sources["coingecko"]["failing_since"] == to_rfc3339(START + MINUTE_MS)
 
 
-def test_candles_come_in_any_order_and_the_oldest_go(board: Board) -> None:
-    wanted = board.points
+def test_candles_arrive_in_any_order_and_the_oldest_are_removed(read_model: ReadModel) -> None:
+    wanted = read_model.points
     minutes = list(range(0, 2 * wanted * MINUTE_MS, MINUTE_MS))
     for at in reversed(minutes[:wanted]):
-        board.take(TopicRole.CANDLES, records.candle(START + at), START)
+        read_model.apply(TopicRole.CANDLES, records.candle(START + at), START)
     for at in minutes[wanted:]:
-        board.take(TopicRole.CANDLES, records.candle(START + at), START)
-    rows = documents.history(board, "BTC-USD", wanted)["candles"]
+        read_model.apply(TopicRole.CANDLES, records.candle(START + at), START)
+    rows = responses.history(read_model, "BTC-USD", wanted)["candles"]
     assert [row[0] for row in rows] == [START + at for at in minutes[wanted:]]
-    assert len(board.markets["BTC-USD"].candles) <= wanted * 1.1
+    assert len(read_model.markets["BTC-USD"].candles) <= wanted * 1.1
 
 
-def test_a_row_of_features_is_replaced_only_by_a_newer_one(board: Board) -> None:
-    board.take(TopicRole.FEATURES, records.feature_row(START, revision=1), START)
-    assert not board.take(TopicRole.FEATURES, records.feature_row(START, revision=0), START)
-    assert board.take(TopicRole.FEATURES, records.feature_row(START, revision=2), START)
-    kept = documents.features(board, "BTC-USD")["features"]
+def test_a_feature_row_is_replaced_only_by_a_newer_one(read_model: ReadModel) -> None:
+    read_model.apply(TopicRole.FEATURES, records.feature_row(START, revision=1), START)
+    assert not read_model.apply(TopicRole.FEATURES, records.feature_row(START, revision=0), START)
+    assert read_model.apply(TopicRole.FEATURES, records.feature_row(START, revision=2), START)
+    kept = responses.features(read_model, "BTC-USD")["features"]
     assert kept.revision == 2
 
 
-def test_scores_are_summed_by_origin_and_held_against_the_last_price(board: Board) -> None:
+def test_scores_are_summarised_by_origin_and_compared_with_the_last_price(read_model: ReadModel) -> None:
     for record in (
         score(0, 3.0, -4.0, covered=True),
         score(1, -5.0, 12.0, covered=False),
         score(1, 99.0, 1.0, covered=True, origin="backfill"),
     ):
-        board.take(TopicRole.PREDICTION_SCORES, record, START)
-        board.take(TopicRole.PREDICTION_SCORES, record, START)
-    document = documents.scores(board, "BTC-USD", 2)
+        read_model.apply(TopicRole.PREDICTION_SCORES, record, START)
+        read_model.apply(TopicRole.PREDICTION_SCORES, record, START)
+    document = responses.scores(read_model, "BTC-USD", 2)
     backfilled, live = document["summary"]
     assert (backfilled["n"], live["n"], live["coverage"]) == (1, 2, 0.5)
     assert (live["mean_abs_error_bps"], live["mean_abs_last_price_error_bps"]) == (4.0, 8.0)
     assert live["rmse_ratio_to_last_price"] == pytest.approx((34 / 160) ** 0.5)
     assert len(document["scores"]) == 2
-    assert documents.scores(board, "ETH-USD", 5)["summary"] == []
+    assert responses.scores(read_model, "ETH-USD", 5)["summary"] == []
 
 
-def test_predictions_come_latest_hour_first_and_the_model_is_the_champion_of_it(
-    board: Board, settings: Settings
+def test_predictions_are_latest_hour_first_and_the_model_is_its_champion(
+    read_model: ReadModel, settings: Settings
 ) -> None:
     for record in (prediction(1, "baseline", 9), prediction(1, "champion"), prediction(0, "champion")):
-        board.take(TopicRole.PREDICTIONS, record, START)
-    found = documents.predictions(board, None, 5)["predictions"]
+        read_model.apply(TopicRole.PREDICTIONS, record, START)
+    found = responses.predictions(read_model, None, 5)["predictions"]
     assert [(p.role, p.target_start) for p in found] == [
         ("baseline", to_rfc3339(START + HOUR_MS)),
         ("champion", to_rfc3339(START + HOUR_MS)),
         ("champion", to_rfc3339(START)),
     ]
-    assert documents.health(board, KafkaBoard(), settings, START)["model"]["model_version"] == "champion-1"
+    assert responses.health(read_model, KafkaView(), settings, START)["model"]["model_version"] == "champion-1"
 
 
 @pytest.mark.parametrize(("minutes", "state"), [(1, "ok"), (4, "late"), (8, "outage")])
-def test_a_part_without_news_is_late_and_then_an_outage(
-    board: Board, settings: Settings, minutes: int, state: str
+def test_a_part_without_new_records_is_late_and_then_an_outage(
+    read_model: ReadModel, settings: Settings, minutes: int, state: str
 ) -> None:
-    board.take(TopicRole.TICKS_CLEAN, tick(START), START)
-    board.take(TopicRole.TICKS, tick(START), START)
-    document = documents.health(board, KafkaBoard(connected=True), settings, START + minutes * MINUTE_MS)
+    read_model.apply(TopicRole.TICKS_CLEAN, tick(START), START)
+    read_model.apply(TopicRole.TICKS, tick(START), START)
+    document = responses.health(read_model, KafkaView(connected=True), settings, START + minutes * MINUTE_MS)
     parts = {part["part"]: part["state"] for part in document["parts"]}
     assert (parts["ticks_clean"], parts["candles"]) == (state, "waiting")
     assert document["sources"][0]["state"] == state
 
 
-def test_a_source_that_fails_is_an_outage_since_its_first_failure(board: Board, settings: Settings) -> None:
+def test_a_source_that_fails_is_an_outage_since_its_first_failure(read_model: ReadModel, settings: Settings) -> None:
     for minute, status in enumerate(("ok", "timeout", "server_error")):
-        board.take(TopicRole.TICKS, tick(START + minute * MINUTE_MS, status=status), START)
+        read_model.apply(TopicRole.TICKS, tick(START + minute * MINUTE_MS, status=status), START)
     now = START + 2 * MINUTE_MS
-    source = documents.health(board, KafkaBoard(connected=True), settings, now)["sources"][0]
+    source = responses.health(read_model, KafkaView(connected=True), settings, now)["sources"][0]
     assert (source["state"], source["status"]) == ("outage", "server_error")
     assert (source["failing_since"], source["observed_at"]) == (to_rfc3339(START + MINUTE_MS), to_rfc3339(START))
-    board.take(TopicRole.TICKS, tick(now + MINUTE_MS), START)
-    source = documents.health(board, KafkaBoard(connected=True), settings, now + MINUTE_MS)["sources"][0]
+    read_model.apply(TopicRole.TICKS, tick(now + MINUTE_MS), START)
+    source = responses.health(read_model, KafkaView(connected=True), settings, now + MINUTE_MS)["sources"][0]
     assert (source["state"], source["failing_since"]) == ("ok", None)
 
 
-def test_ticks_that_are_not_clean_tell_of_sources_alone_and_only_of_a_few(board: Board, settings: Settings) -> None:
-    assert not board.take(TopicRole.TICKS, tick(START), START)
-    assert documents.market_row(board, "BTC-USD")["mid"] is None
+def test_collected_ticks_update_only_the_sources_and_a_bounded_number(
+    read_model: ReadModel, settings: Settings
+) -> None:
+    assert not read_model.apply(TopicRole.TICKS, tick(START), START)
+    assert responses.market_row(read_model, "BTC-USD")["mid"] is None
     many = {f"s{i}": SourceState(status="ok", observed_at="yesterday") for i in range(1_000)}
-    board.take(TopicRole.TICKS, msgspec.structs.replace(tick(START), sources=many), START)
-    assert len(board.sources) <= 16
-    sources = documents.health(board, KafkaBoard(connected=True), settings, START)["sources"]
+    read_model.apply(TopicRole.TICKS, msgspec.structs.replace(tick(START), sources=many), START)
+    assert len(read_model.sources) <= 16
+    sources = responses.health(read_model, KafkaView(connected=True), settings, START)["sources"]
     assert {source["observed_at"] for source in sources} == {to_rfc3339(START), None}
 
 
-def test_a_thousand_markets_are_kept_in_bounds() -> None:
-    board = Board([f"M{i}-USD" for i in range(1_000)])
-    assert 60 <= board.points <= 200
-    assert board.markets["M0-USD"].ticks.maxlen == board.points
+def test_memory_is_bounded_with_a_thousand_markets() -> None:
+    read_model = ReadModel([f"M{i}-USD" for i in range(1_000)])
+    assert 60 <= read_model.points <= 200
+    assert read_model.markets["M0-USD"].ticks.maxlen == read_model.points
 
 
 def test_vendored_files_have_the_checksums_and_a_licence() -> None:
@@ -212,7 +217,7 @@ def test_vendored_files_have_the_checksums_and_a_licence() -> None:
     assert "Apache License" in (vendor / "LICENSE").read_text()
 
 
-def test_the_page_asks_for_nothing_from_outside() -> None:
+def test_the_page_loads_nothing_from_other_servers() -> None:
     own = [path for path in STATIC.iterdir() if path.suffix in (".html", ".js", ".css")]
     assert {path.name for path in own} >= {"index.html", "app.js", "charts.js", "style.css"}
     for path in own:
@@ -221,56 +226,56 @@ def test_the_page_asks_for_nothing_from_outside() -> None:
 
 
 def _loads(path: Path) -> list[str]:
-    """Lines that make a browser fetch something."""
+    """Lines that make a browser load a file."""
     words = ("src=", "import ", "from ", "fetch(", "url(", 'rel="stylesheet"', "EventSource(", "@import")
     return [line for line in path.read_text().splitlines() if any(word in line for word in words)]
 
 
-def test_a_source_that_answers_one_market_of_a_poll_is_not_out_whatever_comes_first(settings: Settings) -> None:
-    told = [
+def test_a_source_that_has_one_market_of_a_poll_is_ok_in_any_order(settings: Settings) -> None:
+    polls = [
         records.polled(START, "BTC-USD", binance="ok", coingecko="missing"),
         records.polled(START, "ETH-USD", binance="missing", coingecko="ok"),
     ]
-    for ticks in (told, told[::-1]):
-        board = Board(SYMBOLS)
+    for ticks in (polls, polls[::-1]):
+        read_model = ReadModel(SYMBOLS)
         for one in ticks:
-            board.take(TopicRole.TICKS, one, START)
-        sources = documents.health(board, KafkaBoard(connected=True), settings, START)["sources"]
+            read_model.apply(TopicRole.TICKS, one, START)
+        sources = responses.health(read_model, KafkaView(connected=True), settings, START)["sources"]
         assert [(one["source"], one["state"]) for one in sources] == [("binance", "ok"), ("coingecko", "ok")]
 
 
-def test_flags_and_divergence_are_told_of_the_market_and_of_all(board: Board, settings: Settings) -> None:
+def test_flags_and_divergence_are_reported_by_market_and_in_total(read_model: ReadModel, settings: Settings) -> None:
     odd = records.tick(START, "ETH-USD", divergence_bps=-310.0, flags=("stale_coingecko", "divergent"))
     for one in (records.tick(START, divergence_bps=4.0), odd):
-        board.take(TopicRole.TICKS, one, START)
-        board.take(TopicRole.TICKS_CLEAN, one, START)
-    # A stream's tick in between asks CoinGecko nothing: what the poll noticed still holds.
+        read_model.apply(TopicRole.TICKS, one, START)
+        read_model.apply(TopicRole.TICKS_CLEAN, one, START)
+    # A stream's tick does not poll CoinGecko: the flags of the last poll remain.
     quoted = {"binance": SourceState(status="ok", staleness_ms=3), "coingecko": SourceState(status="not_polled")}
-    board.take(TopicRole.TICKS_CLEAN, records.tick(START + 1_000, "ETH-USD", price=None, sources=quoted), START)
-    event = documents.tick_event(board, records.tick(START + 1_000, "ETH-USD"))
+    read_model.apply(TopicRole.TICKS_CLEAN, records.tick(START + 1_000, "ETH-USD", price=None, sources=quoted), START)
+    event = responses.tick_event(read_model, records.tick(START + 1_000, "ETH-USD"))
     assert event["sources"]["coingecko"].status == "ok"
     assert event["sources"]["binance"].staleness_ms == 3
     assert set(event["flags"]) == {"stale_coingecko", "divergent"}
     assert event["market"]["divergence_bps"] == -310.0
-    rows = documents.summary(board, SYMBOLS)["rows"]
+    rows = responses.summary(read_model, SYMBOLS)["rows"]
     assert [(row[0], len(row[3])) for row in rows] == [("BTC-USD", 0), ("ETH-USD", 2)]
-    document = documents.health(board, KafkaBoard(connected=True), settings, START + 1_000)
+    document = responses.health(read_model, KafkaView(connected=True), settings, START + 1_000)
     assert [(one["flag"], one["n_markets"], one["markets"]) for one in document["flags"]] == [
         ("divergent", 1, ["ETH-USD"]),
         ("stale_coingecko", 1, ["ETH-USD"]),
     ]
     assert document["divergence"]["widest"]["symbol"] == "ETH-USD"
     assert {one["source"]: one["state"] for one in document["sources"]} == {"binance": "ok", "coingecko": "ok"}
-    board.take(TopicRole.TICKS_CLEAN, records.tick(START + 60_000, flags=("stale_coingecko",)), START)
-    document = documents.health(board, KafkaBoard(connected=True), settings, START + 60_000)
+    read_model.apply(TopicRole.TICKS_CLEAN, records.tick(START + 60_000, flags=("stale_coingecko",)), START)
+    document = responses.health(read_model, KafkaView(connected=True), settings, START + 60_000)
     assert {one["source"]: one["state"] for one in document["sources"]} == {"binance": "ok", "coingecko": "late"}
 
 
-def test_a_snapshot_holds_one_market_in_full_and_the_others_as_rows() -> None:
-    board = Board([f"M{i}-USD" for i in range(1_000)])
-    for symbol in board.symbols:
-        board.take(TopicRole.TICKS_CLEAN, records.tick(START, symbol), START)
-    document = documents.snapshot(board, "M7-USD", {}, 500, is_forecast=True)
+def test_a_snapshot_has_one_market_in_full_and_the_others_as_rows() -> None:
+    read_model = ReadModel([f"M{i}-USD" for i in range(1_000)])
+    for symbol in read_model.symbols:
+        read_model.apply(TopicRole.TICKS_CLEAN, records.tick(START, symbol), START)
+    document = responses.snapshot(read_model, "M7-USD", {}, 500, is_forecast=True)
     assert document["symbol"] == document["market"]["symbol"] == "M7-USD"
     assert document["is_forecast"]
     assert len(document["markets"]["rows"]) == 1_000

@@ -1,4 +1,4 @@
-"""The views' pace: never more than one record a market and 200 ms, and never without the newest."""
+"""The throttle: at most one record per market and 200 ms, and always the newest in the end."""
 
 from itertools import pairwise
 from typing import Any
@@ -8,73 +8,73 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.topics import TopicRole
-from streams.views.throttle import Pace
+from streams.views.throttle import Throttle
 
 ROLE = TopicRole.FEATURES
 EVERY_MS = 200
 
 
 def record(arrived_ms: int, key: bytes = b"BTC-USD") -> ConsumerRecord:
-    unsaid: Any = None
-    return ConsumerRecord("features", 0, arrived_ms, arrived_ms, 1, key, b"", unsaid, 0, 0, ())
+    unknown: Any = None
+    return ConsumerRecord("features", 0, arrived_ms, arrived_ms, 1, key, b"", unknown, 0, 0, ())
 
 
 class Reading:
-    """Polls at given times; `shown` holds when each record was shown, and when it had arrived."""
+    """Polls at given times; `shown` contains when each record was shown and when it had arrived."""
 
     def __init__(self) -> None:
         self.now_ms = 0
-        self.pace = Pace(EVERY_MS, lambda: self.now_ms / 1000)
+        self.throttle = Throttle(EVERY_MS, lambda: self.now_ms / 1000)
         self.shown: list[tuple[int, int]] = []
 
     def poll(self, now_ms: int, *arrived: int) -> None:
         self.now_ms = now_ms
-        found = self.pace.chosen(ROLE, [record(at) for at in arrived])
-        found += [one for _role, one in self.pace.due()]
+        found = self.throttle.admit(ROLE, [record(at) for at in arrived])
+        found += [one for _role, one in self.throttle.release()]
         self.shown += [(now_ms, one.timestamp) for one in found]
 
 
-def test_polls_that_return_at_once_show_no_more_than_one_in_the_time() -> None:
+def test_fast_polls_show_at_most_one_record_per_interval() -> None:
     reading = Reading()
     for at in range(0, 2_001, 40):  # 25 polls a second, each with a record
         reading.poll(at, at)
     assert [at for at, _arrived in reading.shown] == list(range(0, 2_001, 200))
 
 
-def test_the_newest_is_held_back_and_shown_though_nothing_comes_after_it() -> None:
+def test_the_newest_is_shown_after_the_interval_without_a_successor() -> None:
     reading = Reading()
     reading.poll(0, 0)
     reading.poll(50, 40)
     reading.poll(100, 90)
-    assert (reading.shown, reading.pace.holds) == ([(0, 0)], True)
+    assert (reading.shown, reading.throttle.is_holding) == ([(0, 0)], True)
     reading.poll(199)
     reading.poll(200)
     reading.poll(400)
-    assert (reading.shown, reading.pace.holds) == ([(0, 0), (200, 90)], False)
+    assert (reading.shown, reading.throttle.is_holding) == ([(0, 0), (200, 90)], False)
 
 
-def test_what_is_read_at_once_is_shown_as_if_it_were_read_as_it_came() -> None:
+def test_records_read_together_are_throttled_by_their_arrival() -> None:
     reading = Reading()
     reading.poll(5_000, *range(0, 1_001, 50))
     assert [arrived for _at, arrived in reading.shown] == [0, 200, 400, 600, 800, 1_000]
 
 
-def test_one_market_waits_for_no_other() -> None:
-    pace = Pace(EVERY_MS, lambda: 0.0)
+def test_markets_are_throttled_independently() -> None:
+    throttle = Throttle(EVERY_MS, lambda: 0.0)
     both = [record(0), record(10, b"ETH-USD")]
-    assert pace.chosen(ROLE, both) == both
-    assert pace.chosen(TopicRole.TICKS_CLEAN, both) == both
+    assert throttle.admit(ROLE, both) == both
+    assert throttle.admit(TopicRole.TICKS_CLEAN, both) == both
 
 
 @given(st.lists(st.tuples(st.integers(0, 150), st.booleans()), min_size=1, max_size=60))
-def test_the_newest_is_always_shown_in_the_end_and_never_two_within_the_time(polls: list[tuple[int, bool]]) -> None:
+def test_the_newest_is_always_shown_and_never_two_within_the_interval(polls: list[tuple[int, bool]]) -> None:
     reading, newest, at = Reading(), 0, 0
     reading.poll(0, 0)
-    for pause, something_came in polls:
+    for pause, has_record in polls:
         at += pause
-        reading.poll(at, *([at] if something_came else []))
-        newest = at if something_came else newest
-    reading.poll(at + EVERY_MS + 1)  # seconds are no whole numbers
+        reading.poll(at, *([at] if has_record else []))
+        newest = at if has_record else newest
+    reading.poll(at + EVERY_MS + 1)  # rounding of float seconds
     times, arrived = zip(*reading.shown, strict=True)
     assert arrived[-1] == newest
     assert list(arrived) == sorted(arrived)
