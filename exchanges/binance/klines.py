@@ -23,7 +23,7 @@ from typing import Any
 
 from exchanges.binance.endpoints import KLINES_PER_REQUEST, NAME
 from exchanges.fields import decimal, integer
-from marketdata.candle_rules import RULES, STEP_MS
+from marketdata.candle_rules import RULES, STEP_MS, numbers_hold
 from marketdata.errors import InvalidValueError
 from marketdata.records import Candle
 from marketdata.times import from_http_date, to_rfc3339
@@ -119,9 +119,9 @@ def parse_row(row: Any, interval: str, prefix: str = "") -> Kline:
         decimal(row[9], f"{prefix}taker_buy_volume"),
         decimal(row[10], f"{prefix}taker_buy_quote_volume"),
     )
-    for rule in _RULES:
-        if not rule.holds(kline):  # type: ignore[arg-type]  # reads attributes, which are those of a Candle
-            raise InvalidValueError(f"{prefix}{rule.field}", row, rule.expected)
+    if not numbers_hold(kline):
+        broken = next(rule for rule in _RULES if not rule.holds(kline))  # type: ignore[arg-type]  # has the attributes
+        raise InvalidValueError(f"{prefix}{broken.field}", row, broken.expected)
     return kline
 
 
