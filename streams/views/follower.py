@@ -134,18 +134,18 @@ class Follower:
             consumer.assign(tps)  # subscribing by topic lost the positions when the brokers returned
             await self._seek_back(consumer, tps)
         self._set_problem(None)
-        both = {
+        tasks = {
             asyncio.create_task(self._read(consumer, tps)),
             asyncio.create_task(self._check_brokers(consumer, admin, tps)),
         }
         try:
-            ended, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            for one in ended:
-                one.result()
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
         finally:
-            for one in both:
-                one.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> None:
         while True:

@@ -25,7 +25,7 @@ _PARTS = (
     (TopicRole.CANDLES, "Candles", "closed one-minute candles"),
     (TopicRole.FEATURES, "Features", "rolling windows"),
     (TopicRole.PREDICTIONS, "Forecasts", "average price of the next hour"),
-    (TopicRole.PREDICTION_SCORES, "Scores", "forecasts compared with the truth"),
+    (TopicRole.PREDICTION_SCORES, "Scores", "forecasts compared with actual prices"),
 )
 _MISSED_POLLS = 3  # consecutive; more than these are an outage
 _LISTED_MARKETS = 10  # per flag; the others are only counted

@@ -1,5 +1,5 @@
-// The page's state: the chosen market, its documents, and the live stream that keeps them true.
-// A stream begins with a snapshot of everything, also after a break: nothing is fetched beside it.
+// The page's state: the selected market, its data, and the event stream that updates them.
+// Each stream begins with a snapshot, also after a lost connection. Only scores are fetched separately.
 
 import { ForecastChart, PriceChart } from "/static/charts.js";
 import { clock, ms } from "/static/format.js";
@@ -12,12 +12,12 @@ const price = new PriceChart($("price-chart"));
 const forecasts = new ForecastChart($("forecast-chart"));
 const list = new MarketList(choose);
 const time = { event: null, at: 0, speed: 1 };
-let graceS = null; // after which a forecast is overdue
-let symbol = decodeURIComponent(location.hash.slice(1)) || null; // null: the first one there is
-let loaded = null; // predictions and scores of the chosen market, and whether it is forecast
+let graceS = null; // seconds after an hour's end; later, a forecast is overdue
+let symbol = decodeURIComponent(location.hash.slice(1)) || null; // null: the worker's first market
+let loaded = null; // predictions and scores of the selected market, and whether it is in forecasting.symbols
 let source = null;
-let lastHeard = null;
-let isCut = false; // nothing comes from the worker
+let lastEvent = null; // time of the last event
+let isDisconnected = false;
 
 function link(state, text) {
   $("link").dataset.state = state;
@@ -29,7 +29,7 @@ function setClock(event, speed) {
 }
 
 function tickClock() {
-  if (time.event == null || isCut) return;
+  if (time.event == null || isDisconnected) return;
   $("clock").textContent = clock(time.event + (performance.now() - time.at) * time.speed);
 }
 
@@ -40,7 +40,7 @@ function drawForecasts() {
   panels.scores(loaded.scores, symbol);
 }
 
-// The charts draw in the next frame; what the frame after it begins with is on the screen.
+// The charts draw in the next frame; after it, they are on the screen.
 function markPicture() {
   requestAnimationFrame(() => setTimeout(() => performance.mark("picture")));
 }
@@ -78,16 +78,16 @@ const handlers = {
     drawForecasts();
   },
   async score() {
-    // The summary is made by the server, so that it stands in one place.
+    // Only the server computes the summary.
     const wanted = symbol;
     const response = await fetch(`/api/scores?symbol=${encodeURIComponent(wanted)}`);
-    if (!response.ok || wanted !== symbol || !loaded) return; // the next snapshot has it
+    if (!response.ok || wanted !== symbol || !loaded) return; // the next snapshot contains it
     loaded.scores = await response.json();
     drawForecasts();
   },
   health(document) {
-    isCut = false;
-    // The worker answers, but what it tells is live only while it reads Kafka.
+    isDisconnected = false;
+    // The data is live only while the worker can read Kafka.
     if (document.kafka.state === "ok") link("ok", "Live");
     else link("outage", "Not live");
     setClock(document.now, document.speed);
@@ -107,7 +107,7 @@ function listen() {
   for (const [name, handle] of Object.entries(handlers)) {
     stream.addEventListener(name, (event) => {
       if (stream !== source) return;
-      lastHeard = new Date();
+      lastEvent = new Date();
       handle(JSON.parse(event.data));
     });
   }
@@ -117,14 +117,14 @@ function listen() {
 function onLost(stream) {
   if (stream !== source) return;
   if (stream.readyState === EventSource.CLOSED && symbol != null && !loaded && !document.body.dataset.loaded) {
-    symbol = null; // the address named no market of this worker
+    symbol = null; // the address contains an unknown market
   }
-  isCut = true;
+  isDisconnected = true;
   link("outage", "Reconnecting…");
-  panels.doubtSources(() => true);
-  const since = lastHeard ? ` since ${lastHeard.toISOString().slice(11, 19)} UTC` : "";
-  panels.show("link", [`The worker does not answer${since}. What is shown is what was known before.`]);
-  // Browsers try again by themselves unless the answer was an HTTP error.
+  panels.markSourcesUnknown(() => true);
+  const since = lastEvent ? ` since ${lastEvent.toISOString().slice(11, 19)} UTC` : "";
+  panels.show("link", [`No response from the worker${since}; the page shows the last known data`]);
+  // Browsers reconnect automatically, except after an HTTP error.
   if (stream.readyState === EventSource.CLOSED) setTimeout(() => stream === source && listen(), RETRY_MS);
 }
 

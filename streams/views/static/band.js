@@ -1,5 +1,5 @@
-// A chart series that draws forecasts: a band from lower to upper, its centre, and the truth where it is known.
-// Each forecast spans the bars of its hour. Drawn by the custom series interface of Lightweight Charts.
+// A chart series of forecasts: a band from lower to upper, the point forecast, and the actual average if known.
+// Each forecast spans the bars of its hour. Uses the custom series interface of Lightweight Charts.
 
 import { customSeriesDefaultOptions } from "/static/vendor/lightweight-charts.mjs";
 
@@ -44,7 +44,7 @@ class BandRenderer {
   }
 }
 
-// Runs of visible bars that belong to one forecast. Bars out of sight have no x: nothing is drawn with one of them.
+// Runs of visible bars that belong to one forecast. Bars outside the view have no x and are left out.
 function* spans(bars, { from, to }) {
   let start = Math.max(0, Math.floor(from));
   const end = Math.min(bars.length, Math.ceil(to));

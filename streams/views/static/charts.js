@@ -1,4 +1,4 @@
-// The two charts: price with live mid and forecasts, and forecasts against the truth hour by hour. Times are UTC.
+// The two charts: price with live mid and forecasts, and hourly forecasts with actual prices. Times are in UTC.
 
 import {
   CandlestickSeries, LineSeries, createChart, CrosshairMode, LastPriceAnimationMode, LineStyle,
@@ -7,7 +7,7 @@ import { BandSeries } from "/static/band.js";
 import { hourMinute, date, number, priceDigits } from "/static/format.js";
 
 const HOUR = 3600;
-const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
@@ -38,12 +38,12 @@ class Chart {
     this.element = element;
     this.chart = createChart(element, {
       autoSize: true,
-      layout: { attributionLogo: false }, // the attribution stands in the footer
+      layout: { attributionLogo: false }, // the attribution is in the footer
       crosshair: { mode: CrosshairMode.Normal },
       localization: { priceFormatter: (value) => number(value, this.precision ?? 2), timeFormatter: (t) => `${date(t * 1000)} ${hourMinute(t * 1000)} UTC` },
       timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 4, ...timeScale },
     });
-    this.isFollowing = true; // until the person moves the chart
+    this.isFollowing = true; // until the user moves the chart
     element.addEventListener("keydown", (event) => this.onKey(event));
     for (const name of ["pointerdown", "wheel"]) {
       element.addEventListener(name, () => { this.isFollowing = false; }, { passive: true });
@@ -69,12 +69,12 @@ class Chart {
     }
   }
 
-  // Now stands at three quarters of the width, and what is forecast to the right of it.
+  // Shows now at about three quarters of the width, and forecasts to the right of it.
   goHome() {
     this.isFollowing = true;
     const scale = this.chart.timeScale();
-    const room = Math.floor((scale.width() / scale.options().barSpacing) * 0.28);
-    scale.scrollToPosition(Math.min(4, room - this.barsAhead()), false);
+    const barsRight = Math.floor((scale.width() / scale.options().barSpacing) * 0.28);
+    scale.scrollToPosition(Math.min(4, barsRight - this.barsAhead()), false);
   }
 
   barsAhead() {
@@ -90,9 +90,9 @@ class Chart {
   }
 }
 
-const RANK = { champion: 2, baseline: 1 }; // who serves
+const RANK = { champion: 2, baseline: 1 }; // roles that serve
 
-// One forecast per target hour: the champion's where there is one, and of those the one issued last.
+// One forecast per target hour: the champion's if there is one; of several, the one issued last.
 function servedForecasts(predictions) {
   const best = new Map();
   for (const p of predictions) {
@@ -105,17 +105,18 @@ function servedForecasts(predictions) {
   return [...best.values()].sort((a, b) => (a.target_start < b.target_start ? -1 : 1));
 }
 
-// When the hour ended after which a forecast was made, ms.
-export function closedAt(p) {
+// End of a forecast's anchor hour, ms.
+export function anchorEnd(p) {
   return Date.parse(p.target_end) - p.horizon_h * 3_600_000;
 }
 
-// What was made after the newest hour. Not the latest target: those of a longer horizon of before lie ahead of it.
+// The forecast of the newest anchor hour, not of the latest target: earlier forecasts with a longer horizon have later
+// targets.
 export function newestForecast(predictions) {
   let newest = null;
   for (const p of predictions) {
     if (!(p.role in RANK)) continue;
-    const ahead = newest && (closedAt(p) - closedAt(newest) || RANK[p.role] - RANK[newest.role]);
+    const ahead = newest && (anchorEnd(p) - anchorEnd(newest) || RANK[p.role] - RANK[newest.role]);
     if (!newest || ahead > 0 || (ahead === 0 && p.issued_at > newest.issued_at)) newest = p;
   }
   return newest;
@@ -133,7 +134,7 @@ function bandRows(predictions, scores, step) {
       rows.push(row);
     }
   }
-  // Horizons longer than an hour overlap: a chart holds one value a bar, that of the later forecast.
+  // Forecasts with a horizon above one hour overlap; a chart has one value per bar, that of the later forecast.
   return [...new Map(rows.map((row) => [row.time, row])).values()].sort((a, b) => a.time - b.time);
 }
 
@@ -150,7 +151,7 @@ export class PriceChart extends Chart {
     this.series = [this.band, this.candle, this.mid];
     this.clear();
     this.paint();
-    stillness.addEventListener("change", () => this.paint());
+    reducedMotion.addEventListener("change", () => this.paint());
   }
 
   clear() {
@@ -165,7 +166,7 @@ export class PriceChart extends Chart {
     this.chart.applyOptions(chartOptions(c));
     this.candle.applyOptions({ upColor: c.up, downColor: c.down, wickUpColor: c.up, wickDownColor: c.down });
     const { Continuous, Disabled } = LastPriceAnimationMode;
-    this.mid.applyOptions({ color: c.mid, priceLineColor: c.mid, lastPriceAnimation: stillness.matches ? Disabled : Continuous });
+    this.mid.applyOptions({ color: c.mid, priceLineColor: c.mid, lastPriceAnimation: reducedMotion.matches ? Disabled : Continuous });
     this.band.applyOptions(bandOptions(c));
   }
 
@@ -181,7 +182,7 @@ export class PriceChart extends Chart {
     return last && this.lastBand > last ? (this.lastBand - last) / this.step : 0;
   }
 
-  // A tick on the very edge of a bar is how that bar ended.
+  // A tick exactly at the end of a bar belongs to that bar.
   barOf(at) {
     const inside = at - 0.001;
     return inside - (inside % this.step);
@@ -207,7 +208,7 @@ export class PriceChart extends Chart {
     const at = Date.parse(candle.open_time) / 1000;
     this.candles.set(at, [at * 1000, candle.open, candle.high, candle.low, candle.close, candle.volume]);
     const bar = this.bars(at - (at % this.step), at - (at % this.step) + this.step)[0];
-    if (this.lastBar && bar.time < this.lastBar) this.candle.setData(this.bars()); // a gap that was filled
+    if (this.lastBar && bar.time < this.lastBar) this.candle.setData(this.bars()); // an earlier candle arrived late
     else this.candle.update(bar);
     this.lastBar = Math.max(this.lastBar ?? 0, bar.time);
     this.onFirst();
@@ -221,7 +222,7 @@ export class PriceChart extends Chart {
     if (before && bar < before.time) return;
     if (mid != null) {
       this.lastMid = { time: bar, value: mid };
-      // Where quotes are missing nothing is drawn: the point before a gap hides the line that leads on from it.
+      // Nothing is drawn in a gap of quotes: the point before it hides the line to the next point.
       if (this.isGap(before, bar)) this.mid.update({ ...before, color: "transparent" }, true);
       this.mid.update({ time: bar, value: mid });
       this.digits(mid);
@@ -233,7 +234,7 @@ export class PriceChart extends Chart {
     return before != null && time - before.time > Math.max(this.step, 60) * 2.5;
   }
 
-  // Candles of the chosen length out of minutes; a missing minute leaves its candle shorter, never invented.
+  // Candles of the selected length from one-minute candles; missing minutes are not filled.
   bars(from = -Infinity, to = Infinity) {
     const out = new Map();
     for (const at of [...this.candles.keys()].filter((t) => t >= from && t < to).sort((a, b) => a - b)) {

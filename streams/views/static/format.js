@@ -1,4 +1,4 @@
-// Numbers and times as people read them. Missing is a dash, never a zero.
+// Formatting of numbers and times. A missing value is a dash, never a zero.
 
 const DASH = "–";
 const cache = new Map();
@@ -10,7 +10,7 @@ function formatter(digits) {
   return cache.get(digits);
 }
 
-const VAST = 1e12; // as a power of ten from here on: no number is wider than a cell may be
+const VAST = 1e12; // larger numbers are shown as a power of ten, to fit into a cell
 
 export const number = (value, digits = 2) =>
   value == null ? DASH : (Math.abs(value) >= VAST ? value.toExponential(3) : formatter(digits).format(value)).replace("-", "−");
@@ -32,14 +32,14 @@ export const date = (at) => (at == null ? DASH : new Date(at).toISOString().slic
 
 export const hourMinute = (at) => (at == null ? DASH : new Date(at).toISOString().slice(11, 16));
 
-// The day too, unless it is that of `now`.
+// The date, unless it is that of `now`.
 export const onDay = (at, now) => (at == null || date(at) === date(now) ? "" : date(at));
 
 export const clock = (at) => (at == null ? DASH : `${date(at)} ${new Date(at).toISOString().slice(11, 19)} UTC`);
 
 export const dayTime = (at) => (at == null ? DASH : `${date(at)} ${hourMinute(at)} UTC`);
 
-// Ages below a second are noise of the poll.
+// Ages are rounded to seconds; less is noise of the polling.
 export function age(seconds) {
   if (seconds == null) return DASH;
   if (seconds < 100) return `${Math.round(seconds)} s`;

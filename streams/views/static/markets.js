@@ -1,10 +1,10 @@
-// The list of markets: a search field and a list that draws only the rows in view, however many markets there are.
-// The field is a combobox with a list box (ARIA Authoring Practices): the focus stays in it, arrows move the row.
+// The list of markets: a search field and a list that renders only the visible rows.
+// The field is a combobox with a list box (ARIA Authoring Practices): it keeps the focus, arrow keys select the row.
 
 import { count, price, signedPercent } from "/static/format.js";
 
 const $ = (id) => document.getElementById(id);
-const SPARE = 3; // rows drawn above and below those in view
+const SPARE = 3; // rows rendered above and below the visible ones
 
 function put(node, text) {
   if (node.textContent !== text) node.textContent = text;
@@ -32,7 +32,7 @@ export class MarketList {
       this.filter();
     });
     this.list.addEventListener("scroll", () => this.queue(), { passive: true });
-    this.list.addEventListener("mousedown", (event) => event.preventDefault()); // the focus stays in the field
+    this.list.addEventListener("mousedown", (event) => event.preventDefault()); // keep the focus in the field
     this.list.addEventListener("click", ({ target }) => {
       const row = target.closest(".row");
       if (row) this.choose(row.dataset.symbol);
@@ -93,7 +93,7 @@ export class MarketList {
     this.queue();
   }
 
-  // Markets that hold every word of the search; those that begin with the first come first.
+  // Markets that contain every word of the search; those that begin with the first word come first.
   filter(active = null) {
     const words = this.input.value.toUpperCase().split(/[\s/]+/).filter(Boolean);
     const found = this.symbols.filter(
@@ -134,7 +134,7 @@ export class MarketList {
     this.onChoose(symbol);
   }
 
-  // Many updates a second make one drawing.
+  // Combine many updates into one rendering per frame.
   queue() {
     if (this.isQueued) return;
     this.isQueued = true;
@@ -144,12 +144,12 @@ export class MarketList {
   draw() {
     this.isQueued = false;
     const height = this.rowHeight;
-    if (!this.list.clientHeight) return; // not to be seen: nothing to do
+    if (!this.list.clientHeight) return; // hidden
     const first = Math.max(Math.floor(this.list.scrollTop / height) - SPARE, 0);
     const wanted = Math.min(Math.ceil(this.list.clientHeight / height) + 2 * SPARE, this.shown.length);
     while (this.pool.length < wanted) this.pool.push(this.makeRow());
     this.pool.forEach((row, i) => {
-      const at = first + ((i - (first % wanted) + wanted) % wanted); // a row that stays in view keeps its node
+      const at = first + ((i - (first % wanted) + wanted) % wanted); // a row that remains visible keeps its node
       row.hidden = i >= wanted || at >= this.shown.length;
       if (!row.hidden) this.fill(row, at, height);
     });

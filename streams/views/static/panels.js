@@ -1,9 +1,9 @@
-// What stands beside the charts. Everything is set as text: records never become markup.
+// The panels next to the charts. Records are inserted as text, never as markup.
 
 import {
   age, clock, count, dayTime, hourMinute, ms, number, onDay, percent, price, signedPercent,
 } from "/static/format.js";
-import { closedAt, newestForecast } from "/static/charts.js";
+import { anchorEnd, newestForecast } from "/static/charts.js";
 
 const $ = (id) => document.getElementById(id);
 const TITLES = { binance: "Binance", coingecko: "CoinGecko" };
@@ -38,10 +38,10 @@ export function headline(row) {
   document.title = row.last == null ? "Bitcoin Data" : `${price(row.last)} ${row.symbol}`;
   $("quote-line").textContent = row.timestamp == null
     ? "Waiting for the first tick…"
-    : `${row.mid == null ? "No quote from Binance; CoinGecko's price" : `mid, spread ${number(row.spread_bps)} bps`} · ${row.quote} · ${clock(ms(row.timestamp))}`;
+    : `${row.mid == null ? "No quote from Binance; price from CoinGecko" : `Mid, spread ${number(row.spread_bps)} bps`} · ${row.quote} · ${clock(ms(row.timestamp))}`;
 }
 
-// A few markets stand in a strip; of many there is the list (markets.js).
+// Few markets are shown as a strip, many as a list (markets.js).
 export function strip(rows, chosen, choose) {
   const nav = $("strip");
   nav.hidden = document.body.classList.contains("many");
@@ -66,24 +66,24 @@ export function strip(rows, chosen, choose) {
 const title = (source) => TITLES[source] ?? source;
 const flagText = (flag) => (flag.startsWith("stale_") ? `${title(flag.slice(6))} is stale` : flag === "divergent" ? "prices diverge" : flag === "jump" ? "price jumped" : flag);
 
-const told = { row: null, states: null, isDoubtful: () => false };
+const current = { row: null, states: null, isUnknown: () => false };
 
-// What each source says of the chosen market: its status, how old its data was, and how far the two prices are apart.
+// Sources of the selected market: status, age of the data, and divergence of the two prices.
 export function sources(row, states) {
-  Object.assign(told, { row, states });
+  Object.assign(current, { row, states });
   drawSources();
 }
 
-// Of which sources nothing is known now, whatever they said last.
-export function doubtSources(isDoubtful) {
-  told.isDoubtful = isDoubtful;
-  if (told.row) drawSources();
+// Marks sources whose current state is unknown, whatever their last state was.
+export function markSourcesUnknown(isUnknown) {
+  current.isUnknown = isUnknown;
+  if (current.row) drawSources();
 }
 
 function drawSources() {
-  const { row, states, isDoubtful } = told;
+  const { row, states, isUnknown } = current;
   const chips = Object.entries(states).sort().map(([name, s]) => {
-    if (isDoubtful(name)) return ["unknown", `${title(name)} not known now, ${s.status.replaceAll("_", " ")} at ${hourMinute(ms(row.timestamp))}`];
+    if (isUnknown(name)) return ["unknown", `${title(name)} unknown, last ${s.status.replaceAll("_", " ")} at ${hourMinute(ms(row.timestamp))}`];
     const isStale = row.flags.includes(`stale_${name}`);
     const level = s.status === "ok" ? (isStale ? "late" : "ok") : s.status === "disabled" || s.status === "not_polled" ? "waiting" : "outage";
     const old = s.staleness_ms == null ? "" : ` ${age(s.staleness_ms / 1000)} old`;
@@ -91,7 +91,7 @@ function drawSources() {
   });
   if (row.divergence_bps != null) {
     const isWide = row.flags.includes("divergent");
-    chips.push([isWide ? "late" : Object.keys(states).some(isDoubtful) ? "unknown" : "ok", `CoinGecko ${row.divergence_bps > 0 ? "+" : ""}${number(row.divergence_bps, 1)} bps of mid${isWide ? ", divergent" : ""}`]);
+    chips.push([isWide ? "late" : Object.keys(states).some(isUnknown) ? "unknown" : "ok", `CoinGecko ${row.divergence_bps > 0 ? "+" : ""}${number(row.divergence_bps, 1)} bps of mid${isWide ? ", divergent" : ""}`]);
   }
   const box = $("sources");
   while (box.children.length > chips.length) box.lastChild.remove();
@@ -104,24 +104,24 @@ function drawSources() {
 
 const HOUR_MS = 3_600_000;
 
-// As the worker says, isForecast: whether forecasts of this market are made; graceS: seconds after an hour's end within
-// which the next one must have come then.
+// isForecast: whether the market is in forecasting.symbols. graceS: seconds after an hour's end within which the next
+// forecast must arrive.
 export function forecast({ predictions, isForecast }, symbol, now, graceS) {
   const newest = newestForecast(predictions);
   const tag = $("forecast-role");
   const isOver = newest != null && now != null && ms(newest.target_end) <= now;
   const box = $("forecast");
-  const dueAt = newest == null ? null : closedAt(newest) + HOUR_MS;
+  const dueAt = newest == null ? null : anchorEnd(newest) + HOUR_MS;
   const isOverdue = isForecast && dueAt != null && now != null && graceS != null && now > dueAt + graceS * 1000;
   const shows = `${symbol} ${newest?.prediction_id} ${newest?.issued_at} ${isOver} ${isOverdue} ${isForecast}`;
-  if (box.dataset.shows === shows) return; // what a person selected stays selected
+  if (box.dataset.shows === shows) return; // keep the user's text selection
   box.dataset.shows = shows;
   tag.hidden = !newest;
   box.classList.toggle("overdue", isOverdue);
   $("forecast-title").textContent = isOverdue ? "Overdue forecast" : isOver ? "Latest forecast" : "Next hour";
   if (!newest) {
-    $("forecast").replaceChildren(empty(!isForecast ? `No forecasts of ${symbol} are made: it is not among forecasting.symbols.` :
-      `Waiting for the first hour of ${symbol} to close: its forecast of the next hour's average price follows within seconds, once a model is trained.`,
+    $("forecast").replaceChildren(empty(!isForecast ? `No forecasts for ${symbol}: it is not in forecasting.symbols.` :
+      `Waiting for the first forecast for ${symbol}. It is made when an hour closes, once a model is trained.`,
     ));
     return;
   }
@@ -135,16 +135,16 @@ export function forecast({ predictions, isForecast }, symbol, now, graceS) {
   bar.children[0].style.left = spot(newest.pred_avg_price);
   bar.children[1].style.left = spot(newest.last_price);
   $("forecast").replaceChildren(...[
-    isOverdue ? make("p", { className: "notice" }, `Overdue since ${dayTime(dueAt)}: no newer forecast came, this one is old.`) : null,
-    make("p", { className: "quiet" }, `Average price of ${hours}, ${newest.target_start.slice(0, 10)}`),
+    isOverdue ? make("p", { className: "notice" }, `Overdue since ${dayTime(dueAt)}. This is the last forecast received.`) : null,
+    make("p", { className: "quiet" }, `Average price, ${newest.target_start.slice(0, 10)} ${hours}`),
     make("p", { className: "figure" }, price(newest.pred_avg_price), " ", make("span", { className: "delta", data: { sign: Math.sign(move) } }, signedPercent(move))),
     bar,
     make("p", { className: "ends" }, make("span", {}, price(low)), make("span", {}, `${percent(newest.interval_level * 100, 0)} band`), make("span", {}, price(high))),
-    isOver && !isOverdue ? make("p", { className: "notice" }, isForecast ? "Its hour is over; waiting for the next forecast." : "Its hour is over; no forecasts of this market are made any more.") : null,
-    newest.stale_reason == null ? null : make("p", { className: "notice" }, `The baseline serves: ${newest.stale_reason}`),
+    isOver && !isOverdue ? make("p", { className: "notice" }, isForecast ? "This hour is over. Waiting for the next forecast." : "This hour is over. There are no further forecasts for this market.") : null,
+    newest.stale_reason == null ? null : make("p", { className: "notice" }, `Baseline instead of the champion: ${newest.stale_reason.replaceAll("_", " ")}`),
     facts([
       ["Model", newest.model_version],
-      ["Trained through", newest.trained_through == null ? "needs no training" : dayTime(ms(newest.trained_through))],
+      ["Trained through", newest.trained_through == null ? "no training needed" : dayTime(ms(newest.trained_through))],
       ["Data through", dayTime(ms(newest.data_through))],
       ["Issued", dayTime(ms(newest.issued_at))],
       ["Price at issue", price(newest.last_price)],
@@ -158,7 +158,7 @@ export function scores(document, symbol) {
   $("scores-table").hidden = !rows.length;
   $("scores-empty").hidden = rows.length > 0;
   const head = ["Model", "Hours", "In band", "Error", "Last price", "RMSE ratio"];
-  const hints = ["role and version", "scored", "share, of nominal", "mean abs., bps", "its error, bps", "below 1 beats it"];
+  const hints = ["role and version", "scored", "share, of nominal", "mean abs., bps", "its error, bps", "below 1: better"];
   $("scores").replaceChildren(
     make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col" }, text, make("small", {}, hints[i]))))),
     make("tbody", {}, ...rows.map((row) => make("tr", {},
@@ -186,7 +186,7 @@ export function features(row) {
   const table = $("features");
   if (!row) {
     table.replaceChildren();
-    $("features-line").textContent = "Waiting for the first row…";
+    $("features-line").textContent = "Waiting for the first features…";
     return;
   }
   const names = Object.keys(row.windows);
@@ -215,39 +215,39 @@ export function health(document) {
   const speed = $("speed");
   speed.hidden = document.speed === 1;
   speed.textContent = `replay ×${number(document.speed, 0)}`;
-  const isBlind = document.kafka.state !== "ok"; // what was well may not be so now
+  const isDisconnected = document.kafka.state !== "ok"; // the current state of the parts is unknown
   const late = new Set(document.sources.filter((s) => s.status === "ok" && s.state === "outage").map((s) => s.source));
-  doubtSources((name) => isBlind || late.has(name));
+  markSourcesUnknown((name) => isDisconnected || late.has(name));
   const now = ms(document.now);
   const row = (name, what, last, seconds, lag, status) => make("tr", {},
     make("th", { scope: "row" }, name, make("small", {}, what)),
     make("td", {}, hourMinute(ms(last)), ...[onDay(ms(last), now), last == null || seconds == null ? "" : `${age(seconds)} ago`].filter(Boolean).map((text) => make("small", {}, text))),
     make("td", {}, lag == null ? "–" : count(lag)),
     make("td", {}, state(status)));
-  const known = (status) => (isBlind && status === "ok" ? "unknown" : status);
+  const known = (status) => (isDisconnected && status === "ok" ? "unknown" : status);
   const made = document.forecasts;
   const lag = { ticks_clean: document.kafka.lag.clean, features: document.kafka.lag.features };
   const body = [
     ...document.sources.map((s) => row(title(s.source), s.stale_markets ? `stale for ${count(s.stale_markets)} markets` : s.status === "ok" ? "source" : s.status, s.observed_at, s.age_s, null, known(s.state))),
     ...document.parts.map((p) => row(p.name, p.part === "predictions" && made.n_overdue ? `overdue for ${count(made.n_overdue)} of ${count(made.n_markets)} markets` : p.what, p.last_event, p.age_s, lag[p.part], known(p.state))),
-    row("Kafka", isBlind ? "nothing comes" : "brokers", document.kafka.since, null, null, document.kafka.state),
+    row("Kafka", isDisconnected ? "no connection" : "brokers", document.kafka.since, null, null, document.kafka.state),
   ];
   const dead = document.dead_letters;
   const reasons = Object.entries(dead.by_reason).map(([reason, n]) => `${reason} ${count(n)}`).join(", ");
-  const letters = make("p", { className: "letters" }, make("b", {}, count(dead.on_topic)), dead.on_topic === 1 ? " dead letter" : " dead letters", reasons ? make("small", {}, reasons) : null);
+  const deadLetters = make("p", { className: "note" }, make("b", {}, count(dead.on_topic)), dead.on_topic === 1 ? " dead letter" : " dead letters", reasons ? make("small", {}, reasons) : null);
   if (dead.newest) {
     const d = dead.newest;
-    letters.append(make("small", {}, `newest: ${d.field} ${d.value}, expected ${d.expected} (${d.topic}-${d.partition}@${d.offset})`));
+    deadLetters.append(make("small", {}, `newest: ${d.field} ${d.value}, expected ${d.expected} (${d.topic}-${d.partition}@${d.offset})`));
   }
   const widest = document.divergence.widest;
-  const apart = widest == null ? null : make("p", { className: "letters" }, make("b", {}, `${number(Math.abs(widest.divergence_bps), 1)} bps`),
-    " widest divergence", make("small", {}, `${widest.symbol}: CoinGecko's price against Binance's mid; flagged beyond ${number(document.divergence.bound_bps, 0)} bps`));
+  const divergence = widest == null ? null : make("p", { className: "note" }, make("b", {}, `${number(Math.abs(widest.divergence_bps), 1)} bps`),
+    " widest divergence", make("small", {}, `${widest.symbol}: CoinGecko's price against Binance's mid; flagged above ${number(document.divergence.bound_bps, 0)} bps`));
   const head = ["Part", "Last, UTC", "Lag", "State"];
   $("health-parts").replaceChildren(
     make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))),
     make("tbody", {}, ...body),
   );
-  $("health-notes").replaceChildren(letters, ...(apart ? [apart] : []));
+  $("health-notes").replaceChildren(deadLetters, ...(divergence ? [divergence] : []));
   const plot = $("plot");
   plot.hidden = !document.plot;
   alerts(document);
@@ -255,40 +255,40 @@ export function health(document) {
 
 function alerts(document) {
   const texts = [];
-  const asked = document.sources.filter((s) => s.status !== "disabled");
-  const rest = asked.some((s) => s.status === "ok") ? "its fields stay empty, the other source goes on" : "no source answers, so there are no clean ticks";
+  const enabled = document.sources.filter((s) => s.status !== "disabled");
+  const effect = enabled.some((s) => s.status === "ok") ? "its fields are empty, the other source continues" : "no source responds, so there are no clean ticks";
   for (const s of document.sources) {
     if (s.state === "outage") {
       texts.push(s.status === "ok"
         ? `${TITLES[s.source] ?? s.source}: no tick since ${hourMinute(ms(s.last_tick))} UTC`
-        : `${TITLES[s.source] ?? s.source}: outage (${s.status})${s.failing_since ? ` since ${hourMinute(ms(s.failing_since))} UTC` : ""}; ${rest}`);
+        : `${TITLES[s.source] ?? s.source}: outage (${s.status})${s.failing_since ? ` since ${hourMinute(ms(s.failing_since))} UTC` : ""}; ${effect}`);
     }
   }
   for (const p of document.parts) {
-    if (p.state === "outage" && p.part !== "predictions") texts.push(`${p.name}: outage, nothing new since ${hourMinute(ms(p.last_event))} UTC`);
+    if (p.state === "outage" && p.part !== "predictions") texts.push(`${p.name}: outage, no new data since ${hourMinute(ms(p.last_event))} UTC`);
   }
   const { overdue: [longest], n_overdue: n } = document.forecasts;
   if (longest) {
     const more = n > 1 ? ` and ${count(n - 1)} more` : "";
-    texts.push(`Forecasts: overdue for ${longest.symbol}${more}, none came after that of ${dayTime(ms(longest.target_start))}; does the predictor run?`);
+    texts.push(`Forecasts: overdue for ${longest.symbol}${more}; the last one is for ${dayTime(ms(longest.target_start))}; check that the predictor is running`);
   }
-  if (document.kafka.state === "outage") texts.push("Kafka: outage; what is shown is what was known before");
+  if (document.kafka.state === "outage") texts.push("Kafka: outage; the page shows the last known data");
   show("health", texts);
   write($("notices"), document.flags.map(({ flag, n_markets: n, markets }) => {
-    const what = flag === "divergent" ? "CoinGecko and Binance diverge" : flagText(flag);
+    const what = flag === "divergent" ? "Prices of CoinGecko and Binance diverge" : flagText(flag);
     return `${what}: ${n === 1 ? markets[0] : `${count(n)} markets`}${n > 1 ? `, ${markets.slice(0, 3).join(", ")}${n > 3 ? " …" : ""}` : ""}`;
   }));
 }
 
 const shown = { link: [], health: [] };
 
-// Alerts of the link and of the parts stand together.
+// Shows the alerts of the connection and of the parts together.
 export function show(kind, texts) {
   shown[kind] = texts;
   write($("alerts"), [...shown.link, ...shown.health]);
 }
 
-// Nothing is written when nothing changed, for screen readers read it.
+// Writes only changes, because screen readers read them aloud.
 function write(box, texts) {
   if (box.dataset.text === texts.join("|")) return;
   box.dataset.text = texts.join("|");

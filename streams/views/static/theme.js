@@ -1,4 +1,4 @@
-// Sets the theme before the first paint; the choice of the person goes before that of the system.
+// Sets the theme before the first paint; the user's choice overrides the system's.
 (() => {
   const key = "theme";
   const root = document.documentElement;
@@ -15,7 +15,7 @@
   addEventListener("DOMContentLoaded", () => {
     document.getElementById("theme").addEventListener("click", () => {
       const next = root.dataset.theme === "dark" ? "light" : "dark";
-      try { localStorage.setItem(key, next); } catch { /* private mode: it holds for this page */ }
+      try { localStorage.setItem(key, next); } catch { /* private mode: valid for this page only */ }
       root.dataset.theme = next;
       dispatchEvent(new Event("themechange"));
     });

@@ -96,11 +96,11 @@ def of_a_longer_horizon(hour_ms: int) -> Prediction:
 
 async def check_market_without_forecasts(settings: Settings, page: Browser, start_ms: int) -> None:
     """Check that an old forecast of a market outside forecasting.symbols is shown and is not overdue."""
-    assert "No forecasts of ETH-USD are made" in page.text("#forecast")
+    assert "No forecasts for ETH-USD: it is not in forecasting.symbols." in page.text("#forecast")
     old = encode(prediction(start_ms, "ETH-USD"))
     await send(settings, TopicRole.PREDICTIONS, [(b"ETH-USD", old)])
     eventually(lambda: page.text("#forecast-title") == "Latest forecast", 20, "the old forecast")
-    assert "no forecasts of this market are made any more" in page.text("#forecast .notice")
+    assert "There are no further forecasts for this market." in page.text("#forecast .notice")
     assert not page.run("return document.querySelector('#forecast.overdue')")
 
 
@@ -111,7 +111,7 @@ async def test_the_page_draws_and_updates(live: Settings, page: Browser, tmp_pat
         eventually(lambda: page.text("#link-text") == "Live", 10, "the live stream")
         assert page.text("#price-title") == "BTC / USD"
         assert page.text("#features tbody tr:first-child th") == "Last mid"
-        assert "Waiting for the first hour" in page.text("#forecast")
+        assert "Waiting for the first forecast for BTC-USD." in page.text("#forecast")
         eventually(lambda: drawn_pixels(page, "price-chart") > 2_000, 20, "a drawn chart")
 
         seen = page.text("#quote-line")
@@ -140,10 +140,10 @@ async def test_the_page_draws_and_updates(live: Settings, page: Browser, tmp_pat
             lambda: "Forecasts: overdue for BTC-USD" in page.text("#alerts"), 20, "overdue forecasts on the page"
         )
         eventually(lambda: page.text("#forecast-title") == "Overdue forecast", 20, "the forecast marked as overdue")
-        assert "no newer forecast came, this one is old" in page.text("#forecast.overdue .notice")
+        assert "This is the last forecast received." in page.text("#forecast.overdue .notice")
         await send(live, TopicRole.PREDICTIONS, [(key, encode(made))])
         eventually(lambda: "model-under-test" in page.text("#forecast"), 20, "the forecast on the page")
-        assert "The baseline serves: no model was trained yet" in page.text("#forecast")
+        assert "Baseline instead of the champion: no model was trained yet" in page.text("#forecast")
         assert not page.run("return document.querySelector('#forecast.overdue')")
         eventually(lambda: "Forecasts" not in page.text("#alerts"), 20, "the end of the overdue alert")
         eventually(lambda: drawn_pixels(page, "forecast-chart") > empty, 20, "the band in the forecast chart")
@@ -200,7 +200,7 @@ def test_the_page_reports_outages_and_survives_a_restart(
 
         for match in ("bookTicker", "/coingecko/"):  # a poll without any source has no clean tick
             httpx.post(f"{exchange.control}/faults", json={"fault": "503", "match": match}, trust_env=False)
-        eventually(lambda: "no source answers" in page.text("#alerts"), 40, "the outage of all sources on the page")
+        eventually(lambda: "no source responds" in page.text("#alerts"), 40, "the outage of all sources on the page")
         sources = {source["source"]: source for source in get(live, "/api/health")["sources"]}
         assert {source["status"] for source in sources.values()} == {"server_error"}
         assert all(source["failing_since"] for source in sources.values())
@@ -217,13 +217,13 @@ def test_the_page_reports_outages_and_survives_a_restart(
 
     # The worker stops within five seconds although the page is connected.
     eventually(lambda: page.text("#link-text") == "Reconnecting…", 20, "the page notices that the worker is gone")
-    assert "The worker does not answer" in page.text("#alerts")
+    assert "No response from the worker" in page.text("#alerts")
     before = page.text("#quote-line")
 
     with worker(live, tmp_path / "worker-again.log"):
         wait_for_worker(live)
         eventually(lambda: page.text("#link-text") == "Live", 20, "the page is live again")
         eventually(lambda: page.text("#quote-line") not in ("", before), 20, "a newer tick on the page")
-        assert "The worker does not answer" not in page.text("#alerts")
+        assert "No response from the worker" not in page.text("#alerts")
         refused = "net::ERR_"  # logged by the browser for each attempt while the server is down
         assert [line for line in page.errors() if refused not in line] == []

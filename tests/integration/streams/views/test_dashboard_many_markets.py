@@ -185,7 +185,7 @@ async def test_a_thousand_markets_stay_usable(many: Settings, page: Browser, tmp
         eventually(lambda: page.run("return document.body.dataset.loaded") == SYMBOLS[0], 20, "the page")
         assert page.text("#market-count") == "1,000 markets"
         assert_is_small(page)
-        assert "CoinGecko and Binance diverge: 2 markets, C007-USD, C907-USD" in page.text("#notices")
+        assert "Prices of CoinGecko and Binance diverge: 2 markets, C007-USD, C907-USD" in page.text("#notices")
         check_keyboard(page)
         eventually(lambda: page.run(_DRAWN) > 2_000, 20, "the chart of the selected market")
         assert "CoinGecko +250.0 bps of mid, divergent" in page.text("#sources")
