@@ -103,12 +103,12 @@ class ReadModelCollector(Collector):
 
     @staticmethod
     def _forecasts(groups: dict[tuple[str, ...], list[Score]]) -> Iterator[GaugeMetricFamily]:
-        held = GaugeMetricFamily(
+        counts = GaugeMetricFamily(
             "bitcoin_forecast_scores", "Number of scored hours in the means of the forecast metrics", labels=_BY
         )
         for labels, group in groups.items():
-            held.add_metric(labels, len(group))
-        yield held
+            counts.add_metric(labels, len(group))
+        yield counts
         for name, help_text, value in _SCORE_METRICS:
             family = GaugeMetricFamily(f"bitcoin_forecast_{name}", help_text, labels=_BY)
             for labels, group in groups.items():

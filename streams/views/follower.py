@@ -267,10 +267,10 @@ class Follower:
 
     def _count_records(self, consumer: AIOKafkaConsumer) -> None:
         """Count the records on each topic, including those just read: never fewer than were read."""
-        held: defaultdict[TopicRole, int] = defaultdict(int)
+        counts: defaultdict[TopicRole, int] = defaultdict(int)
         for tp, first in self._first.items():
-            held[self._roles[tp.topic]] += max(self._end[tp], consumer.highwater(tp) or 0) - first
-        self.kafka.on_topic = dict(held)
+            counts[self._roles[tp.topic]] += max(self._end[tp], consumer.highwater(tp) or 0) - first
+        self.kafka.on_topic = dict(counts)
 
     async def _check_brokers(
         self, consumer: AIOKafkaConsumer, admin: AIOKafkaAdminClient, tps: list[TopicPartition]

@@ -127,15 +127,15 @@ def snapshot(read_model: ReadModel, symbol: str, health: Document, limit: int, *
 
 def predictions(read_model: ReadModel, symbol: str | None, limit: int) -> Document:
     """Return predictions, latest target hour first."""
-    chosen = read_model.symbols if symbol is None else (symbol,)
-    found: list[Prediction] = [p for name in chosen for p in read_model.markets[name].predictions.values()]
+    symbols = read_model.symbols if symbol is None else (symbol,)
+    found: list[Prediction] = [p for name in symbols for p in read_model.markets[name].predictions.values()]
     return {"symbol": symbol, "predictions": newest_first(found)[:limit]}
 
 
 def scores(read_model: ReadModel, symbol: str | None, limit: int) -> Document:
     """Return scores, latest target hour first, and their summary by market, role, version and origin."""
-    chosen = read_model.symbols if symbol is None else (symbol,)
-    found = [score for name in chosen for score in read_model.markets[name].scores.values()]
+    symbols = read_model.symbols if symbol is None else (symbol,)
+    found = [score for name in symbols for score in read_model.markets[name].scores.values()]
     newest = sorted(found, key=lambda s: (s.target_start, s.scored_at), reverse=True)
     return {"symbol": symbol, "summary": summarise(found), "scores": newest[:limit]}
 

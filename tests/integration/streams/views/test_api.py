@@ -271,7 +271,7 @@ def test_the_example_prints_predictions_and_skips_invalid_records(api: Api, tmp_
         )
         assert "KeyError(2)" in program.output()  # the later schema version
         program.process.send_signal(signal.SIGINT)
-        assert program.process.wait(10) == -signal.SIGINT  # a shell says 130
+        assert program.process.wait(10) == -signal.SIGINT  # exit code 130 in a shell
         assert program.output().endswith("\nended: KeyboardInterrupt()\n")
     port = str(free_ports(1)[0])
     ended = subprocess.run([*words, f"127.0.0.1:{port}"], capture_output=True, text=True, timeout=60, check=False)
