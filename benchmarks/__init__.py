@@ -1,1 +1,1 @@
-"""Measurements, run by `make bench`, never by the tests: medians of repeats, ratios against a peer in the same run."""
+"""Benchmarks, run by `make bench`: medians of repetitions, and ratios to a peer measured in the same run."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [ROOM …]`: measure, write build/bench/ROOM.{json,md}, print the tables."""
+"""`python -m benchmarks [SUITE …]`: measure, write build/bench/SUITE.{json,md}, print the tables."""
 
 import importlib
 import logging
@@ -10,22 +10,30 @@ from pathlib import Path
 from benchmarks.report import Bench, write
 from tests.support.stack import running_stack
 
-ROOMS = ("marketdata", "devstack", "streams", "scaling", "dashboard", "batch", "forecasting")  # JAX's threads come last
+SUITES = (
+    "marketdata",
+    "devstack",
+    "streams",
+    "scaling",
+    "dashboard",
+    "batch",
+    "forecasting",
+)  # JAX's threads come last
 
 
-def main(rooms: list[str]) -> int:
-    unknown = sorted(set(rooms) - set(ROOMS))
+def main(suites: list[str]) -> int:
+    unknown = sorted(set(suites) - set(SUITES))
     if unknown:
-        sys.stderr.write(f"bench: {unknown[0]!r}: no such room; expected {', '.join(ROOMS)}\n")
+        sys.stderr.write(f"bench: {unknown[0]!r}: unknown suite, expected one of {', '.join(SUITES)}\n")
         return 2
-    logging.basicConfig(level=logging.ERROR)  # what a client says while topics are new is no news
+    logging.basicConfig(level=logging.ERROR)  # aiokafka warns about missing metadata while topics are new
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-") as name, running_stack(Path(name)) as stack:
         bench = Bench(stack, time.monotonic() - began, Path(name))
-        for room in rooms or ROOMS:
-            module = importlib.import_module(f"benchmarks.{room}")
-            sys.stdout.write(write(room, module.rows(bench)) + "\n")
-            bench.tell(f"{room} is done after {time.monotonic() - began:.0f} s")
+        for suite in suites or SUITES:
+            module = importlib.import_module(f"benchmarks.{suite}")
+            sys.stdout.write(write(suite, module.rows(bench)) + "\n")
+            bench.log_progress(f"{suite} done after {time.monotonic() - began:.0f} s")
     return 0
 
 

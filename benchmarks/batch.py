@@ -1,4 +1,4 @@
-"""Batch jobs as whole commands, and Spark's hourly rows against pandas on the same minutes."""
+"""Batch jobs as complete commands, and Spark's hourly rows compared with pandas on the same minutes."""
 
 import re
 import statistics
@@ -44,7 +44,7 @@ class _Batch(NamedTuple):
 
 
 def _minutes() -> pa.Table:
-    """One-minute candles of all markets, a random walk each; the shape of minute_candles."""
+    """One-minute candles of all markets, one random walk per market, with the columns of minute_candles."""
     n = DAYS * 1440
     rng = np.random.default_rng(0)
     frames = []
@@ -75,7 +75,7 @@ def _minutes() -> pa.Table:
 
 
 def _pandas_hours(path: Path) -> pd.DataFrame:
-    """The hourly rows of candles alone, as `marketdata.hourly` tells."""
+    """Hourly rows from candles, by the definitions of `marketdata.hourly`."""
     minutes = pd.read_parquet(path)
     by_symbol = minutes.groupby("symbol", sort=False)
     high = by_symbol["high"].rolling(1440).max().droplevel(0)
@@ -124,7 +124,7 @@ def _aggregation(bench: Bench, settings: Settings) -> list[Row]:
 
 
 def _check_same(spark: pd.DataFrame, pandas: pd.DataFrame) -> None:
-    """Refuse to compare the times of two that do not come to the same."""
+    """Assert that both implementations give the same rows, before their times are compared."""
     order = ["symbol", "hour_start"]
     left, right = (frame.sort_values(order).reset_index(drop=True) for frame in (spark, pandas))
     for name in ("avg_price", "avg_volatility", "high_price", "realised_variance", "avg_volume"):
@@ -132,7 +132,7 @@ def _check_same(spark: pd.DataFrame, pandas: pd.DataFrame) -> None:
 
 
 def _backfill(bench: Bench, settings: Settings) -> list[Row]:
-    """The whole command, twice: everything, and again when nothing is missing."""
+    """Run the complete command twice: the second run finds nothing missing."""
     folder = bench.folder / "backfill"
     folder.mkdir()
     with running_exchange(folder, speed=1) as exchange:
@@ -167,7 +167,7 @@ def _backfill(bench: Bench, settings: Settings) -> list[Row]:
 
 
 def _micro_batches(bench: Bench, settings: Settings) -> list[Row]:
-    """`python -m batch raw` fed with one batch after another; its own log says what each took."""
+    """Feed `python -m batch raw` with one batch after another; durations are read from its log."""
     own = settings.model_copy(update={"batch": settings.batch.model_copy(update={"trigger_s": 0.2})})
     make_topics(own)
     topic = own.topic(TopicRole.TICKS_CLEAN).name
@@ -181,7 +181,7 @@ def _micro_batches(bench: Bench, settings: Settings) -> list[Row]:
             return [_Batch(*map(int, found)) for found in _BATCH.findall(program.output())]
 
         def publish(size: int) -> tuple[float, list[_Batch]]:
-            """Seconds until the ticks are stored, and the batches that they made."""
+            """Publish ticks; return the seconds until they are stored, and the resulting batches."""
             nonlocal sent
             sent += preload(own, topic, steady(size, markets=min(size, 100), start_ms=at, step_ms=500))
             began, seen = time.monotonic(), len(stored())
@@ -190,7 +190,7 @@ def _micro_batches(bench: Bench, settings: Settings) -> list[Row]:
 
         for size, repeats in BATCHES.items():
             runs = []
-            for _ in range(repeats + 1):  # the first warms up
+            for _ in range(repeats + 1):  # the first is a warm-up
                 runs.append(publish(size))
                 at += MINUTE_MS
             ms = statistics.median(sum(batch.ms for batch in batches) for _, batches in runs[1:])

@@ -1,8 +1,8 @@
-"""The dashboard: time to its first picture in a headless Chromium, and what the views cost with many markets.
+"""The dashboard: time to the first picture in headless Chromium, and the cost of the views with many markets.
 
-A real worker on the real broker. First picture: from the navigation's start to the frame in which the price chart is
-drawn (the page's own mark `picture`), with nothing in the browser's cache. The views' cost is that of
-`benchmarks.peers.views_alone`: the same views without the worker's agents beside them.
+The worker and the broker are real. First picture: from the start of the navigation to the frame that draws the price
+chart (the page's performance mark `picture`), with an empty browser cache. The cost of the views is measured with
+`benchmarks.peers.views_alone`, which runs the views without the worker's agents.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from tests.support.streams_worker import without_exchanges, worker
 from tests.support.view_records import candle, feature_row, tick
 
 FEW, MANY = 6, 1_000
-OPENINGS = 7
+PAGE_LOADS = 7
 COST_S = 15
 GOAL_PICTURE_MS = 1_000.0
 _MINUTES = 60
@@ -81,22 +81,22 @@ async def _preload(settings: Settings, now_ms: int) -> None:
 
 
 def _wait(settings: Settings) -> str:
-    """The address of the worker, once its views know every market."""
+    """Wait until the views have data of every market; return the worker's address."""
     address = f"http://{settings.streams.web_host}:{settings.streams.web_port}"
 
-    def knows_all() -> bool:
+    def has_all_markets() -> bool:
         try:
             listed = httpx.get(f"{address}/api/markets", timeout=30, trust_env=False).json()["markets"]
         except httpx.HTTPError:
             return False
         return all(row["last"] is not None for row in listed)
 
-    eventually(knows_all, 120, "every market in the views", every_s=0.2)
+    eventually(has_all_markets, 120, "every market in the views", every_s=0.2)
     return address
 
 
 def _open(page: Browser, address: str) -> tuple[float, float]:
-    """Milliseconds to the first paint and to the picture."""
+    """Load the page; return the milliseconds to the first paint and to the first picture."""
     page.command("Network.clearBrowserCache")
     page.open("about:blank")
     page.open(f"{address}/")
@@ -106,7 +106,7 @@ def _open(page: Browser, address: str) -> tuple[float, float]:
     return float(first), float(picture)
 
 
-def _pictures(bench: Bench, count: int) -> list[Row]:
+def _page_loads(bench: Bench, count: int) -> list[Row]:
     settings = _with_markets(bench.stack.settings, bench.folder, count)
     folder = bench.folder / f"dashboard-{count}"
     folder.mkdir()
@@ -114,8 +114,8 @@ def _pictures(bench: Bench, count: int) -> list[Row]:
     with worker(settings, folder / "worker.log", stop_s=30), chromium(folder) as page:
         address = _wait(settings)
         page.command("Network.enable")
-        _open(page, address)  # the browser's own start is not the page's
-        opened = [_open(page, address) for _ in range(OPENINGS)]
+        _open(page, address)  # warm-up: excludes the browser's start
+        opened = [_open(page, address) for _ in range(PAGE_LOADS)]
         nodes = page.run("return document.querySelectorAll('*').length")
     first, picture = (statistics.median(column) for column in zip(*opened, strict=True))
     goal = f"at most {GOAL_PICTURE_MS:,.0f} ms"
@@ -127,7 +127,7 @@ def _pictures(bench: Bench, count: int) -> list[Row]:
 
 
 async def _live(settings: Settings, seconds: int) -> None:
-    """A tick, its clean copy and a feature row a market and second."""
+    """Publish one tick, one clean tick and one feature row per market and second."""
     async with Feeder(settings.kafka) as feeder:
         for _ in range(seconds):
             began = time.perf_counter()
@@ -141,22 +141,22 @@ async def _live(settings: Settings, seconds: int) -> None:
             await asyncio.sleep(max(0.0, 1 - (time.perf_counter() - began)))
 
 
-async def _listened(settings: Settings, process: psutil.Process, address: str) -> tuple[float, float]:
-    """CPU share of a core and bytes a second of one listener, while the feed runs."""
+async def _listener_cost(settings: Settings, process: psutil.Process, address: str) -> tuple[float, float]:
+    """Return CPU usage in cores and bytes per second with one listener and a running feed."""
     received = 0
 
     async def listen() -> None:
         nonlocal received
         async with (
             httpx.AsyncClient(trust_env=False, timeout=60) as client,
-            client.stream("GET", f"{address}/api/events") as answer,
+            client.stream("GET", f"{address}/api/events") as response,
         ):
-            async for data in answer.aiter_bytes():
+            async for data in response.aiter_bytes():
                 received += len(data)
 
     listener = asyncio.create_task(listen())
     feeding = asyncio.create_task(_live(settings, COST_S + 4))
-    await asyncio.sleep(2)  # the feed has begun
+    await asyncio.sleep(2)  # the feed is running
     received, began, times = 0, time.perf_counter(), process.cpu_times()
     await asyncio.sleep(COST_S)
     after, took = process.cpu_times(), time.perf_counter() - began
@@ -176,7 +176,7 @@ def _cost(bench: Bench, count: int) -> list[Row]:
     with running(command, bench.folder / "views.log", environment_of(settings)) as program:
         address = _wait(settings)
         process = psutil.Process(program.process.pid)
-        share, rate = asyncio.run(_listened(settings, process, address))
+        share, rate = asyncio.run(_listener_cost(settings, process, address))
         rss = process.memory_info().rss
     name = f"views alone, {count:,} markets, 3 records a market and second, one page listening"
     return [
@@ -187,8 +187,8 @@ def _cost(bench: Bench, count: int) -> list[Row]:
 
 
 def rows(bench: Bench) -> list[Row]:
-    """First picture with few and many markets, and the views' cost with many."""
+    """Measure the first picture with few and many markets, and the views' cost with many."""
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-        bench.tell("dashboard: no Chromium here; the first picture is not measured")
+        bench.log_progress("dashboard: Chromium is not installed; skipping the first picture")
         return _cost(bench, MANY)
-    return [*_pictures(bench, FEW), *_pictures(bench, MANY), *_cost(bench, MANY)]
+    return [*_page_loads(bench, FEW), *_page_loads(bench, MANY), *_cost(bench, MANY)]

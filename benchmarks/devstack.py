@@ -1,4 +1,4 @@
-"""The local stack's start, and the simulated exchange against a bare aiohttp server with the same bytes."""
+"""Start of the local stack, and the simulated exchange compared with a bare aiohttp server with the same bytes."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ ENDPOINTS = {
     "bookTicker, all symbols": ("/api/v3/ticker/bookTicker", 1_500),
     "klines, 1,000 rows": ("/api/v3/klines?symbol=BTCUSDT&interval=1h&limit=1000", 300),
 }
-"""Path, and how often it is asked for."""
+"""Path and number of requests."""
 
 
 async def _per_second(url: str, requests: int) -> float:
@@ -24,9 +24,9 @@ async def _per_second(url: str, requests: int) -> float:
 
     async def client(session: ClientSession) -> None:
         for _ in left:
-            async with session.get(url) as answer:
-                answer.raise_for_status()
-                await answer.read()
+            async with session.get(url) as response:
+                response.raise_for_status()
+                await response.read()
 
     async with ClientSession() as session:
         began = time.perf_counter()
@@ -35,7 +35,7 @@ async def _per_second(url: str, requests: int) -> float:
 
 
 def _bare(bench: Bench, body: bytes, requests: int) -> float:
-    """Requests a second of a server that sends these bytes and does nothing else."""
+    """Requests per second of a server that only sends these bytes."""
     (port,) = free_ports(1)
     file, log = bench.folder / "body", bench.folder / "bare.log"
     file.write_bytes(body)
@@ -43,18 +43,18 @@ def _bare(bench: Bench, body: bytes, requests: int) -> float:
     url = f"http://127.0.0.1:{port}/"
     with running(command, log, environment_of(bench.stack.settings)):
 
-        def answers() -> bool:
+        def is_up() -> bool:
             try:
                 return httpx.get(url, trust_env=False).is_success
             except httpx.TransportError:
                 return False
 
-        eventually(answers, 20, "the bare server answers")
+        eventually(is_up, 20, "the bare server answers")
         return asyncio.run(_per_second(url, requests))
 
 
 def rows(bench: Bench) -> list[Row]:
-    """Seconds to a healthy stack, requests a second of the exchange."""
+    """Measure the seconds to a healthy stack, and requests per second of the exchange."""
     began = time.monotonic()
     folder = Path(bench.folder / "devstack")
     folder.mkdir()
@@ -68,12 +68,12 @@ def rows(bench: Bench) -> list[Row]:
     began = time.monotonic()
     with running_exchange(folder, speed=1) as exchange:
         found.append(Row("simulated exchange answers", time.monotonic() - began, "s"))
-        # The exchange counts weights as Binance does: far more than a minute's are asked for here.
+        # The exchange enforces Binance's request weights; this benchmark needs far more than one minute's limit.
         httpx.post(f"{exchange.control}/limits", json={"weight": 10**9}, trust_env=False).raise_for_status()
         for name, (path, requests) in ENDPOINTS.items():
             url = f"{exchange.binance}{path}"
             body = httpx.get(url, trust_env=False).raise_for_status().content
-            asyncio.run(_per_second(url, requests // 3))  # warms up
+            asyncio.run(_per_second(url, requests // 3))  # warm-up
             served, bare = asyncio.run(_per_second(url, requests)), _bare(bench, body, requests)
             peer = "bare aiohttp, same bytes"
             found.append(Row(f"{name} ({len(body) / 1000:,.1f} kB)", served, "requests/s", peer, served / bare))

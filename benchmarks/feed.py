@@ -1,6 +1,6 @@
-"""Ticks for the benches: made ahead, put on a topic as fast as the broker takes them, or at a given pace.
+"""Synthetic ticks for the benchmarks, sent as fast as the broker accepts them or at a given rate.
 
-The same market always goes to the same partition. Never timed itself.
+A market's ticks always go to the same partition.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
 
 START_MS = 1_722_816_000_000  # 2024-08-05
 MARKETS = 100
-PER_SECOND = 10  # ticks a market and second of event time where nothing else is said
+PER_SECOND = 10  # default ticks per market and second of event time
 
 Payload = tuple[int, bytes, bytes]
 """Number of the market, key, value."""
-_BEAT_S = 0.01
+_INTERVAL_S = 0.01
 _BATCH_BYTES = 500_000
 
 
@@ -34,7 +34,7 @@ def symbol(market: int) -> str:
 
 
 def full_tick(market: int, timestamp_ms: int, number: int) -> Tick:
-    """A tick with every field that the collector fills, about 720 bytes."""
+    """Return a tick with every field that the collector fills, about 720 bytes."""
     timestamp = to_rfc3339(timestamp_ms)
     state = SourceState(status="ok", observed_at=timestamp, received_at=timestamp, staleness_ms=0)
     bid = 60_000 + number % 977 * 0.01
@@ -65,7 +65,7 @@ def _whole(market: int, timestamp_ms: int, number: int) -> bytes:
 
 
 def _small(market: int, timestamp_ms: int, number: int) -> bytes:
-    """The same tick without its sources and 24 h numbers, about 340 bytes: what a feed of quotes alone would send."""
+    """The same tick without sources and 24 h statistics, about 340 bytes, as from a feed of quotes."""
     timestamp, bid = to_rfc3339(timestamp_ms), 60_000 + number % 977 * 0.01
     return msgspec.json.encode(
         {
@@ -90,7 +90,7 @@ def _small(market: int, timestamp_ms: int, number: int) -> bytes:
 def steady(
     count: int, *, markets: int = MARKETS, whole: bool = False, start_ms: int = START_MS, step_ms: int | None = None
 ) -> Iterator[Payload]:
-    """`count` ticks, market by market in turn, each market's `step_ms` apart."""
+    """Yield `count` ticks, round-robin over the markets; the ticks of one market are `step_ms` apart."""
     make = _whole if whole else _small
     step = 1000 // PER_SECOND if step_ms is None else step_ms
     for number in range(count):
@@ -99,7 +99,7 @@ def steady(
 
 
 def a_day(markets: int) -> Iterator[Payload]:
-    """A day of event time that fills the slots of the long windows: every ten minutes, and the last hour's minutes."""
+    """Yield a day of event time that fills the slots of all windows: every 10 min, in the last hour every minute."""
     rare = 24 * 6 - 6
     yield from steady(rare * markets, markets=markets, step_ms=10 * MINUTE_MS)
     yield from steady(60 * markets, markets=markets, start_ms=START_MS + 23 * HOUR_MS, step_ms=MINUTE_MS)
@@ -120,7 +120,7 @@ class Feeder:
         await self._producer.stop()
 
     async def send(self, topic: str, payloads: Iterator[Payload]) -> int:
-        """Deliver them all; how many there were."""
+        """Send all payloads, wait for the acknowledgements, and return their number."""
         batches = {partition: self._producer.create_batch() for partition in range(self._partitions)}
         counts = dict.fromkeys(batches, 0)
         futures = []
@@ -139,7 +139,7 @@ class Feeder:
         return sent
 
     async def pace(self, topic: str, rate: int, until: Callable[[], bool], *, markets: int = MARKETS) -> int:
-        """Send `rate` ticks a second, stamped with now, every 10 ms, until told; how many there were."""
+        """Send `rate` ticks per second with current timestamps, every 10 ms, until `until()`; return their number."""
         payloads = steady(10**12, markets=markets, start_ms=int(time.time() * 1000), step_ms=1000 * markets // rate)
         loop = asyncio.get_running_loop()
         began, sent = loop.time(), 0
@@ -147,12 +147,12 @@ class Feeder:
             due = int((loop.time() - began) * rate)
             if due > sent:
                 sent += await self.send(topic, islice(payloads, due - sent))
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(_INTERVAL_S)
         return sent
 
 
 def preload(settings: Settings, topic: str, payloads: Iterator[Payload]) -> int:
-    """Put ticks on a topic that exists; how many."""
+    """Publish ticks to an existing topic; return their number."""
 
     async def run() -> int:
         async with Feeder(settings.kafka) as feeder:

@@ -1,4 +1,4 @@
-"""Reading, fitting and asking the models, with the product's own code on two years of made-up hours."""
+"""Read data, fit models and predict, with the product's code on two years of synthetic hours."""
 
 import subprocess
 import sys
@@ -44,27 +44,27 @@ def _imports() -> list[Row]:
 
 
 def _network(samples: Samples, name: str, har_ms: float) -> list[Row]:
-    """Fits of few and more epochs: the difference is what epochs cost, the rest is compiling."""
+    """Time fits with 1 and 4 epochs: the difference is the cost of 3 epochs, the rest is compilation."""
     anchors = samples.anchors[samples.learnable]
-    learnt = len(split_tail(anchors[-WINDOWS:], VALIDATION_SHARE)[0])
+    n_trained = len(split_tail(anchors[-WINDOWS:], VALIDATION_SHARE)[0])
     first = _seconds(lambda: make(name, _training(EPOCHS[0])).fit(samples, anchors))
     few, more = (
         _seconds(lambda epochs=epochs: make(name, _training(epochs)).fit(samples, anchors))  # type: ignore[misc]
         for epochs in EPOCHS
     )
-    an_epoch = (more - few) / (EPOCHS[1] - EPOCHS[0])
+    epoch_s = (more - few) / (EPOCHS[1] - EPOCHS[0])
     model = make(name, _training(1))
     model.fit(samples, anchors)
     last = samples.anchors[-1:]
-    asked = median_seconds(lambda: model.predict(samples, last), 20)
+    predict_s = median_seconds(lambda: model.predict(samples, last), 20)
     return [
         Row(
             f"{name}: fit, {WINDOWS:,} windows of {samples.sequence_h} h",
-            an_epoch / learnt * 1e6,
+            epoch_s / n_trained * 1e6,
             "µs/sample and epoch",
         ),
-        Row(f"{name}: first fit of a process, less its epoch", first - an_epoch, "s"),
-        Row(f"{name}: predict, one row", asked * 1e3, "ms", "har predict", asked * 1e3 / har_ms),
+        Row(f"{name}: first fit of a process, less its epoch", first - epoch_s, "s"),
+        Row(f"{name}: predict, one row", predict_s * 1e3, "ms", "har predict", predict_s * 1e3 / har_ms),
     ]
 
 
@@ -73,7 +73,7 @@ def _training(epochs: int) -> Training:
 
 
 def rows(bench: Bench) -> list[Row]:
-    """Imports, reading, fits and single forecasts."""
+    """Measure imports, reading, fits and single forecasts."""
     found = _imports()
     settings = alone(bench.stack.settings, bench.folder / "forecasting")
     storage = WebHdfs(settings.hdfs)

@@ -1,7 +1,7 @@
-"""How long a tick of a live feed takes to a row that holds it, told by the broker's own append times.
+"""Latency from a tick of a live feed to the feature row that includes it, from the broker's append times.
 
-Outputs carry the offset of their source record and keep its partition: the first row of a market whose source offset is
-that of the tick or a later one holds the tick.
+Output records have the partition of their source record and its offset in a header: the first row of a market with a
+source offset at or after that of the tick includes the tick.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ from config import Settings
 from marketdata.topics import TopicRole
 from streams.kafka.records import SOURCE_OFFSET_HEADER
 
-_WARM_UP = 0.2  # share of the ticks, from the start, that are not judged
+_WARM_UP = 0.2  # share of the ticks at the start that is excluded
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds from the append of a tick to that of its row; the worker's share of one core; rows and bytes on the
-    changelogs of the agents that had a part in it, a tick.
+    """Latency of a tick in ms; CPU usage of the worker in cores; rows per tick; changelog bytes per tick, of the
+    agents involved.
     """
 
     p50_ms: float
     p99_ms: float
     cpu: float
-    rows_a_tick: float
+    rows_per_tick: float
     changelog_bytes: float
 
 
@@ -46,9 +46,9 @@ def _source(record: ConsumerRecord) -> int:
 
 
 def _ages(
-    ticks: Sequence[ConsumerRecord], rows: Sequence[ConsumerRecord], born: dict[tuple[int, int], int]
+    ticks: Sequence[ConsumerRecord], rows: Sequence[ConsumerRecord], appended_ms: dict[tuple[int, int], int]
 ) -> list[int]:
-    """Row's append minus the tick's birth, in the order of the ticks."""
+    """Append time of the row minus that of the source tick, in ms, in the order of the ticks."""
     by_market: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
     for row in rows:
         by_market[row.key].append((_source(row), row.timestamp))
@@ -59,17 +59,17 @@ def _ages(
         while place[tick.key] < len(market) and market[place[tick.key]][0] < tick.offset:
             place[tick.key] += 1
         if place[tick.key] < len(market):
-            ages.append(market[place[tick.key]][1] - born[tick.partition, tick.offset])
+            ages.append(market[place[tick.key]][1] - appended_ms[tick.partition, tick.offset])
     return ages
 
 
 async def paced(worker: Worker, rate: int, seconds: float, *, whole_way: bool) -> Latency:
-    """Feed a worker at `rate` ticks a second, and look at what the broker has afterwards.
+    """Feed a worker at `rate` ticks per second, then read the output topics.
 
     Args:
-        worker: one that is ready, with nothing on its topics.
-        rate: ticks a second, over `MARKETS` markets.
-        seconds: how long.
+        worker: a ready worker with empty topics.
+        rate: ticks per second, over `MARKETS` markets.
+        seconds: duration of the feed.
         whole_way: feed cryptoTopic, else ticks-clean.
     """
     settings = worker.settings
@@ -84,11 +84,11 @@ async def paced(worker: Worker, rate: int, seconds: float, *, whole_way: bool) -
     clean, rows = await _read(settings, TopicRole.TICKS_CLEAN), await _read(settings, TopicRole.FEATURES)
     if whole_way:
         raw = {(r.partition, r.offset): r.timestamp for r in await _read(settings, TopicRole.TICKS)}
-        born = {(r.partition, r.offset): raw[r.partition, _source(r)] for r in clean}
+        appended_ms = {(r.partition, r.offset): raw[r.partition, _source(r)] for r in clean}
     else:
-        born = {(r.partition, r.offset): r.timestamp for r in clean}
+        appended_ms = {(r.partition, r.offset): r.timestamp for r in clean}
     clean.sort(key=lambda record: record.timestamp)
-    ages = np.asarray(_ages(clean, rows, born)[int(len(clean) * _WARM_UP) :])
+    ages = np.asarray(_ages(clean, rows, appended_ms)[int(len(clean) * _WARM_UP) :])
     agents = ("clean", "features") if whole_way else ("features",)
     changelogs = [await topic_bytes(settings, f"{settings.streams.app_id}-{agent}-changelog") for agent in agents]
     p50_ms, p99_ms = np.percentile(ages, (50, 99)).tolist()

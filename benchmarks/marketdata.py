@@ -1,4 +1,4 @@
-"""The codec, one core: against the standard library's JSON on the same bytes."""
+"""The codec on one core, compared with the standard library's JSON on the same bytes."""
 
 import json
 
@@ -11,7 +11,7 @@ N = 20_000
 
 
 def rows(_bench: Bench) -> list[Row]:
-    """Encode and decode of a full tick."""
+    """Measure encoding and decoding of a full tick."""
     ticks = [full_tick(index % MARKETS, START_MS + index * 10, index) for index in range(N)]
     wire = [encode(tick) for tick in ticks]
     decode_s = median_seconds(lambda: [decode(Tick, payload) for payload in wire]) / N

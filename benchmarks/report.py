@@ -1,4 +1,4 @@
-"""Rows of a bench and the files they go to: build/bench/ROOM.json and ROOM.md."""
+"""Result rows of a suite and their files: build/bench/SUITE.json and SUITE.md."""
 
 import json
 import os
@@ -19,7 +19,7 @@ OUT = Path("build/bench")
 class Row:
     """One measured value.
 
-    `ratio` is value / peer's value; `goal` says in words what `met` judges, None where there is none yet.
+    `ratio` is value / value of the peer; `goal` describes the condition of `met`, both None without a goal.
     """
 
     name: str
@@ -33,21 +33,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a room gets: a running stack, the seconds it took to come up, and a folder for what it makes."""
+    """Input of a suite: a running stack, the seconds of its start, and a folder for temporary files."""
 
     stack: StackUnderTest
     stack_up_s: float
     folder: Path
 
     @staticmethod
-    def tell(line: str) -> None:
-        """A line of progress."""
+    def log_progress(line: str) -> None:
+        """Print a line of progress to standard error."""
         sys.stderr.write(f"bench: {line}\n")
         sys.stderr.flush()
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 5, *, warm_up: bool = True) -> float:
-    """The median wall time of `repeats` runs, after one that warms up."""
+    """Return the median wall time of `repeats` runs, after one warm-up run."""
     if warm_up:
         work()
     taken = []
@@ -71,17 +71,17 @@ def _cell(value: object) -> str:
 
 
 def machine() -> str:
-    """Where and beside what it was measured: cores, Python, and how many programs wanted to run in the last minute."""
+    """Describe the machine: cores, Python version, and load average of the last minute."""
     return f"{os.cpu_count()} cores, Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}"
 
 
-def write(room: str, rows: list[Row]) -> str:
-    """Write both files of a room and give back the Markdown table."""
+def write(suite: str, rows: list[Row]) -> str:
+    """Write both files of a suite and return the Markdown table."""
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / f"{room}.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+    (OUT / f"{suite}.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
     names = list(asdict(rows[0]))
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(_cell(value) for value in asdict(row).values()) + " |" for row in rows]
-    table = f"# {room}\n\n{machine()}\n\n" + "\n".join(lines) + "\n"
-    (OUT / f"{room}.md").write_text(table, encoding="utf-8")
+    table = f"# {suite}\n\n{machine()}\n\n" + "\n".join(lines) + "\n"
+    (OUT / f"{suite}.md").write_text(table, encoding="utf-8")
     return table

@@ -1,7 +1,7 @@
-"""One worker on the real broker against the peers on the same ticks: throughput, latency, state, and the way back.
+"""One worker on a real broker, compared with peers on the same ticks: throughput, latency, state and recovery.
 
-The worker is the product's own (`python -m faust -A streams worker`), RocksDB, changelog and all five windows on. Goals
-are those of the project; what a value is measured at stands in docs/performance.md.
+The worker is the product (`python -m faust -A streams worker`) with RocksDB, changelog and all five windows. Measured
+values and goals are in docs/performance.md.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ from streams.kafka import topics
 from tests.support.stack import alone, environment_of, free_ports
 
 REPEATS = 3
-TICKS = 1_000_000  # some polls' worth of each partition: what is fetched ahead before the first is done is not timed
-TICKS_EMPTY, TICKS_HOPPING, TICKS_QUIX = 100_000, 10_000, 100_000  # some seven seconds each
+TICKS = 1_000_000  # several polls per partition: records prefetched before the timer starts are not timed
+TICKS_EMPTY, TICKS_HOPPING, TICKS_QUIX = 100_000, 10_000, 100_000  # about 7 s each
 MARKET_COUNTS = (10, 1_000, 5_000)
 MANY = 1_000
 RATES = (1_000, 10_000)
@@ -52,7 +52,7 @@ _SOURCE = {True: TopicRole.TICKS, False: TopicRole.TICKS_CLEAN}
 
 
 class Speed(NamedTuple):
-    """Ticks a second, and what CPU one takes: the second hardly depends on what else the machine does."""
+    """Ticks per second, and CPU time per tick in µs; the latter hardly depends on the load of the machine."""
 
     per_second: float
     cpu_us: float
@@ -62,8 +62,8 @@ def _medians(runs: Sequence[Speed | Drained]) -> Speed:
     return Speed(statistics.median(run.per_second for run in runs), statistics.median(run.cpu_us for run in runs))
 
 
-class Room:
-    """Runs of this room; every run is another application on topics of its own."""
+class Suite:
+    """The runs of this suite; each is a separate Faust application on its own topics."""
 
     def __init__(self, bench: Bench) -> None:
         self._folder = bench.folder / "streams"
@@ -76,26 +76,26 @@ class Room:
         return f"run{self._runs}"
 
     def loaded(self, payloads: Iterator[Payload], *, whole_way: bool = False) -> tuple[Settings, int]:
-        """Settings of which one topic holds these ticks, and how many they are."""
+        """Publish ticks to the source topic of new settings; return the settings and the number of ticks."""
         settings = alone(self._bench.stack.settings, self._folder / self._name())
         asyncio.run(topics.ensure(settings))
         return settings, preload(settings, settings.topic(_SOURCE[whole_way]).name, payloads)
 
     def drain(self, settings: Settings, count: int, *, whole_way: bool = False) -> tuple[Settings, Drained]:
-        """A worker from nothing to the end of the loaded topic."""
+        """Run a new worker to the end of the loaded topic."""
         name = self._name()
         own = fresh(settings, self._folder, name, keep=(_SOURCE[whole_way],))
         with working(own, self._folder / f"{name}.log") as worker:
             return own, worker.drain(count, first="clean" if whole_way else "features")
 
     def rates(self, payloads: Iterator[Payload], repeats: int, *, whole_way: bool = False) -> Speed:
-        """The medians of some runs over the same topic."""
+        """Return the medians of several runs over the same topic."""
         settings, count = self.loaded(payloads, whole_way=whole_way)
         runs = [self.drain(settings, count, whole_way=whole_way) for _ in range(repeats)]
         return _medians([run for _, run in runs])
 
     def paced(self, rate: int, *, whole_way: bool) -> Latency:
-        """A live feed on a worker of its own."""
+        """Measure the latency of a live feed with a new worker."""
         name = self._name()
         settings = fresh(alone(self._bench.stack.settings, self._folder / name), self._folder, name, keep=())
         with working(settings, self._folder / f"{name}.log") as worker:
@@ -103,7 +103,7 @@ class Room:
             return asyncio.run(paced(worker, rate, PACED_S, whole_way=whole_way))
 
     def peer(self, command: Sequence[object], settings: Settings, count: int) -> Speed:
-        """A peer's program over the loaded topic, the medians of some runs."""
+        """Run a peer program over the loaded topic; return the medians of several runs."""
         found = []
         for _ in range(REPEATS):
             name = self._name()
@@ -125,31 +125,31 @@ class Room:
             lines = [line for line in done.stdout.decode().splitlines() if line.startswith('{"records"')]
             if not lines:
                 end = "\n".join(tail(self._folder / f"{name}.log"))
-                raise RuntimeError(f"{words[:4]}: told nothing, exit code {done.returncode}:\n{end}")
-            told = json.loads(lines[-1])
-            found.append(Speed(told["records"] / told["seconds"], told["cpu_s"] / told["records"] * 1e6))
+                raise RuntimeError(f"{words[:4]}: no result, exit code {done.returncode}:\n{end}")
+            result = json.loads(lines[-1])
+            found.append(Speed(result["records"] / result["seconds"], result["cpu_s"] / result["records"] * 1e6))
         return _medians(found)
 
-    def killed(self) -> tuple[float, float, float]:
-        """RSS of a worker that holds a full day of many markets, and the seconds back after kill -9: with and without
-        its data folder.
+    def recover_after_kill(self) -> tuple[float, float, float]:
+        """Return RSS in bytes of a worker with a full day of many markets, and the recovery time in seconds after
+        kill -9, with and without its data folder.
         """
         settings, count = self.loaded(a_day(MANY))
         name = self._name()
         own = fresh(settings, self._folder, name, keep=(TopicRole.TICKS_CLEAN,))
         with working(own, self._folder / f"{name}.log") as worker:
             rss = worker.drain(count, deadline_s=600).rss_bytes
-            with_folder = asyncio.run(self._back(own, worker.program.process))
+            with_folder = asyncio.run(self._recover(own, worker.program.process))
         bare = own.model_copy(
             update={"streams": own.streams.model_copy(update={"data_dir": self._folder / f"{name}-bare"})}
         )
         with working(own, self._folder / f"{name}-again.log") as worker:
             worker.wait_ready()
-            without = asyncio.run(self._back(bare, worker.program.process))
+            without = asyncio.run(self._recover(bare, worker.program.process))
         return float(rss), with_folder, without
 
-    async def _back(self, settings: Settings, process: "subprocess.Popen[bytes]") -> float:
-        """Kill under a feed of many markets, start again at once, and wait for rows from every partition."""
+    async def _recover(self, settings: Settings, process: "subprocess.Popen[bytes]") -> float:
+        """Kill the worker during a feed, restart it at once, and wait for rows from every partition."""
         feeding = asyncio.Event()
         async with (
             Feeder(settings.kafka) as feeder,
@@ -157,18 +157,18 @@ class Room:
         ):
             topic = settings.topic(TopicRole.TICKS_CLEAN).name
             task = asyncio.create_task(feeder.pace(topic, FEED_AFTER_KILL, feeding.is_set, markets=MANY))
-            await asyncio.sleep(2.0)  # under load, not before it
+            await asyncio.sleep(2.0)  # kill under load
             process.kill()
             killed_ms = int(time.time() * 1000)
             await asyncio.to_thread(process.wait)
-            log = self._folder / f"{self._name()}-back.log"
+            log = self._folder / f"{self._name()}-recovery.log"
             with working(settings, log) as worker:
                 first: dict[int, int] = {}
                 rows = reader.follow(await reader.ends())
                 async with asyncio.timeout(120):
                     async for row in rows:
                         worker.program.check_running()
-                        # What the dead worker had sent before may come in within its last moments.
+                        # Rows that the killed worker sent can still be appended shortly after the kill.
                         if row.timestamp > killed_ms + 500:
                             first.setdefault(row.partition, row.timestamp)
                         if len(first) == settings.kafka.partitions:
@@ -179,7 +179,7 @@ class Room:
         return (max(first.values()) - killed_ms) / 1000
 
     def raw(self, settings: Settings, count: int) -> Speed:
-        """A bare aiokafka consumer that looks at nothing."""
+        """A bare aiokafka consumer that only counts records."""
         return _medians([asyncio.run(_consume(settings, count)) for _ in range(REPEATS)])
 
 
@@ -207,54 +207,54 @@ def _at_least(goal: float, value: float, text: str) -> dict[str, object]:
 
 
 def rows(bench: Bench) -> list[Row]:
-    """All of the room, the throughputs first."""
-    room = Room(bench)
+    """Run the suite, throughput first."""
+    suite = Suite(bench)
     found: list[Row] = []
 
     def add(name: str, value: float, unit: str, **more: object) -> None:
         row = Row(name, value, unit, **more)  # type: ignore[arg-type]
-        bench.tell(f"{row.name}: {row.value:,.4g} {row.unit}")
+        bench.log_progress(f"{row.name}: {row.value:,.4g} {row.unit}")
         found.append(row)
-        write("streams", found)  # what was measured stays, whatever comes after
+        write("streams", found)  # keeps the results if a later step fails
 
-    settings, count = room.loaded(steady(TICKS))
-    runs = [room.drain(settings, count) for _ in range(REPEATS)]
+    settings, count = suite.loaded(steady(TICKS))
+    runs = [suite.drain(settings, count) for _ in range(REPEATS)]
     features = _medians([run for _, run in runs])
     add("features agent", features.per_second, "ticks/s", **_at_least(GOAL_TICKS, features.per_second, "ticks/s"))
     add("features agent, CPU", features.cpu_us, "µs/tick")
-    _peers(room, settings, count, features, add)
+    _peers(suite, settings, count, features, add)
     _changelog(runs[-1][0], count, add)
-    _ways(room, features, add)
-    _markets(room, features, add)
-    _latencies(room, add)
-    _state(room, runs[-1][1], add)
+    _ways(suite, features, add)
+    _markets(suite, features, add)
+    _latencies(suite, add)
+    _state(suite, runs[-1][1], add)
     return found
 
 
 Add = Callable[..., None]
 
 
-def _peers(room: Room, settings: Settings, count: int, features: Speed, add: Add) -> None:
+def _peers(suite: Suite, settings: Settings, count: int, features: Speed, add: Add) -> None:
     stock = [sys.executable, "-m", "benchmarks.peers.faust_stock"]
 
     def faust(kind: str, some: int) -> Speed:
         words = [*stock, kind, "--partitions", settings.kafka.partitions, "--port", free_ports(1)[0]]
-        return room.peer(words, settings, some)
+        return suite.peer(words, settings, some)
 
     def compare(peer: str, speed: Speed, goal: float | None = None) -> None:
         ratio = features.per_second / speed.per_second
-        judged = {} if goal is None else _at_least(goal, ratio, "times")
-        add(f"features agent to {peer}", features.per_second, "ticks/s", peer=peer, ratio=ratio, **judged)
+        checked = {} if goal is None else _at_least(goal, ratio, "times")
+        add(f"features agent to {peer}", features.per_second, "ticks/s", peer=peer, ratio=ratio, **checked)
         add(f"peer: {peer}", speed.per_second, "ticks/s")
         add(f"peer: {peer}, CPU", speed.cpu_us, "µs/tick", peer="features agent", ratio=speed.cpu_us / features.cpu_us)
 
-    compare("raw aiokafka consumer", room.raw(settings, count))
+    compare("raw aiokafka consumer", suite.raw(settings, count))
     compare("empty Faust agent", faust("empty", TICKS_EMPTY))
     compare("Faust hopping 300/60 s", faust("hopping", TICKS_HOPPING), GOAL_HOPPING)
     python = peer_python()
     if python is not None:
-        program = ROOT / "tests" / "bench" / "peers" / "quix_hopping.py"
-        compare("Quix hopping 300/60 s", room.peer([python, program], settings, TICKS_QUIX), GOAL_QUIX)
+        program = ROOT / "benchmarks" / "peers" / "quix_hopping.py"
+        compare("Quix hopping 300/60 s", suite.peer([python, program], settings, TICKS_QUIX), GOAL_QUIX)
 
 
 def _changelog(settings: Settings, count: int, add: Add) -> None:
@@ -264,8 +264,8 @@ def _changelog(settings: Settings, count: int, add: Add) -> None:
     add("feature rows", sent / count, "B/tick")
 
 
-def _ways(room: Room, features: Speed, add: Add) -> None:
-    whole = room.rates(steady(TICKS), REPEATS, whole_way=True)
+def _ways(suite: Suite, features: Speed, add: Add) -> None:
+    whole = suite.rates(steady(TICKS), REPEATS, whole_way=True)
     add(
         "cryptoTopic → clean → features",
         whole.per_second,
@@ -279,7 +279,7 @@ def _ways(room: Room, features: Speed, add: Add) -> None:
         ("features agent", False, features),
         ("cryptoTopic → clean → features", True, whole),
     ):
-        full = room.rates(steady(TICKS // 2, whole=True), 1, whole_way=whole_way)
+        full = suite.rates(steady(TICKS // 2, whole=True), 1, whole_way=whole_way)
         ratio = full.per_second / peer.per_second
         add(f"{name}, full ticks", full.per_second, "ticks/s", peer="the same, small ticks", ratio=ratio)
         add(f"{name}, full ticks, CPU", full.cpu_us, "µs/tick")
@@ -288,9 +288,9 @@ def _ways(room: Room, features: Speed, add: Add) -> None:
         add(f"bytes a {name}", float(len(value)), "B")
 
 
-def _markets(room: Room, features: Speed, add: Add) -> None:
+def _markets(suite: Suite, features: Speed, add: Add) -> None:
     for markets in MARKET_COUNTS:
-        cost = room.rates(steady(TICKS, markets=markets), REPEATS).cpu_us
+        cost = suite.rates(steady(TICKS, markets=markets), REPEATS).cpu_us
         ratio = cost / features.cpu_us
         add(
             f"CPU a tick, {markets:,} markets",
@@ -303,26 +303,26 @@ def _markets(room: Room, features: Speed, add: Add) -> None:
         )
 
 
-def _latencies(room: Room, add: Add) -> None:
+def _latencies(suite: Suite, add: Add) -> None:
     for whole_way in (False, True):
         way = "cryptoTopic" if whole_way else "ticks-clean"
         for rate in RATES:
-            seen = room.paced(rate, whole_way=whole_way)
+            seen = suite.paced(rate, whole_way=whole_way)
             name = f"{rate:,} ticks/s, {way} → row"
-            judged = rate == max(RATES)
-            goal = {"goal": f"at most {GOAL_P99_MS:g} ms", "met": seen.p99_ms <= GOAL_P99_MS} if judged else {}
+            checked = rate == max(RATES)
+            goal = {"goal": f"at most {GOAL_P99_MS:g} ms", "met": seen.p99_ms <= GOAL_P99_MS} if checked else {}
             add(f"{name}, p50", seen.p50_ms, "ms")
             add(f"{name}, p99", seen.p99_ms, "ms", **goal)
-            # A worker that does not keep up takes little CPU: that is no merit.
+            # A worker that does not keep up uses little CPU, so the goal requires the latency too.
             held = seen.cpu <= GOAL_CPU and seen.p99_ms <= GOAL_P99_MS
-            goal = {"goal": f"at most {GOAL_CPU:g}, with that p99", "met": held} if judged else {}
+            goal = {"goal": f"at most {GOAL_CPU:g}, with that p99", "met": held} if checked else {}
             add(f"{name}, CPU", seen.cpu, "cores", **goal)
-            add(f"{name}, rows", seen.rows_a_tick, "rows/tick")
+            add(f"{name}, rows", seen.rows_per_tick, "rows/tick")
             add(f"{name}, changelogs", seen.changelog_bytes, "B/tick")
 
 
-def _state(room: Room, small: Drained, add: Add) -> None:
-    rss, with_folder, without = room.killed()
+def _state(suite: Suite, small: Drained, add: Add) -> None:
+    rss, with_folder, without = suite.recover_after_kill()
     held = (rss - small.rss_bytes) / _MB
     add(
         f"memory of {MANY:,} markets, over that of {MARKETS}",

@@ -1,4 +1,4 @@
-"""One streams worker under measurement: `python -m faust -A streams worker` with own topics, and what it says."""
+"""A measured streams worker: `python -m faust -A streams worker` on its own topics, and its metrics."""
 
 import re
 import time
@@ -17,13 +17,13 @@ from tests.support.stack import Program, eventually, free_ports
 from tests.support.streams_worker import without_exchanges
 from tests.support.streams_worker import worker as streams_worker
 
-_LOOK_S = 0.05
+_POLL_S = 0.05
 _EVENTS = re.compile(r'^bitcoin_agent_events_total\{agent="(\w+)"\} (\S+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Drained:
-    """What a worker did with a topic that was there before it: ticks a second, CPU a tick, and what it held then."""
+    """Result of draining a topic: ticks per second, CPU time per tick in µs, resident memory in bytes."""
 
     per_second: float
     cpu_us: float
@@ -31,7 +31,7 @@ class Drained:
 
 
 def fresh(settings: Settings, folder: Path, name: str, *, keep: tuple[TopicRole, ...]) -> Settings:
-    """The same settings as another application, whose topics are new but for `keep`."""
+    """Return the settings of a new Faust application; all topics except `keep` are new."""
     own = without_exchanges(settings)
     names = dict(own.topics.names)
     for role in TopicRole:
@@ -57,7 +57,7 @@ class Worker:
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{settings.streams.web_port}", trust_env=False)
 
     def metrics(self) -> str:
-        """What `/metrics` says; empty while the worker does not answer yet."""
+        """Return the text of `/metrics`; empty until the worker answers."""
         self.program.check_running()
         try:
             return self._http.get("/metrics", timeout=30).text
@@ -65,11 +65,11 @@ class Worker:
             return ""
 
     def events(self) -> dict[str, float]:
-        """Agent to the records that it handled; empty while the worker does not answer yet."""
+        """Return the number of processed records by agent; empty until the worker answers."""
         return {agent: float(count) for agent, count in _EVENTS.findall(self.metrics())}
 
     def wait_ready(self, deadline_s: float = 60) -> None:
-        """Until partitions are assigned and tables recovered."""
+        """Wait until partitions are assigned and tables recovered."""
 
         def ready() -> bool:
             self.program.check_running()
@@ -78,20 +78,20 @@ class Worker:
             except httpx.TransportError:
                 return False
 
-        eventually(ready, deadline_s, "the worker is ready", every_s=_LOOK_S)
+        eventually(ready, deadline_s, "the worker is ready", every_s=_POLL_S)
 
     def wait_handled(self, count: int, deadline_s: float = 180) -> None:
-        """Until the features agent handled `count` records."""
+        """Wait until the features agent processed `count` records."""
 
         def done() -> bool:
             return self.events().get("features", 0.0) >= count
 
-        eventually(done, deadline_s, f"{count} records are handled", every_s=_LOOK_S)
+        eventually(done, deadline_s, f"{count} records processed", every_s=_POLL_S)
 
     def drain(self, count: int, *, first: str = "features", deadline_s: float = 180) -> Drained:
-        """Wait until the features agent handled `count` records.
+        """Wait until the features agent processed `count` records.
 
-        The clock runs from the first look at which agent `first` had handled any, so that the start is not in it.
+        The timer starts when agent `first` has processed any, so the worker's start is not included.
         """
         began, at_begin, cpu = 0.0, 0.0, 0.0
 
@@ -103,7 +103,7 @@ class Worker:
                 began, at_begin, cpu = now, handled, self.cpu_s()
             return now if handled >= count else None
 
-        ended = eventually(done, deadline_s, f"{count} records are handled", every_s=_LOOK_S)
+        ended = eventually(done, deadline_s, f"{count} records processed", every_s=_POLL_S)
         done_now = count - at_begin
         return Drained(
             done_now / ((ended or 0.0) - began),
@@ -118,13 +118,13 @@ class Worker:
 
 @contextmanager
 def working(settings: Settings, log: Path) -> Iterator[Worker]:
-    """A worker for as long as the context lasts."""
+    """Run a worker during the context."""
     with streams_worker(settings, log, stop_s=30) as program:
         yield Worker(settings, program)
 
 
 async def topic_bytes(settings: Settings, topic: str) -> int:
-    """Bytes of keys and values on a topic."""
+    """Return the bytes of all keys and values of a topic."""
     async with TopicReader(settings.kafka, topic, wait_s=30.0) as reader:
         froms, ends = await reader.tails(None)
         return sum([len(record.key or b"") + len(record.value or b"") async for record in reader.between(froms, ends)])

@@ -1,1 +1,1 @@
-"""Programs to compare with; each prints one JSON line on standard output: records, seconds, cpu_s."""
+"""Peer programs for comparison; each prints one JSON line: records, seconds, cpu_s."""

@@ -1,4 +1,4 @@
-"""An aiohttp server that answers every request with the same bytes: the limit of what such a server can do."""
+"""An aiohttp server that answers every request with the same bytes: the upper limit for an aiohttp server."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from aiohttp import web
 
 
 def main(argv: list[str]) -> None:
-    """Serve until told to stop."""
+    """Serve until a signal."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--body", type=Path, required=True)

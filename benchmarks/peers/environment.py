@@ -1,4 +1,4 @@
-"""The environment of peers that are no part of the product: build/bench-venv, from requirements-bench.txt."""
+"""The virtual environment of third-party peers: build/bench-venv, from requirements-bench.txt."""
 
 import hashlib
 import subprocess
@@ -12,7 +12,7 @@ PACKAGES = ROOT / "requirements-bench.txt"
 
 
 def peer_python() -> Path | None:
-    """The Python that has the peers' packages, made where it is not there; None where they cannot be had."""
+    """Return the Python with the peers' packages, installing it if necessary; None if the installation fails."""
     python, stamp = VENV / "bin" / "python", VENV / "packages.sha256"
     wanted = hashlib.sha256(PACKAGES.read_bytes()).hexdigest()
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
@@ -25,7 +25,7 @@ def peer_python() -> Path | None:
     for command in commands:
         done = subprocess.run([str(uv), *command], check=False, cwd=ROOT)
         if done.returncode:
-            sys.stderr.write(f"bench: uv {' '.join(command)}: exit code {done.returncode}; peers are left out\n")
+            sys.stderr.write(f"bench: uv {' '.join(command)}: exit code {done.returncode}; skipping these peers\n")
             return None
     stamp.write_text(wanted, encoding="utf-8")
     return python

@@ -1,7 +1,7 @@
-"""Stock Faust, one worker: an agent that does nothing, or Faust's own hopping window of 300 s every 60 s.
+"""Stock Faust with one worker: an agent that does nothing, or Faust's own hopping window of 300 s every 60 s.
 
 `python -m benchmarks.peers.faust_stock empty|hopping --brokers … --topic … --partitions … --count … --folder …`
-Messages are taken as Faust gives them, one by one; the table lies in memory, with its changelog on the broker.
+Messages are processed one by one, as Faust delivers them; the table is in memory, with its changelog on the broker.
 """
 
 import argparse
@@ -23,7 +23,7 @@ class _Price(msgspec.Struct):
 
 
 def main(argv: list[str]) -> None:
-    """Count to `--count`, tell the time from the first event to the last, and end."""
+    """Process `--count` events, print the time from the first to the last, and exit."""
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=("empty", "hopping"))
     for name in ("brokers", "topic", "id", "folder"):

@@ -1,7 +1,7 @@
-"""Quix Streams' hopping window of 300 s every 60 s, the mean of the price; its state in RocksDB with a changelog.
+"""Quix Streams' hopping window of 300 s every 60 s: the mean of the price, with state in RocksDB and a changelog.
 
-Run by the Python of build/bench-venv, which has nothing of ours: this file imports the standard library and Quix alone.
-Nothing is sent on: each tick's current windows are made and counted.
+Runs with the Python of build/bench-venv, where the project's packages are not installed. Windows are counted, not
+published.
 """
 
 import argparse
@@ -9,11 +9,11 @@ import json
 import sys
 import time
 
-from quixstreams import Application  # type: ignore[import-not-found]  # lives in build/bench-venv
+from quixstreams import Application  # type: ignore[import-not-found]  # installed in build/bench-venv
 
 
 def main(argv: list[str]) -> None:
-    """Count to `--count` ticks, tell the time from the first to the last, and end."""
+    """Process `--count` ticks, print the time from the first to the last, and exit."""
     parser = argparse.ArgumentParser()
     for name in ("brokers", "topic", "id", "folder"):
         parser.add_argument(f"--{name}", required=True)
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         nonlocal made
         made += 1
 
-    # Timed on the way in: what the windows cost lies between the first tick and the last.
+    # Timed at the input: the cost of the windows is between the first tick and the last.
     windows = frame.apply(lambda tick: count(tick["price"])).hopping_window(300_000, 60_000).mean().current()
     windows.update(result)
     app.run(count=options.count, timeout=60)

@@ -1,4 +1,4 @@
-"""The views of a worker without its agents: what they cost by themselves."""
+"""The views without the worker's agents, to measure their cost separately."""
 
 from aiohttp import web
 
