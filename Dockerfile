@@ -1,4 +1,4 @@
-# One image for every program: Python and Java from Debian, packages and jars by their pinned hashes.
+# One image for all programs: Python and Java from Debian, packages and jars with pinned hashes.
 FROM debian:bookworm-slim
 
 RUN apt-get update \
@@ -10,7 +10,7 @@ ENV XDG_CACHE_HOME=/opt/bitcoin/cache \
     PYTHONUNBUFFERED=1
 WORKDIR /opt/bitcoin/app
 
-# What changes seldom first, so that a change of code does not fetch everything anew.
+# Rarely changed files first, so that a code change does not invalidate the installed packages.
 COPY requirements-bootstrap.txt requirements.txt requirements-dev.txt ./
 COPY devstack devstack
 COPY config config

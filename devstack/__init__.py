@@ -1,4 +1,4 @@
-"""The local stack: Kafka and HDFS from their jars, the simulated exchange, and the demo that runs the whole product.
+"""The local stack (Kafka, HDFS, the simulated exchange) and the demo, which runs the whole product on it.
 
-Imports marketdata and config alone; streams, batch and forecasting are run as programs of their own, never imported.
+The demo starts streams, batch and forecasting as separate programs.
 """

@@ -9,33 +9,41 @@ from config import load_settings
 from config.paths import jars_dir
 from devstack.jars import fetch_jars
 from devstack.stack import PARTS
-from devstack.status import PARTS as PARTS_ASKED
+from devstack.status import PARTS as STATUS_PARTS
 from devstack.status import collect_status
-from devstack.terminal import complain, say
+from devstack.terminal import print_error, print_line
 from marketdata.errors import BitcoinDataError, InvalidValueError
 
 _DEMOS = ("demo", "live")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m devstack", description="The local stack: Kafka, HDFS, exchange.")
-    parser.add_argument("--profile", help="profile of settings (default: BDI_PROFILE, else local)")
+    parser = argparse.ArgumentParser(
+        prog="python -m devstack", description="Run the local stack: Kafka, HDFS and the simulated exchange."
+    )
+    parser.add_argument("--profile", help="settings profile (default: $BDI_PROFILE, or local)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="start the stack and wait until it is healthy")
-    up.add_argument("--without", action="append", default=[], choices=PARTS, help="leave a part out (may be repeated)")
-    up.add_argument("--foreground", action="store_true", help="stay, and stop all on Ctrl-C")
-    up.add_argument("--fail-fast", action="store_true", help="with --foreground: end, exit code 1, when a part ends")
-    commands.add_parser("down", help="stop the stack, or the demo, and all that it runs")
-    status = commands.add_parser("status", help="address and health of each part; exit code 1 when one is not healthy")
-    status.add_argument("--json", action="store_true", help="as one JSON object")
-    status.add_argument("--part", choices=tuple(PARTS_ASKED), help="of one part alone, as a health check")
-    logs = commands.add_parser("logs", help="the end of the logs")
-    logs.add_argument("part", nargs="?", help="of one part alone")
-    logs.add_argument("--lines", type=int, default=20, metavar="N")
-    commands.add_parser("jars", help="fetch the pinned jars into the cache")
-    commands.add_parser("env", help="print the shell lines that set JAVA_HOME")
-    commands.add_parser("exchange", help="the simulated exchange (see its own --help)", add_help=False)
-    demo = commands.add_parser("demo", help="run the whole product")
+    up.add_argument("--without", action="append", default=[], choices=PARTS, help="do not start this part (repeatable)")
+    up.add_argument("--foreground", action="store_true", help="run in the foreground; Ctrl-C stops all parts")
+    up.add_argument("--fail-fast", action="store_true", help="with --foreground: exit with code 1 when a part exits")
+    commands.add_parser("down", help="stop the stack or the demo, with all its processes")
+    status = commands.add_parser(
+        "status", help="print address and health of each part; exit code 1 if one is unhealthy"
+    )
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.add_argument(
+        "--part", choices=tuple(STATUS_PARTS), help="check this part only (for container health checks)"
+    )
+    logs = commands.add_parser("logs", help="print the last lines of the logs")
+    logs.add_argument("part", nargs="?", help="print the log of this part only")
+    logs.add_argument("--lines", type=int, default=20, metavar="N", help="lines of each log (default: 20)")
+    commands.add_parser("jars", help="download the pinned jars into the cache")
+    commands.add_parser("env", help="print the shell command that sets JAVA_HOME")
+    commands.add_parser(
+        "exchange", help="run the simulated exchange (exchange --help lists its options)", add_help=False
+    )
+    demo = commands.add_parser("demo", help="run the whole product until Ctrl-C")
     demo.add_argument("--profile", dest="demo_profile", choices=_DEMOS, help="default: demo")
     return parser
 
@@ -43,11 +51,12 @@ def _parser() -> argparse.ArgumentParser:
 def _status(profile: str | None, part: str | None, as_json: bool) -> int:
     health = asyncio.run(collect_status(load_settings(profile), part=part))
     if as_json:
-        say(json.dumps(health, indent=1))
+        print_line(json.dumps(health, indent=1))
     else:
         for name, found in health.items():
             pid = f"pid {found['pid']}" if found["pid"] is not None else ""
-            say(f"{name:9} {found['address']:32} {'healthy' if found['healthy'] else found['detail']} {pid}".rstrip())
+            state = "healthy" if found["healthy"] else found["detail"]
+            print_line(f"{name:9} {found['address']:32} {state} {pid}".rstrip())
     return 0 if all(found["healthy"] for found in health.values()) else 1
 
 
@@ -66,8 +75,8 @@ def _run(arguments: argparse.Namespace) -> int:
         case "up" if arguments.foreground:
             without = frozenset(arguments.without)
             supervisor.check_all(settings, without)
-            supervisor.save_own_log(settings.devstack.state_dir)
-            return asyncio.run(supervisor.supervise(settings, without, say, fail_fast=arguments.fail_fast))
+            supervisor.log_to_stdout(settings.devstack.state_dir)
+            return asyncio.run(supervisor.supervise(settings, without, print_line, fail_fast=arguments.fail_fast))
         case "up":
             supervisor.up(settings, frozenset(arguments.without))
         case "down":
@@ -75,15 +84,16 @@ def _run(arguments: argparse.Namespace) -> int:
         case "logs":
             supervisor.logs(settings, arguments.part, arguments.lines)
         case "jars":
-            fetched = fetch_jars(jars_dir(settings), supervisor.require_java(), say, settings.devstack.ivy_settings)
-            say(f"jars: {fetched} fetched, all checked in {jars_dir(settings)}")
+            folder = jars_dir(settings)
+            fetched = fetch_jars(folder, supervisor.require_java(), print_line, settings.devstack.ivy_settings)
+            print_line(f"jars: {fetched} fetched, all checksums match in {folder}")
         case "env":
-            say(f"export JAVA_HOME='{supervisor.require_java().home}'")
+            print_line(f"export JAVA_HOME='{supervisor.require_java().home}'")
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code."""
+    """Run one command and return the exit code."""
     words = sys.argv[1:] if argv is None else argv
     try:
         if words[:1] == ["exchange"]:
@@ -95,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
             return _status(arguments.profile, arguments.part, arguments.json)
         return _run(arguments)
     except BitcoinDataError as error:
-        complain(f"devstack: {error}")
+        print_error(f"devstack: {error}")
         return 1
     except KeyboardInterrupt:
         return 130

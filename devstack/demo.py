@@ -1,8 +1,8 @@
-"""The whole product with one command: the stack, then the other rooms as programs of their own, until Ctrl-C.
+"""The whole product with one command: the stack, then streams, batch and forecasting as programs, until Ctrl-C.
 
-Nothing of what it starts outlives it. A second start goes on from what is stored: Kafka and HDFS keep their data, the
-exchange its clock, and each job decides itself what is still to do. Once all runs, a part that ends by itself is
-started again the same way, unless it ends too often.
+All started processes end with the demo. A second start continues from the stored data: Kafka and HDFS keep their data,
+the exchange keeps its clock, and each job finds out what is left to do. After the start, a part that exits is restarted
+in the same way, unless it exits too often.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from rich.console import Console
 
 from clients.stop_signals import stop_event
 from config import Settings
-from devstack.events import EventTeller, follow_health, follow_replay
+from devstack.events import EventReporter, follow_health, follow_replay
 from devstack.health import http_problem
-from devstack.progress import Show, open_show
-from devstack.stack import Death, Part, Stack, build_parts, exchange_address
-from devstack.state import StackState, only_supervisor
+from devstack.progress import ProgressReporter, open_reporter
+from devstack.stack import Part, PartExit, Stack, build_parts, exchange_address
+from devstack.state import StackState, supervisor_lock
 from devstack.supervisor import check_all, running_state
 from marketdata.errors import StackError
 
@@ -34,160 +34,165 @@ RAW = (_PYTHON, "-m", "batch", "raw")
 TRAIN = (_PYTHON, "-m", "forecasting", "train")
 SERVE = (_PYTHON, "-m", "forecasting", "serve")
 
-# Ctrl-C must be over within 15 s: stages stop one after another, the rooms' programs (all in one stage) first. What
-# does not end in time is killed, which costs nothing but time at the next start: every step may be repeated.
-_ROOMS_STAGE = 5
-_ROOMS_GRACE_S = 5.0
+# Ctrl-C must complete within 15 s. Stages stop one after another, first the product's programs (all in one stage).
+# A program that exceeds its grace period is killed. That loses no data: every step can be repeated at the next start.
+_PROGRAMS_STAGE = 5
+_PROGRAMS_GRACE_S = 5.0
 _STACK_GRACE_S = 3.0
 
 RESTARTS = 5
-"""A part that ends more often than this within `RESTARTS_WITHIN_S` ends the demo."""
+"""The demo ends if a part exits more often than this within `RESTARTS_WITHIN_S`."""
 RESTARTS_WITHIN_S = 600.0
 
 
 def run_demo(settings: Settings) -> int:
-    """Run until Ctrl-C, SIGTERM or a part that cannot be kept running. Returns the exit code.
+    """Run until Ctrl-C, SIGTERM or a part that exits too often. Return the exit code.
 
     Raises:
-        StackError: something hinders the start.
+        StackError: a check before the start failed.
     """
     began = time.monotonic()
     without = frozenset[str]() if settings.profile == "demo" else frozenset({"exchange"})
     running = running_state(settings)
     if running is not None:
-        raise StackError(_already_runs(settings.devstack.state_dir, running))
-    own_web = ("the dashboard", f"{settings.streams.web_host}:{settings.streams.web_port}", "streams.web_port")
-    java = check_all(settings, without, own_web)
-    show = open_show(Console(soft_wrap=True))
+        raise StackError(_already_running(settings.devstack.state_dir, running))
+    web_port = ("the dashboard", f"{settings.streams.web_host}:{settings.streams.web_port}", "streams.web_port")
+    java = check_all(settings, without, web_port)
+    progress = open_reporter(Console(soft_wrap=True))
     try:
-        with only_supervisor(settings.devstack.state_dir) as state:
+        with supervisor_lock(settings.devstack.state_dir) as state:
             stack = Stack(
                 state,
                 settings.devstack.state_dir.resolve(),
-                show.line,
+                progress.line,
                 {"JAVA_HOME": str(java.home), "BDI_PROFILE": settings.profile},
             )
             parts = build_parts(settings, java, without)
-            return asyncio.run(Demo(settings, stack, show, began).run(parts))
+            return asyncio.run(Demo(settings, stack, progress, began).run(parts))
     finally:
-        show.close()
+        progress.close()
 
 
-def _already_runs(folder: Path, running: StackState) -> str:
+def _already_running(folder: Path, running: StackState) -> str:
     worker = running.parts.get("streams")
-    where = f"its dashboard: {worker.address}/" if worker is not None else "it has no dashboard (yet)"
-    return f"one already runs in {folder}, {where}; `make down` stops that running one"
+    where = f"dashboard: {worker.address}/" if worker is not None else "no dashboard yet"
+    return f"a stack already runs in {folder} ({where}); stop it with: make down"
 
 
 class Restarts:
-    """Starts parts that ended by themselves again, each after a pause that doubles with every end of late.
+    """Restarts parts that exit, each after a pause that doubles with every recent exit of the part.
 
     Args:
-        tell: called with a line for each end.
-        deadline_s: within which a part must be healthy again, else that is an end too.
-        first_pause_s: the pause after a part's first end.
+        report: called with a line for each exit.
+        deadline_s: time within which a part must be healthy again; otherwise it is stopped, which counts as an exit.
+        first_pause_s: pause after a part's first exit.
     """
 
     def __init__(
-        self, stack: Stack, tell: Callable[[str], None], deadline_s: float, first_pause_s: float = 1.0
+        self, stack: Stack, report: Callable[[str], None], deadline_s: float, first_pause_s: float = 1.0
     ) -> None:
         self._stack = stack
-        self._tell = tell
+        self._report = report
         self._deadline_s = deadline_s
         self._first_pause_s = first_pause_s
         self._ends_s: dict[str, deque[float]] = {}
 
     async def run(self, all_started: asyncio.Event) -> None:
-        """Until cancelled.
+        """Restart parts until cancelled.
 
         Raises:
-            StackError: a part ended before `all_started`, or too often since (several such may come as a group).
+            ExceptionGroup: of StackError: a part exited before `all_started`, or too often after it.
         """
         async with asyncio.TaskGroup() as group:
             while True:
-                death = await self._stack.next_death()
+                part_exit = await self._stack.next_exit()
                 if not all_started.is_set():
-                    raise StackError(death.story)
-                group.create_task(self._restart(death, self._count(death)))
+                    raise StackError(part_exit.summary)
+                group.create_task(self._restart(part_exit, self._count(part_exit)))
 
-    def _count(self, death: Death) -> int:
-        """How often the part has ended of late, this time included."""
+    def _count(self, part_exit: PartExit) -> int:
+        """Number of the part's exits within `RESTARTS_WITHIN_S`, including this one."""
         now_s = time.monotonic()
-        ends_s = self._ends_s.setdefault(death.part.name, deque())
+        ends_s = self._ends_s.setdefault(part_exit.part.name, deque())
         while ends_s and ends_s[0] <= now_s - RESTARTS_WITHIN_S:
             ends_s.popleft()
         ends_s.append(now_s)
         if len(ends_s) > RESTARTS:
             minutes = RESTARTS_WITHIN_S / 60
-            raise StackError(f"{death.story}\n{death.part.name} ended {len(ends_s)} times within {minutes:g} minutes")
+            name = part_exit.part.name
+            raise StackError(f"{part_exit.summary}\n{name} ended {len(ends_s)} times within {minutes:g} minutes")
         return len(ends_s)
 
-    async def _restart(self, death: Death, count: int) -> None:
+    async def _restart(self, part_exit: PartExit, count: int) -> None:
         pause_s = self._first_pause_s * 2 ** (count - 1)
-        last = f"its log's last line: {death.last_line}" if death.last_line else "its log is empty"
-        self._tell(
-            f"{death.part.name} ended with exit code {death.exit_code}; {last}; "
-            f"started again in {pause_s:g} s ({count} of {RESTARTS})"
+        last = f"last log line: {part_exit.last_line}" if part_exit.last_line else "the log is empty"
+        self._report(
+            f"{part_exit.part.name} ended with exit code {part_exit.exit_code}; {last}; "
+            f"restart in {pause_s:g} s ({count} of {RESTARTS})"
         )
         await asyncio.sleep(pause_s)
-        await self._stack.restart(death.part, self._deadline_s)
+        await self._stack.restart(part_exit.part, self._deadline_s)
 
 
 class Demo:
-    """The order of things. `began` is the monotonic time from which «first prediction after N s» is counted."""
+    """Starts and stops everything in order.
 
-    def __init__(self, settings: Settings, stack: Stack, show: Show, began: float) -> None:
+    Args:
+        began: monotonic time of the start, for the line "first prediction after N s".
+    """
+
+    def __init__(self, settings: Settings, stack: Stack, progress: ProgressReporter, began: float) -> None:
         self._settings = settings
         self._stack = stack
-        self._show = show
+        self._progress = progress
         self._began = began
         self._background: set[asyncio.Task[None]] = set()
         self._all_started = asyncio.Event()
 
     async def run(self, parts: list[Part]) -> int:
-        """Start everything, stay until a signal or a part that cannot be kept running, stop everything."""
+        """Start everything, wait for a signal or a part that exits too often, and stop. Return the exit code."""
         stop = stop_event(on_hangup=True)
         work = asyncio.create_task(self._work(parts))
-        asked = asyncio.create_task(stop.wait())
-        restarts = Restarts(self._stack, self._show.line, self._settings.devstack.startup_s)
-        death = asyncio.create_task(restarts.run(self._all_started))
+        stop_requested = asyncio.create_task(stop.wait())
+        restarts = Restarts(self._stack, self._progress.line, self._settings.devstack.startup_s)
+        restarting = asyncio.create_task(restarts.run(self._all_started))
         code = 1
         try:
-            await asyncio.wait({work, asked, death}, return_when=asyncio.FIRST_COMPLETED)
-            for ended in (work, death):
+            await asyncio.wait({work, stop_requested, restarting}, return_when=asyncio.FIRST_COMPLETED)
+            for ended in (work, restarting):
                 if ended.done():
                     ended.result()
             code = 0
         except* StackError as group:
             for error in group.exceptions:
-                self._show.line(f"demo: {error}")
+                self._progress.line(f"demo: {error}")
         finally:
-            self._show.line("stopping …")
+            self._progress.line("stopping …")
             stopping = time.monotonic()
-            for task in (work, asked, death, *self._background):
+            for task in (work, stop_requested, restarting, *self._background):
                 task.cancel()
-            await asyncio.gather(work, asked, death, *self._background, return_exceptions=True)
+            await asyncio.gather(work, stop_requested, restarting, *self._background, return_exceptions=True)
             await self._stack.stop()
-            self._show.line(f"all stopped after {time.monotonic() - stopping:.1f} s")
+            self._progress.line(f"stopped after {time.monotonic() - stopping:.1f} s")
         return code
 
     async def _work(self, parts: list[Part]) -> None:
-        """Each program starts as soon as what it needs is there; two cores are busy all the way."""
+        """Start each program as soon as its dependencies are ready; this keeps two cores busy."""
         settings = self._settings
         web = f"http://{settings.streams.web_host}:{settings.streams.web_port}"
-        teller = EventTeller(settings, self._show.line, self._first_prediction)
+        events = EventReporter(settings, self._progress.line, self._first_prediction)
         topics_made = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
                 ready = {
                     name: group.create_task(self._stack.start(chosen, settings.devstack.startup_s))
-                    for name, chosen in _by_need(parts).items()
+                    for name, chosen in _by_dependency(parts).items()
                 }
 
                 async def streams() -> None:
                     await asyncio.gather(ready["kafka"], ready["exchange"])
                     await self._job("topics", TOPICS)
-                    await teller.open()
+                    await events.open()
                     topics_made.set()
                     await self._worker(web)
 
@@ -195,86 +200,84 @@ class Demo:
                     await asyncio.gather(ready["hdfs"], ready["exchange"])
                     await self._job("backfill", BACKFILL)
                     await topics_made.wait()
-                    await self._stack.run(self._room("raw", RAW))
+                    await self._stack.run(self._program("raw", RAW))
                     if not await has_models(settings):
                         await self._job("train", TRAIN)
 
                 group.create_task(streams())
                 group.create_task(storage())
-            await self._stack.run(self._room("forecasting", SERVE))
+            await self._stack.run(self._program("forecasting", SERVE))
             self._all_started.set()
-            self._show.line(f"running; dashboard: {web}/  (Ctrl-C stops everything)")
+            self._progress.line(f"running; dashboard: {web}/ (press Ctrl-C to stop everything)")
             watched = frozenset(
-                {"kafka", "hdfs", "webhdfs", "web", *(["exchange"] if _by_need(parts)["exchange"] else [])}
+                {"kafka", "hdfs", "webhdfs", "web", *(["exchange"] if _by_dependency(parts)["exchange"] else [])}
             )
-            self._keep(follow_health(settings, watched, self._show.line))
+            self._run_in_background(follow_health(settings, watched, self._progress.line))
             if "exchange" in watched:
-                self._keep(follow_replay(exchange_address(settings), self._show.line))
-            await teller.follow()
+                self._run_in_background(follow_replay(exchange_address(settings), self._progress.line))
+            await events.follow()
         finally:
-            await teller.close()
+            await events.close()
 
-    def _keep(self, coroutine: Coroutine[None, None, None]) -> None:
+    def _run_in_background(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _room(self, name: str, command: tuple[str, ...]) -> Part:
-        return Part(name, "", command, _unasked, stage=_ROOMS_STAGE, grace_s=_ROOMS_GRACE_S)
+    def _program(self, name: str, command: tuple[str, ...]) -> Part:
+        return Part(name, "", command, _no_check, stage=_PROGRAMS_STAGE, grace_s=_PROGRAMS_GRACE_S)
 
     async def _stage(self, name: str, work: Coroutine[None, None, None]) -> None:
-        self._show.begin(name)
+        self._progress.begin(name)
         await work
-        self._show.end(name)
+        self._progress.end(name)
 
     async def _job(self, name: str, command: tuple[str, ...]) -> None:
         def follow(log: Path) -> None:
-            self._show.follow(name, log)
+            self._progress.follow(name, log)
 
-        work = self._stack.job(name, command, stage=_ROOMS_STAGE, grace_s=_ROOMS_GRACE_S, follow=follow)
+        work = self._stack.job(name, command, stage=_PROGRAMS_STAGE, grace_s=_PROGRAMS_GRACE_S, follow=follow)
         await self._stage(name, work)
 
     async def _worker(self, web: str) -> None:
-        worker = Part("streams", web, WORKER, lambda: http_problem(web), stage=_ROOMS_STAGE, grace_s=_ROOMS_GRACE_S)
+        worker = replace(self._program("streams", WORKER), address=web, problem=lambda: http_problem(web))
         await self._stage("streams worker", self._stack.start([worker], self._settings.devstack.startup_s))
-        self._show.line(f"dashboard: {web}/")
+        self._progress.line(f"dashboard: {web}/")
 
     def _first_prediction(self) -> None:
-        self._show.line(f"first prediction after {time.monotonic() - self._began:.0f} s")
+        self._progress.line(f"first prediction after {time.monotonic() - self._began:.0f} s")
 
 
 async def has_models(settings: Settings) -> bool:
-    """Whether each symbol of the settings has a champion, which forecasting names in files of that folder.
+    """Whether each symbol of the settings has a champion: a file in `hdfs.models`/SYMBOL/champion.
 
     Raises:
-        StackError: WebHDFS does not tell.
+        StackError: WebHDFS does not answer, or its answer is malformed.
     """
     hdfs = settings.hdfs
     async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
         for symbol in settings.forecasting.symbols:
             url = f"{hdfs.webhdfs}/webhdfs/v1{hdfs.models}/{symbol}/champion"
             try:
-                answer = await client.get(url, params={"op": "LISTSTATUS", "user.name": hdfs.user})
-                if answer.status_code == httpx.codes.NOT_FOUND:
+                response = await client.get(url, params={"op": "LISTSTATUS", "user.name": hdfs.user})
+                if response.status_code == httpx.codes.NOT_FOUND:
                     return False
-                champions = answer.raise_for_status().json()["FileStatuses"]["FileStatus"]
+                champions = response.raise_for_status().json()["FileStatuses"]["FileStatus"]
             except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-                raise StackError(
-                    f"hdfs.webhdfs: {hdfs.webhdfs}: which models are there is not told: {error!r}"
-                ) from error
+                raise StackError(f"hdfs.webhdfs: {hdfs.webhdfs}: cannot list the champions: {error!r}") from error
             if not champions:
                 return False
     return True
 
 
-async def _unasked() -> str | None:
+async def _no_check() -> str | None:
     return None
 
 
-def _by_need(parts: list[Part]) -> dict[str, list[Part]]:
-    """The stack's parts by what waits for them; one that is left out keeps nobody waiting."""
-    needs: dict[str, list[Part]] = {"kafka": [], "hdfs": [], "exchange": []}
+def _by_dependency(parts: list[Part]) -> dict[str, list[Part]]:
+    """Group the stack's parts by dependency of the other programs; the group of an omitted part is empty."""
+    groups: dict[str, list[Part]] = {"kafka": [], "hdfs": [], "exchange": []}
     for part in parts:
         quick = replace(part, grace_s=min(part.grace_s, _STACK_GRACE_S))
-        needs["hdfs" if part.name in {"namenode", "datanode"} else part.name].append(quick)
-    return needs
+        groups["hdfs" if part.name in {"namenode", "datanode"} else part.name].append(quick)
+    return groups

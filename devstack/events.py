@@ -1,131 +1,137 @@
-"""What the demo tells while it runs: predictions and scores as they are published, and health when it changes."""
+"""The demo's event lines: predictions and scores as they are published, health changes, the end of the replay."""
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import httpx
-from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import ConsumerStoppedError, KafkaError
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from clients.kafka.connection import client_options, close_client
+from clients.kafka.reader import TopicReader
 from config import Settings
 from devstack.status import collect_status
 from marketdata.codec import decode
-from marketdata.errors import DecodeError, StackError
+from marketdata.errors import BrokerError, DecodeError, StackError
 from marketdata.records import Prediction, Score
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 
 _HEALTH_EVERY_S = 5.0
-_AGAIN_S = 5.0
+_RETRY_S = 5.0
+_OPEN_S = 5.0
 
 
 def _hour(start: str, end: str) -> str:
     return f"{start[:10]} {start[11:16]}–{end[11:16]}"
 
 
-def tell_prediction(prediction: Prediction) -> str:
-    """One line for a person."""
-    why = f", {prediction.stale_reason}" if prediction.stale_reason else ""
+def format_prediction(prediction: Prediction) -> str:
+    """Return one line of text."""
+    stale = f", {prediction.stale_reason}" if prediction.stale_reason else ""
     return (
         f"prediction  {prediction.symbol} {_hour(prediction.target_start, prediction.target_end)}: "
-        f"{prediction.pred_avg_price:,.2f}, {prediction.interval_level:.0%} within {prediction.lower:,.2f} … "
-        f"{prediction.upper:,.2f} ({prediction.role} {prediction.model_version}{why})"
+        f"average {prediction.pred_avg_price:,.2f}, {prediction.interval_level:.0%} interval "
+        f"{prediction.lower:,.2f} … {prediction.upper:,.2f} ({prediction.role} {prediction.model_version}{stale})"
     )
 
 
-def tell_score(score: Score) -> str:
-    """One line for a person."""
-    band = "inside its band" if score.covered else "outside its band"
+def format_score(score: Score) -> str:
+    """Return one line of text."""
+    interval = "inside" if score.covered else "outside"
     return (
-        f"score       {score.symbol} {_hour(score.target_start, score.target_end)}: was {score.actual_avg_price:,.2f}, "
-        f"predicted {score.pred_avg_price:,.2f}: {score.error_bps:+.1f} bp, last price "
-        f"{score.last_price_error_bps:+.1f} bp, {band} ({score.role} {score.model_version})"
+        f"score       {score.symbol} {_hour(score.target_start, score.target_end)}: "
+        f"actual {score.actual_avg_price:,.2f}, predicted {score.pred_avg_price:,.2f}, "
+        f"error {score.error_bps:+.1f} bp (last-price baseline {score.last_price_error_bps:+.1f} bp), "
+        f"{interval} the interval ({score.role} {score.model_version})"
     )
 
 
-class EventTeller:
-    """Follows predictions and scores from where the topics end when it is opened.
+class EventReporter:
+    """Reports the predictions and scores that are published after `open`.
 
     Args:
-        tell: called with each line.
-        first_prediction: called once, at the first prediction seen.
+        report: called with each line.
+        first_prediction: called once, after the first prediction.
     """
 
-    def __init__(self, settings: Settings, tell: Callable[[str], None], first_prediction: Callable[[], None]) -> None:
-        self._tell = tell
+    def __init__(self, settings: Settings, report: Callable[[str], None], first_prediction: Callable[[], None]) -> None:
+        self._kafka = settings.kafka
+        self._report = report
         self._first_prediction: Callable[[], None] | None = first_prediction
         self._predictions = settings.topic(TopicRole.PREDICTIONS).name
         self._scores = settings.topic(TopicRole.PREDICTION_SCORES).name
-        self._brokers = settings.kafka.brokers
-        self._consumer = AIOKafkaConsumer(
-            self._predictions, self._scores, **client_options(settings.kafka), enable_auto_commit=False
-        )
+        self._clients = AsyncExitStack()
+        self._positions: list[tuple[TopicReader, dict[TopicPartition, int]]] = []
 
     async def open(self) -> None:
-        """Take the topics' present ends; both topics must be there.
+        """Connect, and start at the current ends of both topics.
 
         Raises:
-            StackError: the broker does not tell them.
+            StackError: the broker does not answer, or a topic does not exist.
         """
-        try:
-            await self._consumer.start()
-            await self._consumer.seek_to_end()
-        except (KafkaError, OSError, TimeoutError) as error:
-            topics = f"{self._predictions} and {self._scores}"
-            raise StackError(f"kafka.brokers: {self._brokers}: {topics} cannot be followed: {error!r}") from error
+        for topic in (self._predictions, self._scores):
+            try:
+                reader = await self._clients.enter_async_context(TopicReader(self._kafka, topic, wait_s=_OPEN_S))
+                self._positions.append((reader, await reader.ends()))
+            except (BrokerError, KafkaError, OSError) as error:
+                raise StackError(
+                    f"kafka.brokers: {self._kafka.brokers}: {topic} cannot be followed: {error}"
+                ) from error
 
     async def follow(self) -> None:
-        """Tell each record until cancelled."""
+        """Report each record until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for reader, positions in self._positions:
+                group.create_task(self._follow(reader, positions))
+
+    async def _follow(self, reader: TopicReader, positions: dict[TopicPartition, int]) -> None:
         while True:
             try:
-                record = await self._consumer.getone()
-            except ConsumerStoppedError:
+                async for record in reader.follow(positions):
+                    positions[TopicPartition(record.topic, record.partition)] = record.offset + 1
+                    self._report_record(record)
+            except KafkaError as error:  # aiokafka reconnects without an error; this is for the other errors
+                self._report(f"{reader.topic} cannot be followed, retry in {_RETRY_S:g} s: {error!r}")
+                await asyncio.sleep(_RETRY_S)
+
+    def _report_record(self, record: ConsumerRecord) -> None:
+        try:
+            if record.topic == self._scores:
+                self._report(format_score(decode(Score, record.value)))
                 return
-            except KafkaError as error:  # aiokafka reconnects by itself; what it does not mend is tried again
-                self._tell(f"predictions and scores cannot be followed, tried again: {error!r}")
-                await asyncio.sleep(_AGAIN_S)
-                continue
-            try:
-                if record.topic == self._scores:
-                    self._tell(tell_score(decode(Score, record.value)))
-                    continue
-                self._tell(tell_prediction(decode(Prediction, record.value)))
-            except DecodeError as error:
-                self._tell(f"{record.topic}: offset {record.offset} cannot be read: {error}")
-                continue
-            if self._first_prediction is not None:
-                self._first_prediction()
-                self._first_prediction = None
+            self._report(format_prediction(decode(Prediction, record.value)))
+        except DecodeError as error:
+            self._report(f"{record.topic}: cannot decode the record at offset {record.offset}: {error}")
+            return
+        if self._first_prediction is not None:
+            self._first_prediction()
+            self._first_prediction = None
 
     async def close(self) -> None:
-        await close_client(self._consumer)
+        await self._clients.aclose()
 
 
-async def follow_health(settings: Settings, parts: frozenset[str], tell: Callable[[str], None]) -> None:
-    """Tell a part's health whenever it changes, until cancelled; all are taken to be healthy at first."""
+async def follow_health(settings: Settings, parts: frozenset[str], report: Callable[[str], None]) -> None:
+    """Report each change of a part's health until cancelled; all parts are assumed healthy at first."""
     healthy = dict.fromkeys(parts, True)
     while True:
         await asyncio.sleep(_HEALTH_EVERY_S)
         for name, part in (await collect_status(settings)).items():
             if name in healthy and part["healthy"] != healthy[name]:
                 healthy[name] = part["healthy"]
-                tell(
-                    f"health      {name} at {part['address']}: {'healthy again' if part['healthy'] else part['detail']}"
-                )
+                state = "healthy again" if part["healthy"] else part["detail"]
+                report(f"health      {name} at {part['address']}: {state}")
 
 
-async def follow_replay(address: str, tell: Callable[[str], None]) -> None:
-    """Tell once that the simulated exchange at `address` has played all its history."""
+async def follow_replay(address: str, report: Callable[[str], None]) -> None:
+    """Report once that the simulated exchange at `address` has replayed all its history, then return."""
     async with httpx.AsyncClient(trust_env=False, timeout=_HEALTH_EVERY_S) as client:
         while True:
-            with suppress(httpx.HTTPError, ValueError):  # its health is told by `follow_health`
+            with suppress(httpx.HTTPError, ValueError):  # `follow_health` reports that it does not answer
                 clock = (await client.get(f"{address}/control/clock")).json()
                 if clock.get("ended"):
                     end = to_rfc3339(clock["end_ms"])
-                    tell(
-                        f"the replayed history ends at {end}: the exchange's clock stands still; anew: make clean demo"
-                    )
+                    report(f"the replayed history ended at {end}; to replay it from the start: make clean demo")
                     return
             await asyncio.sleep(_HEALTH_EVERY_S)

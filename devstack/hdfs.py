@@ -1,7 +1,7 @@
-"""HDFS, one NameNode and one DataNode: configuration, one-time format, and the commands that run them.
+"""HDFS with one NameNode and one DataNode: configuration, one-time format, and the commands that run them.
 
-Both run from one shaded jar over the Hadoop client that PySpark carries. Keys are those of Hadoop's core-default.xml
-and hdfs-default.xml, release 3.5.
+Both run from one shaded jar and the Hadoop client jars that PySpark includes. Keys are those of core-default.xml and
+hdfs-default.xml, Hadoop 3.5.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 from devstack.health import endpoint
 from devstack.jars import class_path, pyspark_jar
-from devstack.java import Java, tidy_flags
+from devstack.java import Java, scratch_flags
 from devstack.kafka import LOG4J, LOGGING_JARS
 
 _PYSPARK_JARS = (
@@ -36,9 +36,11 @@ def _xml(properties: dict[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Hdfs:
-    """The file system of one state folder. `folder` is on the class path; names and blocks live below it.
+    """HDFS of one state folder.
 
-    `scratch` is where its JVMs put what they unpack for themselves.
+    Attributes:
+        folder: configuration, namespace and blocks; on the class path.
+        scratch: folder for the temporary files of the JVMs.
     """
 
     folder: Path
@@ -54,13 +56,13 @@ class Hdfs:
         return (self.folder / "name" / "current" / "VERSION").is_file()
 
     def configure(self) -> None:
-        """Write the configuration anew; names and blocks stay."""
+        """Rewrite the configuration; namespace and blocks are kept."""
         host, _ = endpoint(self.url)
         web_host, web_port = endpoint(self.webhdfs)
         core = {
             "fs.defaultFS": self.url,
             "hadoop.tmp.dir": str(self.folder / "tmp"),
-            # The DataNode starts beside the NameNode: it asks often until that one listens, and comes in at once.
+            # The DataNode starts at the same time as the NameNode: with frequent retries it registers without delay.
             "ipc.client.connect.retry.interval": "100",
             "ipc.client.connect.max.retries": "600",
         }
@@ -68,7 +70,7 @@ class Hdfs:
             "dfs.namenode.http-address": f"{web_host}:{web_port}",
             "dfs.namenode.name.dir": (self.folder / "name").resolve().as_uri(),
             "dfs.datanode.data.dir": (self.folder / "data").resolve().as_uri(),
-            # The DataNode reports its ports to the NameNode, so any free ones will do.
+            # The DataNode reports its ports to the NameNode, so any free port works.
             "dfs.datanode.address": f"{host}:0",
             "dfs.datanode.http.address": f"{host}:0",
             "dfs.datanode.ipc.address": f"{host}:0",
@@ -83,7 +85,7 @@ class Hdfs:
             "dfs.client.block.write.replace-datanode-on-failure.policy": "NEVER",
             "dfs.datanode.du.reserved": "0",
         }
-        for name in ("webapps/hdfs", "webapps/datanode"):  # both daemons stop where these are not on the class path
+        for name in ("webapps/hdfs", "webapps/datanode"):  # the daemons fail to start without these on the class path
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "core-site.xml").write_text(_xml(core), encoding="utf-8")
         (self.folder / "hdfs-site.xml").write_text(_xml(hdfs), encoding="utf-8")
@@ -92,13 +94,13 @@ class Hdfs:
     def _java(self) -> list[str]:
         jars = [self.folder, *class_path(self.jars, "hdfs"), *(pyspark_jar(name) for name in _PYSPARK_JARS)]
         return [
-            # The first compiler alone: both daemons are near idle, and start a second sooner.
+            # C1 only (tier 1): both daemons are nearly idle, and start one second earlier.
             self.java.executable,
             f"-Xmx{self.heap}",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
             "-Djava.net.preferIPv4Stack=true",
-            *tidy_flags(self.scratch),
+            *scratch_flags(self.scratch),
             f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}",
             "-cp",
             ":".join(map(str, jars)),
@@ -106,7 +108,7 @@ class Hdfs:
 
     @property
     def format_command(self) -> list[str]:
-        """Formats the NameNode; run once."""
+        """The command that formats the NameNode; run once."""
         return [*self._java(), _NAMENODE, "-format", "-nonInteractive"]
 
     @property

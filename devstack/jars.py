@@ -1,7 +1,7 @@
-"""The pinned jars: read from jars.lock, fetched once by the Apache Ivy that PySpark carries, checked by SHA-256.
+"""The pinned jars: listed in jars.lock, downloaded once with PySpark's Apache Ivy, verified by SHA-256.
 
-They are kept outside the work tree. Ivy knows Maven Central by itself; a mirror is named by an Ivy settings file of the
-user's (`devstack.ivy_settings`).
+They are cached outside the work tree. Ivy downloads from Maven Central by default; for a mirror, set
+`devstack.ivy_settings` to an Ivy settings file.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from devstack.java import Java
 from marketdata.errors import StackError
 
 LOCK = Path(__file__).with_name("jars.lock")
-# Without POM files: every artifact is pinned, so one request an artifact is enough.
+# Without POM files: every artifact is pinned, so one request per artifact is enough.
 _IVY_SETTINGS = """<ivysettings>
   <settings defaultResolver="public"/>
   <resolvers><ibiblio name="public" m2compatible="true" usepoms="false"/></resolvers>
@@ -31,7 +31,7 @@ _VERIFIED = "verified.json"
 
 @dataclass(frozen=True, slots=True)
 class Jar:
-    """One line of jars.lock; `group_of_jars` is the folder it belongs to: kafka, hdfs or spark."""
+    """One line of jars.lock; `group_of_jars` is its folder in the cache: kafka, hdfs or spark."""
 
     group_of_jars: str
     organisation: str
@@ -49,10 +49,10 @@ class Jar:
 
 
 def read_lock(path: Path = LOCK) -> list[Jar]:
-    """The pinned list.
+    """Return the pinned jars in the order of the file.
 
     Raises:
-        StackError: a line has not five fields.
+        StackError: a line does not have five fields.
     """
     jars = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -68,7 +68,7 @@ def read_lock(path: Path = LOCK) -> list[Jar]:
 
 
 def pyspark_jars() -> Path:
-    """The folder of jars that the installed PySpark carries.
+    """Return the folder with the jars of the installed PySpark.
 
     Raises:
         StackError: PySpark is not installed.
@@ -81,23 +81,23 @@ def pyspark_jars() -> Path:
 
 
 def pyspark_jar(name: str) -> Path:
-    """One jar of PySpark's by its artifact name.
+    """Return the path of one of PySpark's jars by artifact name.
 
     Raises:
         StackError: there is no such jar.
     """
     found = sorted(pyspark_jars().glob(f"{name}-[0-9]*.jar"))
     if not found:
-        msg = f"{pyspark_jars()}: no {name} jar; is PySpark whole? run: make setup"
+        msg = f"{pyspark_jars()}: no {name} jar; reinstall PySpark with: make setup"
         raise StackError(msg)
     return found[0]
 
 
 def class_path(folder: Path, group_of_jars: str) -> list[Path]:
-    """The jars of one set, as paths, in the order of the lock.
+    """Return the paths of one set of jars, in the order of jars.lock.
 
     Raises:
-        StackError: one is not there.
+        StackError: a jar is missing.
     """
     paths = [folder / group_of_jars / jar.file_name for jar in read_lock() if jar.group_of_jars == group_of_jars]
     for path in paths:
@@ -112,8 +112,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _Verified:
-    """Which files were found right: a file of the same size and time of change is not read again."""
+class _Checksums:
+    """Cache of verified checksums: a file with unchanged size and modification time is not hashed again."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _VERIFIED
@@ -122,7 +122,7 @@ class _Verified:
         except (OSError, ValueError):
             self._known = {}
 
-    def holds(self, path: Path, jar: Jar) -> bool:
+    def match(self, path: Path, jar: Jar) -> bool:
         try:
             stat = path.stat()
         except FileNotFoundError:
@@ -141,7 +141,7 @@ class _Verified:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -149,7 +149,7 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def ivy_module(jars: Iterable[Jar]) -> str:
-    """The Ivy file that asks for exactly these artifacts, one configuration a set, nothing transitive."""
+    """Return the Ivy module file for these artifacts: one configuration per set, no transitive dependencies."""
     listed = list(jars)
     sets = sorted({jar.group_of_jars for jar in listed})
     confs = "".join(f"<conf name={quoteattr(name)}/>" for name in sets)
@@ -165,44 +165,44 @@ def ivy_module(jars: Iterable[Jar]) -> str:
     )
 
 
-def fetch_jars(folder: Path, java: Java, say: Callable[[str], None], ivy_settings: Path | None = None) -> int:
-    """Bring `folder` to what the lock says; what is right already is left alone. Returns how many were fetched.
+def fetch_jars(folder: Path, java: Java, report: Callable[[str], None], ivy_settings: Path | None = None) -> int:
+    """Download the jars that are missing from `folder` or do not match their checksum; return their number.
 
-    An interrupted run is taken up where it stopped: Ivy's own cache, inside `folder`, keeps what has come.
+    Ivy's cache inside `folder` keeps completed downloads, so a new run continues an interrupted one.
 
     Raises:
-        StackError: an artifact could not be had, or is not the one that was pinned; named.
+        StackError: a download failed, or a checksum does not match; the message names the artifact.
     """
     jars = read_lock()
-    with _only_one(folder):
-        verified = _Verified(folder)
-        wanted = [jar for jar in jars if not verified.holds(folder / jar.group_of_jars / jar.file_name, jar)]
+    with _exclusive(folder):
+        checksums = _Checksums(folder)
+        wanted = [jar for jar in jars if not checksums.match(folder / jar.group_of_jars / jar.file_name, jar)]
         if not wanted:
-            verified.save()
+            checksums.save()
             return 0
         for jar in wanted:
             (folder / jar.group_of_jars / jar.file_name).unlink(missing_ok=True)
-        say(f"jars: {len(wanted)} of {len(jars)} to fetch into {folder}")
-        log = _run_ivy(folder, wanted, java, say, ivy_settings)
+        report(f"jars: {len(wanted)} of {len(jars)} to fetch into {folder}")
+        log = _run_ivy(folder, wanted, java, report, ivy_settings)
         for jar in wanted:
             path = folder / jar.group_of_jars / jar.file_name
             if not path.is_file():
-                msg = f"jar {jar.coordinates} could not be fetched; look at {log}, then run again: what came is kept"
+                msg = (
+                    f"jar {jar.coordinates} could not be fetched: see {log} and run again; finished downloads are kept"
+                )
                 raise StackError(msg)
-            if not verified.holds(path, jar):
+            if not checksums.match(path, jar):
                 found = _sha256(path)
                 path.unlink()
                 shutil.rmtree(folder / ".ivy", ignore_errors=True)
-                msg = (
-                    f"jar {jar.coordinates} is not the pinned one: SHA-256 {found}, expected {jar.sha256}; thrown away"
-                )
+                msg = f"jar {jar.coordinates}: SHA-256 {found}, expected {jar.sha256}; the file was deleted"
                 raise StackError(msg)
-        verified.save()
+        checksums.save()
         shutil.rmtree(folder / ".ivy", ignore_errors=True)
         return len(wanted)
 
 
-def _run_ivy(folder: Path, wanted: list[Jar], java: Java, say: Callable[[str], None], settings: Path | None) -> Path:
+def _run_ivy(folder: Path, wanted: list[Jar], java: Java, report: Callable[[str], None], settings: Path | None) -> Path:
     work = folder / ".ivy"
     work.mkdir(exist_ok=True)
     (work / "ivy.xml").write_text(ivy_module(wanted), encoding="utf-8")
@@ -237,5 +237,5 @@ def _run_ivy(folder: Path, wanted: list[Jar], java: Java, say: Callable[[str], N
             output.write(line)
             if "[SUCCESSFUL" in line:
                 done += 1
-                say(f"jars: {done}/{len(wanted)} {line.split('!')[-1].split('(')[0].strip()}")
+                report(f"jars: {done}/{len(wanted)} {line.split('!')[-1].split('(')[0].strip()}")
     return log

@@ -1,4 +1,4 @@
-"""Which Java runs Kafka, Hadoop and Spark. Standard library alone: the set-up uses it before anything is installed."""
+"""Find the Java for Kafka, Hadoop and Spark. The set-up uses this module before any package is installed."""
 
 import re
 import shutil
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUPPORTED = (17, 21)
-# Spark starts its JVM with --add-modules jdk.incubator.vector; trimmed run-times lack the module.
+# Spark starts its JVM with --add-modules jdk.incubator.vector; reduced runtimes lack the module.
 REQUIRED_MODULE = "jdk.incubator.vector"
-JVM_FOLDER = Path("/usr/lib/jvm")  # where Debian, Ubuntu, Fedora and Arch install every Java
+JVM_FOLDER = Path("/usr/lib/jvm")  # where Debian, Ubuntu, Fedora and Arch install Java
 
 
 @dataclass(frozen=True, slots=True)
 class Java:
-    """A usable Java: `home` is what JAVA_HOME is set to."""
+    """A supported Java; `home` is the value for JAVA_HOME."""
 
     home: Path
     version: int
@@ -25,13 +25,13 @@ class Java:
         return str(self.home / "bin" / "java")
 
 
-def tidy_flags(scratch: Path) -> list[str]:
-    """Flags by which a JVM leaves nothing in the machine's temporary folder: its own files go to `scratch`."""
+def scratch_flags(scratch: Path) -> list[str]:
+    """Return JVM flags that put its temporary files into `scratch` instead of the system's temporary folder."""
     return [f"-Djava.io.tmpdir={scratch}", "-XX:-UsePerfData"]
 
 
 def candidates(environ: Mapping[str, str], jvm_folder: Path = JVM_FOLDER) -> Iterator[Path]:
-    """Folders that may be a Java home, the user's own choice first."""
+    """Possible Java homes: JAVA_HOME, then the `java` on PATH, then the subfolders of `jvm_folder`."""
     if environ.get("JAVA_HOME"):
         yield Path(environ["JAVA_HOME"])
     on_path = shutil.which("java", path=environ.get("PATH"))
@@ -42,7 +42,7 @@ def candidates(environ: Mapping[str, str], jvm_folder: Path = JVM_FOLDER) -> Ite
 
 
 def inspect(home: Path) -> tuple[int | None, str]:
-    """The major version of the Java at `home` if it can be used, and else None and why not."""
+    """Return the major version of the Java at `home` and "", or None and the reason why it is not supported."""
     java = home / "bin" / "java"
     if not java.is_file():
         return None, f"{home}: no bin/java"
@@ -53,15 +53,15 @@ def inspect(home: Path) -> tuple[int | None, str]:
     if found and modules:
         version, names = int(found[1]), set(modules[1].split())
     else:
-        version, names = _ask(java)
+        version, names = _run_java(java)
     if version not in SUPPORTED:
         return None, f"{home}: Java {version}, expected {' or '.join(map(str, SUPPORTED))}"
     if REQUIRED_MODULE not in names:
-        return None, f"{home}: Java {version} without the module {REQUIRED_MODULE} that Spark needs"
+        return None, f"{home}: Java {version} without the module {REQUIRED_MODULE}, which Spark needs"
     return version, ""
 
 
-def _ask(java: Path) -> tuple[int, set[str]]:
+def _run_java(java: Path) -> tuple[int, set[str]]:
     try:
         listed = subprocess.run([str(java), "--list-modules"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -71,20 +71,20 @@ def _ask(java: Path) -> tuple[int, set[str]]:
 
 
 def find_java(environ: Mapping[str, str], jvm_folder: Path = JVM_FOLDER) -> tuple[Java | None, list[str]]:
-    """The first usable Java of JAVA_HOME, PATH and the JVM folder, and why each one before it was passed over."""
-    refused: list[str] = []
+    """Return the first supported Java of `candidates`, and the reasons why earlier ones were rejected."""
+    rejected: list[str] = []
     for home in candidates(environ, jvm_folder):
         version, why = inspect(home)
         if version is not None:
-            return Java(home, version), refused
-        if why not in refused:
-            refused.append(why)
-    return None, refused
+            return Java(home, version), rejected
+        if why not in rejected:
+            rejected.append(why)
+    return None, rejected
 
 
-def missing_java(refused: list[str]) -> str:
-    """The clear line for a machine without a usable Java."""
-    seen = f" (found: {'; '.join(refused)})" if refused else ""
+def missing_java(rejected: list[str]) -> str:
+    """Return the error message for a machine without a supported Java."""
+    seen = f" (found: {'; '.join(rejected)})" if rejected else ""
     return (
         f"no Java {' or '.join(map(str, SUPPORTED))} with the module {REQUIRED_MODULE}{seen}; "
         "install one, on Debian or Ubuntu: sudo apt-get install openjdk-17-jre-headless "

@@ -1,4 +1,4 @@
-"""Kafka, one node in KRaft mode: its configuration, its one-time format, and the command that runs it.
+"""Kafka with one node in KRaft mode: configuration, one-time format, and the command that runs it.
 
 Keys are those of Kafka's broker configuration reference, release 4.1.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from devstack.health import endpoint
 from devstack.jars import class_path, pyspark_jar
-from devstack.java import Java, tidy_flags
+from devstack.java import Java, scratch_flags
 
-# PySpark's logging jars give Kafka, whose own closure has no SLF4J binding, a log on standard output.
+# Kafka's dependencies include no SLF4J binding; with PySpark's logging jars it logs to standard output.
 LOGGING_JARS = ("slf4j-api", "log4j-slf4j2-impl", "log4j-api", "log4j-core")
 LOG4J = """rootLogger.level = info
 rootLogger.appenderRef.console.ref = console
@@ -25,7 +25,7 @@ appender.console.layout.pattern = %d{ISO8601} %p %c{1}: %m%n
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Return a loopback port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -34,9 +34,11 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """The broker of one state folder. `folder` holds its configuration and, below `data`, its logs of records.
+    """The broker of one state folder.
 
-    `scratch` is where its JVM puts what it unpacks for itself.
+    Attributes:
+        folder: the configuration and, in `data`, the topics' logs.
+        scratch: folder for the JVM's temporary files.
     """
 
     folder: Path
@@ -56,7 +58,7 @@ class Kafka:
         return self._meta.is_file()
 
     def configure(self) -> None:
-        """Write the configuration anew; data and cluster id stay."""
+        """Rewrite the configuration; data and cluster id are kept."""
         host, port = endpoint(self.brokers.split(",")[0])
         controller = f"{host}:{free_port()}"
         config = {
@@ -69,7 +71,7 @@ class Kafka:
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": str(self.folder / "data"),
-            # A topic exists because somebody made it on purpose, with its partitions and retention.
+            # Topics are created explicitly, with their partitions and retention.
             "auto.create.topics.enable": "false",
             "num.partitions": str(self.partitions),
             "default.replication.factor": "1",
@@ -82,7 +84,7 @@ class Kafka:
             "share.coordinator.state.topic.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
             "log.retention.hours": "336",
-            # One cleaner thread with a small map: the default takes a quarter of this heap.
+            # One cleaner thread with a 16 MiB buffer; the default (128 MiB) is a quarter of this heap.
             "log.cleaner.threads": "1",
             "log.cleaner.dedupe.buffer.size": "16777216",
             "num.network.threads": "2",
@@ -98,7 +100,7 @@ class Kafka:
         return [
             self.java.executable,
             *flags,
-            *tidy_flags(self.scratch),
+            *scratch_flags(self.scratch),
             f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}",
             "-cp",
             ":".join(map(str, jars)),
@@ -106,7 +108,7 @@ class Kafka:
 
     @property
     def format_command(self) -> list[str]:
-        """Formats the storage; run once, for the cluster id is kept there."""
+        """The command that formats the storage; run once, because it sets the cluster id."""
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         config = str(self.folder / "server.properties")
         # Kafka's command line would read a leading dash as an option.
@@ -123,7 +125,7 @@ class Kafka:
 
     @property
     def command(self) -> list[str]:
-        """Runs the broker in the foreground."""
+        """The command that runs the broker in the foreground."""
         return [
             *self._java(f"-Xmx{self.heap}", "-Xms128m", "-Djava.awt.headless=true"),
             "kafka.Kafka",

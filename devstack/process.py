@@ -32,15 +32,15 @@ def fresh(log: Path) -> BinaryIO:
     """An empty log, open for writing; the log of the previous run is kept as `.1`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
-        log.replace(_before(log))
+        log.replace(_rotated(log))
     return log.open("ab")  # append mode: writes after a rotation go to the new end of the file
 
 
-def _before(log: Path) -> Path:
+def _rotated(log: Path) -> Path:
     return log.with_name(log.name + ".1")
 
 
-async def keep_small(log: Path) -> None:
+async def rotate_when_large(log: Path) -> None:
     """Rotate a log that exceeds `LOG_BYTES` by copying and truncating it (logrotate's copytruncate), until cancelled.
 
     The writing program keeps the file open and cannot be made to reopen it. Lines written during the last milliseconds
@@ -58,7 +58,7 @@ async def keep_small(log: Path) -> None:
 
 def _rotate_if_large(log: Path) -> None:
     if log.stat().st_size > LOG_BYTES:
-        shutil.copyfile(log, _before(log))
+        shutil.copyfile(log, _rotated(log))
         os.truncate(log, 0)
 
 
@@ -96,7 +96,7 @@ class Child:
 
     async def wait(self) -> int:
         """Wait for the end and return the exit code; the log is rotated meanwhile."""
-        kept = asyncio.create_task(keep_small(self.log))
+        kept = asyncio.create_task(rotate_when_large(self.log))
         try:
             return await self._process.wait()
         finally:

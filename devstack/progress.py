@@ -1,6 +1,6 @@
-"""Progress for a person: live bars on a terminal, plain lines elsewhere.
+"""Progress output: live bars on a terminal, plain lines elsewhere.
 
-A job's log tells how far it is: the last `N/M` in it moves the bar, and what stands before it names the step
+Progress is read from a job's log: the last `N/M` sets the bar, and the text before it is the name of the step
 (`progress: train epoch 3/6`).
 """
 
@@ -21,7 +21,7 @@ _PLAIN_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How far a job's present step is."""
+    """Progress of a job's current step."""
 
     step: str
     done: int
@@ -29,7 +29,7 @@ class Count:
 
 
 def count_in(lines: list[str]) -> Count | None:
-    """The last `N/M`, with N not above M."""
+    """Return the last `N/M` with N ≤ M, or None."""
     for line in reversed(lines):
         for found in reversed(list(_COUNT.finditer(line))):
             done, total = int(found[1]), int(found[2])
@@ -39,13 +39,13 @@ def count_in(lines: list[str]) -> Count | None:
     return None
 
 
-class _Pace:
-    """How long a step will still take, from what was seen of it so far."""
+class _TimeLeft:
+    """Estimates the remaining time of a step from its rate so far."""
 
     def __init__(self) -> None:
         self._first: tuple[Count, float] | None = None
 
-    def tell(self, count: Count, now_s: float) -> str:
+    def describe(self, count: Count, now_s: float) -> str:
         if self._first is None or (self._first[0].step, self._first[0].total) != (count.step, count.total):
             self._first = (count, now_s)
         first, since_s = self._first
@@ -56,33 +56,33 @@ class _Pace:
         return f"{text}, about {left_s:.0f} s left"
 
 
-class Show(Protocol):
-    """Where the demo's progress goes."""
+class ProgressReporter(Protocol):
+    """Output of the demo's progress."""
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line."""
 
     def begin(self, job: str) -> None:
-        """A job begins."""
+        """Start the display of a job."""
 
     def follow(self, job: str, log: Path) -> None:
-        """A look at a running job's log."""
+        """Update the display from the log of a running job."""
 
     def end(self, job: str) -> None:
-        """A job has ended."""
+        """End the display of a job."""
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
 
 
-class PlainShow:
-    """Lines alone; a running job tells how far it is every few seconds, when that has changed."""
+class PlainReporter:
+    """Plain lines; a running job's progress is printed at most every 5 s, if it changed."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._began: dict[str, float] = {}
-        self._pace: dict[str, _Pace] = {}
-        self._told: dict[str, tuple[float, Count | None]] = {}
+        self._time_left: dict[str, _TimeLeft] = {}
+        self._printed: dict[str, tuple[float, Count | None]] = {}
 
     def line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -93,18 +93,18 @@ class PlainShow:
 
     def _start(self, job: str) -> None:
         self._began[job] = time.monotonic()
-        self._pace[job] = _Pace()
-        self._told[job] = (time.monotonic(), None)
+        self._time_left[job] = _TimeLeft()
+        self._printed[job] = (time.monotonic(), None)
 
     def follow(self, job: str, log: Path) -> None:
         now = time.monotonic()
         count = count_in(tail(log))
         if count is None:
             return
-        text = self._pace[job].tell(count, now)
-        when, last = self._told[job]
+        text = self._time_left[job].describe(count, now)
+        when, last = self._printed[job]
         if count != last and now - when >= _PLAIN_EVERY_S:
-            self._told[job] = (now, count)
+            self._printed[job] = (now, count)
             self.line(f"{job}: {text} after {now - self._began[job]:.0f} s")
 
     def end(self, job: str) -> None:
@@ -114,8 +114,8 @@ class PlainShow:
         pass
 
 
-class LiveShow(PlainShow):
-    """Bars under the lines, for a terminal."""
+class LiveReporter(PlainReporter):
+    """Lines with progress bars below them, for a terminal."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -139,7 +139,7 @@ class LiveShow(PlainShow):
     def follow(self, job: str, log: Path) -> None:
         count = count_in(tail(log))
         if count is not None:
-            text = self._pace[job].tell(count, time.monotonic())
+            text = self._time_left[job].describe(count, time.monotonic())
             self._progress.update(self._tasks[job], completed=count.done, total=count.total, count=text)
 
     def end(self, job: str) -> None:
@@ -150,6 +150,6 @@ class LiveShow(PlainShow):
         self._progress.stop()
 
 
-def open_show(console: Console) -> Show:
-    """Bars where there is a terminal, lines elsewhere."""
-    return LiveShow(console) if console.is_terminal else PlainShow(console)
+def open_reporter(console: Console) -> ProgressReporter:
+    """Return bars for a terminal, plain lines otherwise."""
+    return LiveReporter(console) if console.is_terminal else PlainReporter(console)

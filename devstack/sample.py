@@ -1,6 +1,6 @@
-"""Make the sample of real market history that ships in the repository: `python -m devstack.sample --source DIR`.
+"""Create the sample of real market history in the repository: `python -m devstack.sample --source DIR`.
 
-Reproducible: the same source gives the same values. Must never import the exchange: it copies, it derives nothing.
+Reproducible: the same source gives the same values. Values are copied, not derived.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from marketdata.times import from_rfc3339
 
 SAMPLE = Path(__file__).parent / "sample"
 CHECKSUMS = "SHA256SUMS"
-LARGEST_BYTES = 5_000_000
+MAX_BYTES = 5_000_000
 PRICES = ("open", "high", "low", "close")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of the sample: what of which symbol, open times in [start, end)."""
+    """One file of the sample: symbol, interval, and range of open times [start, end)."""
 
     symbol: str
     interval: str
@@ -34,7 +34,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Its path within the sample."""
+        """Path relative to the sample's folder."""
         last_day = "2024-08-14"
         return f"klines_{self.interval}/{self.symbol}-{self.interval}-{self.start[:10]}_{last_day}.parquet"
 
@@ -47,7 +47,7 @@ PARTS = (
 
 
 def cut(source: Path, part: Part) -> pa.Table:
-    """The rows of one part, ascending by timestamp, the columns of ../shared/data.
+    """Return the rows of one part, ascending by timestamp, with the columns of ../shared/data.
 
     Raises:
         InvalidValueError: the source has no such rows.
@@ -66,7 +66,7 @@ def cut(source: Path, part: Part) -> pa.Table:
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """One Parquet file: zstd; times as deltas, numbers as they are (smaller than byte streams and dictionaries)."""
+    """Write one Parquet file: zstd, delta-encoded times, plain numbers (smaller than dictionaries)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
         table,
@@ -80,7 +80,7 @@ def write(table: pa.Table, path: Path) -> None:
 
 
 def checksums(folder: Path) -> str:
-    """A line a file, as sha256sum writes and checks it."""
+    """Return one line per file in the format of sha256sum."""
     paths = sorted(folder.glob("klines_*/*.parquet"))
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     names = [path.relative_to(folder).as_posix() for path in paths]
@@ -88,25 +88,25 @@ def checksums(folder: Path) -> str:
 
 
 def make(source: Path, folder: Path) -> int:
-    """Write the whole sample and its checksums; the bytes it takes.
+    """Write the sample and its checksums; return its size in bytes.
 
     Raises:
-        InvalidValueError: the source lacks a part, or the sample is larger than may be shipped.
+        InvalidValueError: the source lacks a part, or the sample exceeds `MAX_BYTES`.
     """
     for part in PARTS:
         write(cut(source, part), folder / part.name)
     size = sum(path.stat().st_size for path in folder.glob("klines_*/*.parquet"))
-    if size > LARGEST_BYTES:
-        raise InvalidValueError("sample", f"{size} bytes", f"at most {LARGEST_BYTES}")
+    if size > MAX_BYTES:
+        raise InvalidValueError("sample", f"{size} bytes", f"at most {MAX_BYTES}")
     (folder / CHECKSUMS).write_text(checksums(folder), encoding="utf-8")
     return size
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make the sample; the exit code."""
-    parser = argparse.ArgumentParser(prog="devstack.sample", description="Make the sample of market history.")
+    """Create the sample and return the exit code."""
+    parser = argparse.ArgumentParser(prog="devstack.sample", description="Create the sample of market history.")
     parser.add_argument("--source", type=Path, required=True, help="a folder with klines_1m/ and klines_1h/")
-    parser.add_argument("--to", type=Path, default=SAMPLE, help="where it goes (default: devstack/sample)")
+    parser.add_argument("--to", type=Path, default=SAMPLE, help="output folder (default: devstack/sample)")
     arguments = parser.parse_args(argv)
     try:
         size = make(arguments.source, arguments.to)

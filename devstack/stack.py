@@ -1,4 +1,4 @@
-"""The stack as a set of supervised parts: what each needs to start, how its health is told, in which order all stop."""
+"""The stack as a set of supervised parts: command, health check and stop order of each."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from marketdata.errors import StackError
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("kafka", "hdfs", "exchange")
-_LOOK_S = 0.1
+_POLL_S = 0.1
 _FOLLOW_S = 0.5
 _LAST_LINE_CHARS = 200
 _log = logging.getLogger(__name__)
@@ -32,8 +32,9 @@ class Part:
 
     Attributes:
         stage: parts of a higher stage stop first.
-        prepare: a command that must succeed before the part's own, None where nothing is to do.
-        problem: None when healthy, else what is wrong.
+        prepare: a command that must succeed before `command` starts, or None.
+        problem: health check; returns None for a healthy part, otherwise the reason.
+        grace_s: time between SIGTERM and SIGKILL, in seconds.
     """
 
     name: str
@@ -47,26 +48,26 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
-    """A part that ended by itself; `last_line` and `story` are of its log as it was then."""
+class PartExit:
+    """The unexpected exit of a part, with the last line of its log, and a summary that quotes the end of the log."""
 
     part: Part
     exit_code: int
     last_line: str
-    story: str
+    summary: str
 
 
-async def _never_asked() -> str | None:
+async def _no_check() -> str | None:
     return None
 
 
 def exchange_address(settings: Settings) -> str:
-    """Where the simulated exchange listens."""
+    """URL of the simulated exchange."""
     return f"http://127.0.0.1:{settings.devstack.exchange_port}"
 
 
 def exchange_command(settings: Settings) -> list[str]:
-    """The simulated exchange, as a program of its own; its clock goes on from its state file."""
+    """Return the command of the simulated exchange; its clock continues from its state file."""
     own = settings.devstack
     return [
         sys.executable,
@@ -89,7 +90,7 @@ def exchange_command(settings: Settings) -> list[str]:
 
 
 def build_parts(settings: Settings, java: Java, without: frozenset[str] = frozenset()) -> list[Part]:
-    """The parts that the settings describe, with their configuration written, less those in `without`."""
+    """Write the configuration of the parts and return them, except those in `without`."""
     own = settings.devstack
     folder, jars = own.state_dir.resolve(), jars_dir(settings)
     scratch = folder / SCRATCH
@@ -143,23 +144,24 @@ def build_parts(settings: Settings, java: Java, without: frozenset[str] = frozen
 
 
 class Stack:
-    """Starts parts, waits for their health, notices deaths, and stops them. One event loop owns it.
+    """Starts parts, waits until they are healthy, detects exits, and stops parts. Not thread-safe.
 
     Args:
-        state: what is written to `folder` at each change.
-        folder: the state folder; logs go to its `logs`.
-        tell: called with a line worth a person's while.
+        state: saved to `folder` at each change.
+        folder: the state folder; logs are in its subfolder `logs`.
+        report: called with each line for the user.
+        env: environment variables of the parts, in addition to this process's.
     """
 
-    def __init__(self, state: StackState, folder: Path, tell: Callable[[str], None], env: Mapping[str, str]) -> None:
+    def __init__(self, state: StackState, folder: Path, report: Callable[[str], None], env: Mapping[str, str]) -> None:
         self._state = state
         self._folder = folder
-        self._tell = tell
-        # What programs put into a temporary folder goes with the stack; the second is for the JVM that starts Spark's.
-        tidy = {"TMPDIR": str(folder / SCRATCH), "SPARK_LAUNCHER_OPTS": "-XX:-UsePerfData"}
-        self._env = child_environment(**{**tidy, **env})
+        self._report = report
+        # Temporary files go to the scratch folder; the second variable is for the JVM that launches Spark.
+        scratch_env = {"TMPDIR": str(folder / SCRATCH), "SPARK_LAUNCHER_OPTS": "-XX:-UsePerfData"}
+        self._env = child_environment(**{**scratch_env, **env})
         self._running: dict[str, tuple[Part, Child]] = {}
-        self._deaths: asyncio.Queue[Death] = asyncio.Queue()
+        self._exits: asyncio.Queue[PartExit] = asyncio.Queue()
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopping: set[str] = set()
 
@@ -170,15 +172,15 @@ class Stack:
         self._state.save(self._folder)
 
     async def start(self, parts: Sequence[Part], deadline_s: float) -> None:
-        """Start all at once and wait until each is healthy.
+        """Start all parts at once and wait until each is healthy.
 
         Raises:
-            StackError: a part ended, or was not healthy within `deadline_s`; with the end of its log.
+            StackError: a part exited, or was not healthy within `deadline_s`; the message quotes the end of its log.
         """
         for part in parts:
             self._state.parts[part.name] = PartState(part.address)
         self._save()
-        tasks = [asyncio.create_task(self._bring_up(part, deadline_s)) for part in parts]
+        tasks = [asyncio.create_task(self._start_and_wait(part, deadline_s)) for part in parts]
         try:
             await asyncio.gather(*tasks)
         except BaseException:
@@ -187,21 +189,21 @@ class Stack:
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
-    async def _bring_up(self, part: Part, deadline_s: float) -> None:
+    async def _start_and_wait(self, part: Part, deadline_s: float) -> None:
         began = time.monotonic()
-        mine = self._state.parts[part.name]
+        status = self._state.parts[part.name]
         try:
             if part.prepare is not None:
                 await self.job(f"{part.name}-format", part.prepare)
             child = await self.run(part)
-            await self._until_healthy(part, child, began + deadline_s)
+            await self._wait_until_healthy(part, child, began + deadline_s)
         except StackError as error:
-            mine.state, mine.detail = "failed", str(error)
+            status.state, status.detail = "failed", str(error)
             self._save()
             raise
-        mine.state, mine.detail, mine.ready_s = "healthy", "", round(time.monotonic() - began, 2)
+        status.state, status.detail, status.ready_s = "healthy", "", round(time.monotonic() - began, 2)
         self._save()
-        self._tell(f"{part.name} ready at {part.address} after {mine.ready_s:.1f} s")
+        self._report(f"{part.name} ready at {part.address} after {status.ready_s:.1f} s")
 
     async def job(
         self,
@@ -212,13 +214,13 @@ class Stack:
         grace_s: float = 5.0,
         follow: Callable[[Path], None] | None = None,
     ) -> None:
-        """Run a program to its end; `stop` ends it as it ends parts. `follow` sees its log from time to time.
+        """Run a program to its end; `stop` stops it like a part. `follow` is called with its log every 0.5 s.
 
         Raises:
-            StackError: it did not end well; with the end of its log.
+            StackError: the exit code is not 0; the message quotes the end of its log.
         """
         child = await Child.start(name, command, env=self._env, cwd=ROOT, log=self.log_of(name))
-        self._running[name] = (Part(name, "", command, _never_asked, stage=stage, grace_s=grace_s), child)
+        self._running[name] = (Part(name, "", command, _no_check, stage=stage, grace_s=grace_s), child)
         ended = asyncio.create_task(child.wait())
         while not ended.done():
             await asyncio.wait({ended}, timeout=None if follow is None else _FOLLOW_S)
@@ -226,90 +228,94 @@ class Stack:
                 follow(child.log)
         self._running.pop(name, None)
         if ended.result() != 0 and name not in self._stopping:
-            raise StackError(self._story(name, f"ended with exit code {ended.result()}"))
+            raise StackError(self._with_log_tail(name, f"ended with exit code {ended.result()}"))
 
     async def run(self, part: Part) -> Child:
-        """Start a part's program without waiting for its health; its death is noticed from now on."""
+        """Start a part without waiting for its health; `next_exit` reports its exit."""
         child = await Child.start(
             part.name, part.command, env={**self._env, **part.extra_env}, cwd=ROOT, log=self.log_of(part.name)
         )
         self._running[part.name] = (part, child)
-        mine = self._state.parts.setdefault(part.name, PartState(part.address))
-        mine.process = ProcessId.of(child.pid)
+        status = self._state.parts.setdefault(part.name, PartState(part.address))
+        status.process = ProcessId.of(child.pid)
         self._save()
         watcher = asyncio.create_task(self._watch(part, child))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return child
 
-    async def _until_healthy(self, part: Part, child: Child, deadline: float) -> None:
-        problem: str | None = "not asked yet"
+    async def _wait_until_healthy(self, part: Part, child: Child, deadline: float) -> None:
+        problem: str | None = "not checked yet"
         while problem is not None:
             if child.exit_code is not None:
-                raise StackError(self._story(part.name, f"ended with exit code {child.exit_code} while starting"))
+                raise StackError(
+                    self._with_log_tail(part.name, f"ended with exit code {child.exit_code} while starting")
+                )
             if time.monotonic() > deadline:
-                raise StackError(self._story(part.name, f"not healthy in time ({problem}), see devstack.startup_s"))
+                raise StackError(
+                    self._with_log_tail(part.name, f"not healthy within the time limit (devstack.startup_s): {problem}")
+                )
             problem = await part.problem()
             if problem is not None:
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_POLL_S)
 
-    def _story(self, name: str, what: str) -> str:
+    def _with_log_tail(self, name: str, what: str) -> str:
         log = self.log_of(name)
         last = "".join(f"\n  | {line}" for line in tail(log))
-        return f"{name}: {what}; the end of {log}:{last}"
+        return f"{name}: {what}; last lines of {log}:{last}"
 
     async def _watch(self, part: Part, child: Child) -> None:
         code, name = await child.wait(), part.name
         if name in self._stopping:
             return
-        await child.stop(0)  # what it started itself must not meet its successor
+        await child.stop(0)  # kill its child processes before it is restarted
         self._running.pop(name, None)
-        mine = self._state.parts[name]
-        if mine.state != "failed":
-            mine.state, mine.detail = "failed", f"ended with exit code {code}"
+        status = self._state.parts[name]
+        if status.state != "failed":
+            status.state, status.detail = "failed", f"ended with exit code {code}"
             self._save()
-        _log.info("%s ended with exit code %s; its log: %s", name, code, child.log)  # who owns the stack tells it
+        _log.info("%s ended with exit code %s; log: %s", name, code, child.log)
         last = next((line.strip() for line in reversed(tail(child.log)) if line.strip()), "")
         last = last if len(last) <= _LAST_LINE_CHARS else f"{last[:_LAST_LINE_CHARS]}…"
-        self._deaths.put_nowait(Death(part, code, last, self._story(name, f"ended with exit code {code}")))
+        self._exits.put_nowait(PartExit(part, code, last, self._with_log_tail(name, f"ended with exit code {code}")))
 
-    async def next_death(self) -> Death:
-        """The next part that ends by itself."""
-        return await self._deaths.get()
+    async def next_exit(self) -> PartExit:
+        """Wait for the next unexpected exit of a part."""
+        return await self._exits.get()
 
     async def restart(self, part: Part, deadline_s: float) -> None:
-        """Start a part that ended again, on the data that it left, and wait until it is healthy.
+        """Restart a part that exited, on its stored data, and wait until it is healthy.
 
-        One that is not healthy within `deadline_s` is stopped. Whichever way it ends, `next_death` tells it.
+        A part that is not healthy within `deadline_s` is stopped. `next_exit` reports every new exit.
         """
         began = time.monotonic()
-        mine = self._state.parts[part.name]
-        mine.state, mine.detail = "starting", ""
+        status = self._state.parts[part.name]
+        status.state, status.detail = "starting", ""
         child = await self.run(part)
         try:
-            await self._until_healthy(part, child, began + deadline_s)
+            await self._wait_until_healthy(part, child, began + deadline_s)
         except StackError as error:
             if child.exit_code is None:
-                self._tell(str(error))
+                self._report(str(error))
                 await child.stop(part.grace_s)
             return
-        if child.exit_code is not None:  # while it was asked
+        if child.exit_code is not None:  # it exited during the health check
             return
-        mine.state, mine.ready_s = "healthy", round(time.monotonic() - began, 2)
+        status.state, status.ready_s = "healthy", round(time.monotonic() - began, 2)
         self._save()
-        if part.address:  # of others nobody knows more than that they were started
-            self._tell(f"{part.name} healthy again at {part.address} after {mine.ready_s:.1f} s")
+        if part.address:  # parts without an address have no health check
+            self._report(f"{part.name} healthy again at {part.address} after {status.ready_s:.1f} s")
 
     async def stop(self, names: Sequence[str] | None = None) -> None:
-        """Stop the named parts, or all; those of a higher stage first, those of one stage together."""
+        """Stop the named parts, or all: higher stages first, the parts of one stage together."""
         chosen = [both for name, both in self._running.items() if names is None or name in names]
         self._stopping.update(part.name for part, _ in chosen)
         for stage in sorted({part.stage for part, _ in chosen}, reverse=True):
             together = [(part, child) for part, child in chosen if part.stage == stage]
             await asyncio.gather(*(child.stop(part.grace_s) for part, child in together))
             for part, _ in together:
-                mine = self._state.parts.get(part.name)
-                if mine is not None and mine.state != "failed":
-                    mine.state = "stopped"
+                status = self._state.parts.get(part.name)
+                if status is not None and status.state != "failed":
+                    status.state = "stopped"
                 self._running.pop(part.name, None)
         self._save()

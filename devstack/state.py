@@ -1,4 +1,4 @@
-"""What the running stack writes down for `status` and `down`: who supervises, which children, how far each is."""
+"""The state file of a running stack, for `status` and `down`: its supervisor, its child processes, their state."""
 
 import fcntl
 import json
@@ -15,26 +15,26 @@ import psutil
 from marketdata.errors import StackError
 
 SCRATCH = "tmp"
-"""Below the state folder: what the programs put into a temporary folder. Empty when nothing runs."""
+"""Subfolder of the state folder for temporary files of the programs; it exists only while the stack runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """A process, told from a later one with the same number by its time of start (s since the epoch)."""
+    """A process id with the start time (seconds since the epoch), which distinguishes it from a reused process id."""
 
     pid: int
     created_s: float
 
     @classmethod
     def of(cls, pid: int) -> "ProcessId | None":
-        """None where there is no such process any more."""
+        """Return None if the process does not exist."""
         try:
             return cls(pid, psutil.Process(pid).create_time())
         except psutil.NoSuchProcess:
             return None
 
     def alive(self) -> psutil.Process | None:
-        """The process while it runs; a zombie does not."""
+        """Return the process if it is running; None for a zombie."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created_s) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
@@ -45,7 +45,7 @@ class ProcessId:
 
 @dataclass(slots=True)
 class PartState:
-    """One part: `state` is starting, healthy, failed or stopped; `detail` says why where that helps."""
+    """One part: `state` is starting, healthy, failed or stopped; `detail` is the reason of a failure."""
 
     address: str
     state: str = "starting"
@@ -56,14 +56,14 @@ class PartState:
 
 @dataclass(slots=True)
 class StackState:
-    """The whole stack as its supervisor sees it."""
+    """The state of the whole stack."""
 
     supervisor: ProcessId
     parts: dict[str, PartState] = field(default_factory=dict)
     error: str = ""
 
     def save(self, folder: Path) -> None:
-        """Replace the file at once, so that no reader sees half of it."""
+        """Replace the file atomically, so that a reader never sees a partial file."""
         path = folder / "stack.json"
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
@@ -75,10 +75,10 @@ def _process(raw: dict[str, Any] | None) -> ProcessId | None:
 
 
 def load_state(folder: Path) -> StackState | None:
-    """What the last supervisor wrote; None where there was none.
+    """Return the state that the last supervisor saved, or None if there is none.
 
     Raises:
-        StackError: the file is there, and is not what a supervisor writes.
+        StackError: the file is malformed.
     """
     path = folder / "stack.json"
     try:
@@ -95,27 +95,25 @@ def load_state(folder: Path) -> StackState | None:
 
 
 @contextmanager
-def only_supervisor(folder: Path) -> Iterator[StackState]:
-    """Own the folder for as long as the context lasts; its scratch folder is empty before and gone after.
+def supervisor_lock(folder: Path) -> Iterator[StackState]:
+    """Lock the state folder for the context; its scratch folder is created empty and removed at the end.
 
     Raises:
-        StackError: another supervisor owns it.
+        StackError: another supervisor holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            msg = (
-                f"a stack already runs in {folder}; look at it with: python -m devstack status, stop it with: make down"
-            )
+            msg = f"a stack already runs in {folder}; show it with: python -m devstack status; stop it with: make down"
             raise StackError(msg) from error
         me = ProcessId.of(os.getpid())
         if me is None:
             msg = "this process is not in the process table"
             raise StackError(msg)
         scratch = folder / SCRATCH
-        shutil.rmtree(scratch, ignore_errors=True)  # what a run that was killed left behind
+        shutil.rmtree(scratch, ignore_errors=True)  # leftovers of a killed run
         scratch.mkdir(exist_ok=True)
         try:
             yield StackState(me)

@@ -1,4 +1,4 @@
-"""`up` and `down`: the daemon that owns the stack's processes, and the two commands that start and end it."""
+"""The supervisor daemon, parent of the stack's processes, and the commands `up`, `down` and `logs`."""
 
 import asyncio
 import logging
@@ -19,36 +19,39 @@ from config.paths import child_environment, jars_dir
 from devstack.checks import check_disk, check_memory, check_ports
 from devstack.jars import fetch_jars
 from devstack.java import Java, find_java, missing_java
-from devstack.process import fresh, keep_small, tail
+from devstack.process import fresh, rotate_when_large, tail
 from devstack.stack import ROOT, Stack, build_parts, exchange_address
-from devstack.state import StackState, load_state, only_supervisor
-from devstack.terminal import say
+from devstack.state import StackState, load_state, supervisor_lock
+from devstack.terminal import print_line
 from marketdata.errors import StackError
 
-_LOOK_S = 0.05
+_POLL_S = 0.05
 DOWN_S = 15.0
 _log = logging.getLogger(__name__)
 
 
 def require_java() -> Java:
-    """The Java that everything here runs on.
+    """Return the Java for Kafka, HDFS and Spark.
 
     Raises:
-        StackError: there is none; the message says what to install.
+        StackError: there is none; the message names the package to install.
     """
-    java, refused = find_java(child_environment())
+    java, rejected = find_java(child_environment())
     if java is None:
-        raise StackError(missing_java(refused))
+        raise StackError(missing_java(rejected))
     return java
 
 
 def check_all(settings: Settings, without: frozenset[str], *more_ports: tuple[str, str, str]) -> Java:
-    """Everything that must be true before a start; fetches the jars where some are missing.
+    """Run all checks before a start, and download missing jars.
 
-    `more_ports` are further ones that must be free, as `check_ports` takes them.
+    Args:
+        settings: the settings of the stack.
+        without: parts that are not started.
+        more_ports: additional entries for `check_ports`.
 
     Raises:
-        StackError: something is not as it must be; one line that says what to do.
+        StackError: a check failed; the message is one line with a remedy.
     """
     java = require_java()
     check_memory()
@@ -63,42 +66,42 @@ def check_all(settings: Settings, without: frozenset[str], *more_ports: tuple[st
     }
     own = [entry for part, entries in wanted.items() if part not in without for entry in entries]
     check_ports([*own, *more_ports])
-    fetch_jars(jars_dir(settings), java, say, settings.devstack.ivy_settings)
+    fetch_jars(jars_dir(settings), java, print_line, settings.devstack.ivy_settings)
     return java
 
 
 def running_state(settings: Settings) -> StackState | None:
-    """The state of the supervisor that runs now; None where none does."""
+    """Return the state of the running supervisor, or None if none is running."""
     state = load_state(settings.devstack.state_dir)
     return state if state is not None and state.supervisor.alive() is not None else None
 
 
 async def supervise(
-    settings: Settings, without: frozenset[str], tell: Callable[[str], None], *, fail_fast: bool = False
+    settings: Settings, without: frozenset[str], report: Callable[[str], None], *, fail_fast: bool = False
 ) -> int:
-    """Run the stack in this process until SIGTERM or SIGINT. Returns the exit code.
+    """Run the stack in this process until SIGTERM or SIGINT. Return the exit code.
 
-    A part that dies while others still start ends it all; one that dies later does so with `fail_fast`, and else is
-    told in the state, for the others can still be used.
+    A part that exits during the start stops the stack. A part that exits later stops it only with `fail_fast`;
+    otherwise its state becomes `failed`, and the other parts remain usable.
     """
     folder = settings.devstack.state_dir.resolve()
     java = require_java()
-    with only_supervisor(folder) as state:
+    with supervisor_lock(folder) as state:
         stop = stop_event(on_hangup=True)
         environ = {"JAVA_HOME": str(java.home), "BDI_PROFILE": settings.profile}
-        stack = Stack(state, folder, tell, environ)
+        stack = Stack(state, folder, report, environ)
         starting = asyncio.create_task(stack.start(build_parts(settings, java, without), settings.devstack.startup_s))
-        stopped, died = asyncio.create_task(stop.wait()), asyncio.create_task(_death(stack))
-        log_kept = asyncio.create_task(_keep_own_log(own_log(folder)))
+        stopped, exited = asyncio.create_task(stop.wait()), asyncio.create_task(_raise_on_exit(stack))
+        log_kept = asyncio.create_task(_rotate_own_log(own_log(folder)))
         try:
-            await asyncio.wait({starting, stopped, died}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({starting, stopped, exited}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-            if died.done():
-                died.result()
-            await asyncio.wait({stopped, died} if fail_fast else {stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if fail_fast and died.done():
-                died.result()
+            if exited.done():
+                exited.result()
+            await asyncio.wait({stopped, exited} if fail_fast else {stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if fail_fast and exited.done():
+                exited.result()
         except StackError as error:
             state.error = str(error)
             _log.error("%s", error)
@@ -106,49 +109,51 @@ async def supervise(
         else:
             return 0
         finally:
-            for task in (starting, stopped, died, log_kept):
+            for task in (starting, stopped, exited, log_kept):
                 task.cancel()
-            await asyncio.gather(starting, stopped, died, log_kept, return_exceptions=True)
+            await asyncio.gather(starting, stopped, exited, log_kept, return_exceptions=True)
             await stack.stop()
 
 
 def own_log(folder: Path) -> Path:
-    """Where `up` lets the supervisor of a state folder write."""
+    """Log file to which `up` redirects the supervisor's output."""
     return folder / "logs" / "supervisor.log"
 
 
 def _writes_to(log: Path) -> bool:
-    """Whether standard output goes there, as `up` has it: in the foreground that is another's affair."""
+    """Whether standard output is this file, as `up` redirects it; in the foreground the caller owns the output."""
     return log.is_file() and os.path.samestat(os.fstat(1), log.stat())
 
 
-async def _keep_own_log(log: Path) -> None:
+async def _rotate_own_log(log: Path) -> None:
     if _writes_to(log):
-        await keep_small(log)
+        await rotate_when_large(log)
 
 
-async def _death(stack: Stack) -> None:
-    death = await stack.next_death()
-    raise StackError(death.story)
+async def _raise_on_exit(stack: Stack) -> None:
+    part_exit = await stack.next_exit()
+    raise StackError(part_exit.summary)
 
 
 def up(settings: Settings, without: frozenset[str]) -> None:
-    """Start the daemon and wait until all parts are healthy, with a line for each.
+    """Start the daemon, wait until all parts are healthy, and print a line for each.
 
     Raises:
-        StackError: something hinders the start, or a part did not become healthy; then nothing is left running.
+        StackError: a check failed or a part did not become healthy; then no process is left running.
     """
     began = time.monotonic()
     folder = settings.devstack.state_dir
     if running_state(settings) is not None:
-        raise StackError(f"the stack already runs in {folder}; look: python -m devstack status; stop it: make down")
+        raise StackError(
+            f"a stack already runs in {folder}; show it with: python -m devstack status; stop it with: make down"
+        )
     check_all(settings, without)
     log = own_log(folder)
     command = [sys.executable, "-m", "devstack", "up", "--foreground"]
-    for left_out in sorted(without):
-        command += ["--without", left_out]
+    for part in sorted(without):
+        command += ["--without", part]
     with fresh(log) as output:
-        daemon = subprocess.Popen(  # outlives this command on purpose
+        daemon = subprocess.Popen(  # keeps running after this command
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -158,51 +163,51 @@ def up(settings: Settings, without: frozenset[str]) -> None:
             env=child_environment(BDI_PROFILE=settings.profile, BDI_DEVSTACK__STATE_DIR=str(folder.resolve())),
         )
     try:
-        _until_up(daemon, folder, log)
-    except BaseException:  # Ctrl-C too: what is not up yet would come up behind the back of who stopped it
+        _wait_until_up(daemon, folder, log)
+    except BaseException:  # also on Ctrl-C: otherwise the daemon would continue in the background
         daemon.terminate()
         daemon.wait()
         raise
-    say(f"stack up after {time.monotonic() - began:.1f} s; logs in {folder / 'logs'}")
+    print_line(f"stack up after {time.monotonic() - began:.1f} s; logs in {folder / 'logs'}")
 
 
-def _until_up(daemon: "subprocess.Popen[bytes]", folder: Path, log: Path) -> None:
-    told: set[str] = set()
+def _wait_until_up(daemon: "subprocess.Popen[bytes]", folder: Path, log: Path) -> None:
+    reported: set[str] = set()
     while True:
         exit_code = daemon.poll()
         state = load_state(folder)
-        mine = state if state is not None and state.supervisor.pid == daemon.pid else None
+        own = state if state is not None and state.supervisor.pid == daemon.pid else None
         if exit_code is not None:
             last = "".join(f"\n  | {line}" for line in tail(log))
-            raise StackError(mine.error if mine and mine.error else f"the supervisor ended; the end of {log}:{last}")
+            raise StackError(own.error if own and own.error else f"the supervisor ended; last lines of {log}:{last}")
         failed = [
             f"{name}: {part.detail}"
-            for name, part in (mine.parts if mine else {}).items()
-            if name in told and part.state == "failed"
+            for name, part in (own.parts if own else {}).items()
+            if name in reported and part.state == "failed"
         ]
         if failed:
             raise StackError("; ".join(failed))
-        for name, part in (mine.parts if mine else {}).items():
-            if part.state == "healthy" and name not in told:
-                told.add(name)
-                say(f"{name:9} ready at {part.address} after {part.ready_s:.1f} s")
-        if mine and mine.parts and all(part.state == "healthy" for part in mine.parts.values()):
+        for name, part in (own.parts if own else {}).items():
+            if part.state == "healthy" and name not in reported:
+                reported.add(name)
+                print_line(f"{name:9} ready at {part.address} after {part.ready_s:.1f} s")
+        if own and own.parts and all(part.state == "healthy" for part in own.parts.values()):
             return
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
 def down(settings: Settings, deadline_s: float = DOWN_S) -> None:
-    """Stop the daemon (or the demo) and all it runs; what is left after the deadline is killed."""
+    """Stop the daemon or the demo and its processes; kill the processes that remain after the deadline."""
     began = time.monotonic()
     state = load_state(settings.devstack.state_dir)
     if state is None:
-        say("nothing runs")
+        print_line("nothing is running")
         return
     owner = state.supervisor.alive()
     children = [part.process.alive() for part in state.parts.values() if part.process is not None]
     processes = [process for process in (owner, *children) if process is not None]
     if not processes:
-        say("nothing runs")
+        print_line("nothing is running")
         return
     if owner is not None:
         owner.send_signal(signal.SIGTERM)
@@ -211,25 +216,25 @@ def down(settings: Settings, deadline_s: float = DOWN_S) -> None:
         process.kill()
     _, left = psutil.wait_procs(left, timeout=5)
     if left:
-        raise StackError(f"still running after SIGKILL: {', '.join(str(process.pid) for process in left)}")
-    say(f"stack down after {time.monotonic() - began:.1f} s")
+        raise StackError(f"processes still running after SIGKILL: {', '.join(str(process.pid) for process in left)}")
+    print_line(f"stack down after {time.monotonic() - began:.1f} s")
 
 
 def logs(settings: Settings, part: str | None, lines: int) -> None:
-    """The end of each log, or of one part's."""
+    """Print the last lines of each log, or of one part's log."""
     folder = settings.devstack.state_dir / "logs"
     chosen = [folder / f"{part}.log"] if part else sorted(folder.glob("*.log"))
     if not any(path.is_file() for path in chosen):
         known = ", ".join(sorted(path.stem for path in folder.glob("*.log"))) or "none yet"
-        raise StackError(f"no log {part or ''} in {folder}; logs there: {known}")
+        raise StackError(f"no log {part or ''} in {folder}; available logs: {known}")
     for path in chosen:
-        say(f"== {path}")
+        print_line(f"== {path}")
         for line in tail(path, lines):
-            say(line)
+            print_line(line)
 
 
-def save_own_log(folder: Path) -> None:
-    """Log to standard output, which `up` sends to the supervisor's file in `folder`."""
+def log_to_stdout(folder: Path) -> None:
+    """Log to standard output, which `up` redirects to the supervisor's log in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     set_up_logging("INFO", sys.stdout)
-    _log.info("supervisor %s for %s", os.getpid(), folder)
+    _log.info("supervisor pid %s, state folder %s", os.getpid(), folder)

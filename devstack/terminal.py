@@ -1,15 +1,15 @@
-"""What the command lines of this package show a person: plain lines, written at once."""
+"""Output of the command line: unbuffered lines on standard output and standard error."""
 
 import sys
 
 
-def say(line: str) -> None:
-    """One line on standard output."""
+def print_line(line: str) -> None:
+    """Print one line to standard output."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def complain(line: str) -> None:
-    """One line on standard error."""
+def print_error(line: str) -> None:
+    """Print one line to standard error."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Print each prediction as it comes: python examples/consume_predictions.py [BROKERS [TOPIC]]."""
+"""Print each prediction as it is published: python examples/consume_predictions.py [BROKERS [TOPIC]]."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""One run of `python -m devstack demo`, started as its user starts it, and all that it put out."""
+"""One run of `python -m devstack demo`, and all its output."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from tests.support.stack import eventually, free_ports, read_table, settings_wit
 
 HOURS = 3
 
-BAD_RECORDS = {  # payload, and the reason under which it must be found again
+BAD_RECORDS = {  # payload: reason of its dead letter
     b"not json at all": "json",
     b'{"symbol":"BTC-USD","tick_id":"a","timestamp":"2024-08-05T00:00:00.000Z","quote":"USD","price":"high"}': "type",
     b'{"symbol":"BTC-USD","tick_id":"b","timestamp":"yesterday","quote":"USD","price":1.0}': "value",
@@ -39,7 +39,7 @@ BAD_RECORDS = {  # payload, and the reason under which it must be found again
 
 @dataclass
 class Outcome:
-    """All that the run put out."""
+    """The output of the run: topics, tables, status, printed lines, times in seconds."""
 
     settings: Settings
     ticks: list[tuple[str, int, int, bytes]]
@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def live_hours(self) -> list[int]:
-        """Starts of the hours that closed while the product ran: of the first it fetched what it had not watched."""
+        """Start times of the hours that closed during the run, in ms; the first was completed by a backfill."""
         return sorted({int(at.timestamp() * 1000) for at in self.hourly[self.hourly.origin == "live"].hour_start})
 
 
@@ -72,7 +72,7 @@ async def _read_topic(settings: Settings, name: str) -> list[tuple[str, int, int
 
 
 def read_topic(settings: Settings, role: TopicRole) -> list[tuple[str, int, int, bytes]]:
-    """Topic, partition, offset and value of every record there is now."""
+    """Topic, partition, offset and value of every current record."""
     return asyncio.run(_read_topic(settings, settings.topic(role).name))
 
 
@@ -86,9 +86,9 @@ def _descendants(pid: int) -> list[psutil.Process]:
 
 @contextmanager
 def demo_run(folder: Path) -> Iterator[Outcome]:
-    """Start the demo on ports and folders of its own, wait until `HOURS` hours are scored, read all, stop it.
+    """Start the demo on free ports and its own folders, wait until `HOURS` hours are scored, read everything, stop it.
 
-    While it runs, `BAD_RECORDS` are put on `cryptoTopic`. Nothing of it is left when the context ends.
+    `BAD_RECORDS` are published to `cryptoTopic` during the run. No process is left when the context ends.
     """
     kafka, hdfs, webhdfs, exchange, web = free_ports(5)
     changes = {
@@ -141,14 +141,16 @@ def demo_run(folder: Path) -> Iterator[Outcome]:
 
         eventually(enough_scores, 420, f"scores of {HOURS} hours", every_s=2.0)
         ticks = read_topic(settings, TopicRole.TICKS)
-        wanted = {json.loads(value)["tick_id"] for _, _, _, value in ticks if value not in BAD_RECORDS}
+        published = {json.loads(value)["tick_id"] for _, _, _, value in ticks if value not in BAD_RECORDS}
 
-        def all_kept() -> bool:
-            alive("every tick was kept")
-            refused = len(decoded(settings, TopicRole.DEAD_LETTERS))
-            return len(wanted & set(read_table(settings, settings.hdfs.raw_data).tick_id)) + refused >= len(ticks)
+        def all_stored() -> bool:
+            alive("every tick was stored")
+            dead_letters = len(decoded(settings, TopicRole.DEAD_LETTERS))
+            return len(published & set(read_table(settings, settings.hdfs.raw_data).tick_id)) + dead_letters >= len(
+                ticks
+            )
 
-        eventually(all_kept, 120, "every tick of cryptoTopic in raw_data or the dead letters", every_s=2.0)
+        eventually(all_stored, 120, "every tick of cryptoTopic in raw_data or the dead letters", every_s=2.0)
         status = json.loads(
             subprocess.run(
                 [sys.executable, "-m", "devstack", "status", "--json"],

@@ -1,8 +1,7 @@
-"""The whole product, started as its user starts it, and judged by what it put out.
+"""End-to-end test of the whole product: one run of `python -m devstack demo` on free ports and its own folders.
 
-One run of `python -m devstack demo` on ports and folders of its own. While it runs, records that must be refused are
-put on `cryptoTopic`. After `HOURS` closed hours everything is read back and held against the exchange's own data, which
-is recomputed here from the history, not asked of the product.
+Invalid records are published to `cryptoTopic` during the run. After `HOURS` closed hours all output is read and
+compared with the exchange's data, which this module recomputes from the history without the product.
 """
 
 import itertools
@@ -34,12 +33,12 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
 
 @pytest.fixture(scope="module")
 def exchange(outcome: Outcome) -> SimulatedMarket:
-    """The exchange's own data, read offline."""
+    """The exchange's data, computed offline."""
     own = outcome.settings.devstack
     return SimulatedMarket(MarketHistory.load(ROOT / own.exchange_data, own.exchange_seed))
 
 
-def test_it_ran_and_stopped_as_promised(outcome: Outcome) -> None:
+def test_it_runs_and_stops_within_the_time_limit(outcome: Outcome) -> None:
     assert outcome.exit_code in (0, 130)
     assert outcome.stop_s <= 15
     assert outcome.left == []
@@ -50,17 +49,17 @@ def test_it_ran_and_stopped_as_promised(outcome: Outcome) -> None:
     )
 
 
-def test_every_tick_is_in_raw_once_or_in_the_dead_letters(outcome: Outcome) -> None:
-    kept = outcome.raw.tick_id
-    assert kept.is_unique
-    refused = {(row["topic"], row["partition"], row["offset"]): row["reason"] for row in outcome.dead}
-    assert len(refused) == len(outcome.dead)
-    lost, kept_ids, reasons = [], set(kept), {}
+def test_every_tick_is_in_raw_data_once_or_in_the_dead_letters(outcome: Outcome) -> None:
+    stored = outcome.raw.tick_id
+    assert stored.is_unique
+    dead_letters = {(row["topic"], row["partition"], row["offset"]): row["reason"] for row in outcome.dead}
+    assert len(dead_letters) == len(outcome.dead)
+    lost, stored_ids, reasons = [], set(stored), {}
     for topic, partition, offset, value in outcome.ticks:
         place = (topic, partition, offset)
-        if place in refused:
-            reasons[value] = refused[place]
-        elif json.loads(value)["tick_id"] not in kept_ids:
+        if place in dead_letters:
+            reasons[value] = dead_letters[place]
+        elif json.loads(value)["tick_id"] not in stored_ids:
             lost.append(value)
     assert lost == []
     assert {value: reasons.get(value) for value in BAD_RECORDS} == BAD_RECORDS
@@ -68,7 +67,7 @@ def test_every_tick_is_in_raw_once_or_in_the_dead_letters(outcome: Outcome) -> N
     assert len(clean_ids) == len(set(clean_ids))
 
 
-def test_every_quote_is_what_the_exchange_said(outcome: Outcome, exchange: SimulatedMarket) -> None:
+def test_every_quote_equals_the_exchanges(outcome: Outcome, exchange: SimulatedMarket) -> None:
     checked = 0
     for tick in outcome.clean:
         binance = tick["sources"]["binance"]
@@ -87,7 +86,7 @@ def test_every_quote_is_what_the_exchange_said(outcome: Outcome, exchange: Simul
     assert checked > HOURS * 60 * len(outcome.settings.markets) * 0.8
 
 
-def test_candles_are_the_exchanges_and_come_once(outcome: Outcome, exchange: SimulatedMarket) -> None:
+def test_candles_equal_the_exchanges_and_are_unique(outcome: Outcome, exchange: SimulatedMarket) -> None:
     published = [(row["symbol"], row["open_time"]) for row in outcome.candles]
     assert published
     assert len(published) == len(set(published))
@@ -102,7 +101,7 @@ def test_candles_are_the_exchanges_and_come_once(outcome: Outcome, exchange: Sim
 
 
 def _expected_hour(outcome: Outcome, exchange: SimulatedMarket, symbol: str, hour: int) -> dict[str, float | None]:
-    """An hour made from the exchange's data alone; of the product only the instants at which it looked are taken."""
+    """One hour from the exchange's data; only the observation times are taken from the product."""
     market = Market.parse(symbol).binance
     points: list[tuple[int, float]] = []
     spreads, percentages, liquidity, highs, lows = [], [], [], [], []
@@ -167,7 +166,7 @@ def test_every_closed_hour_has_one_row_that_equals_the_exchanges_data(
             assert (row.origin, row.basis) == ("live", "ticks")
 
 
-def test_history_is_backfilled_and_invents_no_quotes(outcome: Outcome, exchange: SimulatedMarket) -> None:
+def test_history_is_backfilled_without_quotes(outcome: Outcome, exchange: SimulatedMarket) -> None:
     old = outcome.hourly[outcome.hourly.origin == "backfill"]
     assert len(old) > 17_000 * 0.95 * len(outcome.settings.markets)
     assert old[["avg_spread", "avg_spread_percentage", "total_liquidity", "last_market_cap"]].isna().all().all()
@@ -183,7 +182,7 @@ def test_history_is_backfilled_and_invents_no_quotes(outcome: Outcome, exchange:
         )
 
 
-def test_predictions_exist_for_each_following_hour_and_are_honest(outcome: Outcome) -> None:
+def test_each_following_hour_has_a_valid_prediction_issued_before_its_end(outcome: Outcome) -> None:
     live = [row for row in outcome.predictions if row["origin"] == "live"]
     assert len({row["prediction_id"] for row in outcome.predictions}) == len(outcome.predictions)
     for row in live:
@@ -194,7 +193,7 @@ def test_predictions_exist_for_each_following_hour_and_are_honest(outcome: Outco
         assert row["lower"] < row["upper"]
     champions = {row["target_start"] for row in live if row["role"] == "champion" and row["symbol"] == "BTC-USD"}
     first = min(champions)
-    # Every hour that closed has one, not only those that were scored.
+    # Every closed hour has a prediction, not only the scored ones.
     following = {to_rfc3339(hour) for hour in outcome.live_hours if to_rfc3339(hour) >= first}
     assert len(following) >= HOURS
     assert following <= champions
@@ -202,7 +201,7 @@ def test_predictions_exist_for_each_following_hour_and_are_honest(outcome: Outco
     assert len(following & scored) >= HOURS
 
 
-def test_scores_equal_their_predictions_and_truths(outcome: Outcome) -> None:
+def test_scores_match_predictions_and_actual_prices(outcome: Outcome) -> None:
     predictions = {row["prediction_id"]: row for row in outcome.predictions}
     hours = outcome.hourly.set_index(["symbol", "hour_start"])
     assert len({row["prediction_id"] for row in outcome.scores}) == len(outcome.scores)
@@ -225,8 +224,8 @@ def test_features_follow_the_ticks(outcome: Outcome) -> None:
     assert all((row["symbol"], row["timestamp"]) in stamps for row in outcome.features)
 
 
-def test_the_counts_are_told(outcome: Outcome, record_property: Any) -> None:
-    """No judgement of its own but that all are there: the counts that a reader of the run wants to see."""
+def test_the_counts_are_printed(outcome: Outcome, record_property: Any) -> None:
+    """Print the counts of the run; each must be positive."""
     counts = {
         "first_prediction_s": round(outcome.first_prediction_s, 1),
         "stop_s": round(outcome.stop_s, 1),

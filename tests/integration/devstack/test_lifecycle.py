@@ -1,4 +1,4 @@
-"""Starting and stopping: nothing outlives its parent, data outlives restarts, a broken start tells why."""
+"""Start and stop: no process outlives its parent, data survives restarts, a failed start prints the reason."""
 
 import json
 import signal
@@ -19,22 +19,22 @@ from tests.support.stack import environment_of, eventually, free_ports, settings
 
 DEVSTACK = (sys.executable, "-m", "devstack")
 EXCHANGE_ALONE = ("--without", "kafka", "--without", "hdfs")
-# What the demo does with its parts once all run, with the exchange as its only one.
-KEEPS_EXCHANGE = """
+# As the demo after its start, with the exchange as the only part.
+RESTARTS_EXCHANGE = """
 import asyncio, signal
 from pathlib import Path
 from config import load_settings
 from devstack.demo import Restarts
 from devstack.java import Java
 from devstack.stack import Stack, build_parts
-from devstack.state import only_supervisor
+from devstack.state import supervisor_lock
 
 async def main():
     settings = load_settings("local")
     folder = settings.devstack.state_dir
     stop, started = asyncio.Event(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    with only_supervisor(folder) as state:
+    with supervisor_lock(folder) as state:
         stack = Stack(state, folder, print, {})
         parts = build_parts(settings, Java(Path("/nowhere"), 17), frozenset({"kafka", "hdfs"}))
         await stack.start(parts, settings.devstack.startup_s)
@@ -51,7 +51,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def env(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A stack of its own, not started; whatever a test leaves running is stopped."""
+    """The environment of a separate stack, not started; what a test leaves running is stopped."""
     kafka, namenode, webhdfs, exchange, web = free_ports(5)
     settings = settings_with(
         {
@@ -104,7 +104,7 @@ def test_up_and_down_leave_nothing(env: dict[str, str]) -> None:
     stopped = run(env, "down")
     assert stopped.returncode == 0, stopped.stderr
     assert all_gone(children)
-    assert run(env, "down").stdout == "nothing runs\n"
+    assert run(env, "down").stdout == "nothing is running\n"
 
 
 def test_no_child_outlives_a_killed_supervisor(env: dict[str, str]) -> None:
@@ -116,15 +116,15 @@ def test_no_child_outlives_a_killed_supervisor(env: dict[str, str]) -> None:
     eventually(lambda: all_gone(children), 10, "the children of a killed supervisor are gone")
 
 
-def test_a_part_that_dies_is_told(env: dict[str, str]) -> None:
+def test_an_exit_is_reported_in_the_status(env: dict[str, str]) -> None:
     assert run(env, "up", *EXCHANGE_ALONE).returncode == 0
     psutil.Process(pids(env)[0]).kill()
 
-    def told() -> bool:
+    def reported() -> bool:
         state = load_state(state_dir(env))
         return state is not None and state.parts["exchange"].state == "failed"
 
-    eventually(told, 10, "the death of the exchange is in the state")
+    eventually(reported, 10, "the exit of the exchange is in the state")
     status = json.loads(run(env, "status", "--json").stdout)
     assert status["exchange"] == {
         "address": f"http://127.0.0.1:{env['BDI_DEVSTACK__EXCHANGE_PORT']}",
@@ -135,12 +135,10 @@ def test_a_part_that_dies_is_told(env: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("end", ["down", "kill"])
-def test_a_killed_part_comes_back_and_still_ends_with_its_supervisor(
-    env: dict[str, str], tmp_path: Path, end: str
-) -> None:
+def test_a_killed_part_is_restarted_and_ends_with_its_supervisor(env: dict[str, str], tmp_path: Path, end: str) -> None:
     with (tmp_path / "supervisor.log").open("wb") as log:
         supervisor = subprocess.Popen(
-            [sys.executable, "-uc", KEEPS_EXCHANGE], env=env, cwd=ROOT, stdout=log, stderr=log
+            [sys.executable, "-uc", RESTARTS_EXCHANGE], env=env, cwd=ROOT, stdout=log, stderr=log
         )
 
     def healthy() -> int | None:
@@ -155,13 +153,13 @@ def test_a_killed_part_comes_back_and_still_ends_with_its_supervisor(
     status = json.loads(run(env, "status", "--json").stdout)
     assert status["exchange"]["healthy"]
     assert status["exchange"]["pid"] == second
-    told = (tmp_path / "supervisor.log").read_text()
-    assert "exchange ended with exit code -9; its log" in told
-    assert "; started again in 1 s (1 of 5)" in told
-    assert "exchange healthy again at http://127.0.0.1:" in told
+    reported = (tmp_path / "supervisor.log").read_text()
+    assert "exchange ended with exit code -9; last log line: " in reported
+    assert "; restart in 1 s (1 of 5)" in reported
+    assert "exchange healthy again at http://127.0.0.1:" in reported
     if end == "down":
         with subprocess.Popen([*DEVSTACK, "down"], env=env, cwd=ROOT) as down:
-            assert supervisor.wait(30) == 0  # reaped here: until then it is not gone for `down` either
+            assert supervisor.wait(30) == 0  # reaped here; before that, `down` sees it as running
         assert down.returncode == 0
         assert all_gone([first, second])
     else:
@@ -170,22 +168,22 @@ def test_a_killed_part_comes_back_and_still_ends_with_its_supervisor(
         eventually(lambda: all_gone([first, second]), 10, "the new exchange is gone with its supervisor")
 
 
-def test_a_taken_port_stops_the_start_with_one_line(env: dict[str, str]) -> None:
+def test_a_port_in_use_is_a_one_line_error(env: dict[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(env["BDI_DEVSTACK__EXCHANGE_PORT"])))
         taken.listen()
-        answer = run(env, "up", *EXCHANGE_ALONE)
-    assert answer.returncode == 1
-    (line,) = answer.stderr.splitlines()
-    assert "is taken" in line
+        result = run(env, "up", *EXCHANGE_ALONE)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "is in use" in line
     assert "BDI_DEVSTACK__EXCHANGE_PORT" in line
 
 
 def test_a_part_that_cannot_start_shows_its_log_and_leaves_nothing(env: dict[str, str]) -> None:
-    answer = run({**env, "BDI_DEVSTACK__EXCHANGE_DATA": "/nowhere"}, "up", *EXCHANGE_ALONE)
-    assert answer.returncode == 1
-    assert "exchange: ended with exit code" in answer.stderr
-    assert "/nowhere" in answer.stderr
+    result = run({**env, "BDI_DEVSTACK__EXCHANGE_DATA": "/nowhere"}, "up", *EXCHANGE_ALONE)
+    assert result.returncode == 1
+    assert "exchange: ended with exit code" in result.stderr
+    assert "/nowhere" in result.stderr
     assert all_gone(pids(env))
 
 
@@ -209,7 +207,7 @@ def test_kafka_and_hdfs_keep_their_data_over_restarts(env: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize(("end", "exit_code"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
-def test_a_demo_that_is_ended_while_it_starts_leaves_nothing(
+def test_a_demo_that_is_stopped_during_its_start_leaves_nothing(
     env: dict[str, str], tmp_path: Path, end: signal.Signals, exit_code: int
 ) -> None:
     with (tmp_path / "demo.log").open("wb") as log:
@@ -226,7 +224,7 @@ def test_a_demo_that_is_ended_while_it_starts_leaves_nothing(
     eventually(lambda: all_gone(children or []), 2, "the demo's children are gone")
 
 
-def test_an_altered_jar_is_found_and_replaced_or_named(env: dict[str, str], tmp_path: Path) -> None:
+def test_an_altered_jar_is_downloaded_again_or_named(env: dict[str, str], tmp_path: Path) -> None:
     jars = tmp_path / "jars"
     source = settings_jars()
     for jar in read_lock():
@@ -243,13 +241,13 @@ def test_an_altered_jar_is_found_and_replaced_or_named(env: dict[str, str], tmp_
         f'<filesystem name="empty"><artifact pattern="{tmp_path}/none/[artifact]-[revision].[ext]"/></filesystem>'
         "</resolvers></ivysettings>"
     )
-    answer = run({**env, "BDI_DEVSTACK__JARS_DIR": str(jars), "BDI_DEVSTACK__IVY_SETTINGS": str(nowhere)}, "jars")
-    assert answer.returncode == 1
-    assert f"jar {victim.coordinates} could not be fetched" in answer.stderr
+    result = run({**env, "BDI_DEVSTACK__JARS_DIR": str(jars), "BDI_DEVSTACK__IVY_SETTINGS": str(nowhere)}, "jars")
+    assert result.returncode == 1
+    assert f"jar {victim.coordinates} could not be fetched" in result.stderr
     assert not altered.exists()
-    answer = run({**env, "BDI_DEVSTACK__JARS_DIR": str(jars)}, "jars")
-    assert answer.returncode == 0, answer.stderr
-    assert "jars: 1 fetched" in answer.stdout
+    result = run({**env, "BDI_DEVSTACK__JARS_DIR": str(jars)}, "jars")
+    assert result.returncode == 0, result.stderr
+    assert "jars: 1 fetched" in result.stdout
 
 
 def settings_jars() -> Path:

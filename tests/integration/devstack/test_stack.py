@@ -1,4 +1,4 @@
-"""The stack as tests and programs meet it."""
+"""The running stack: Kafka, HDFS, status, temporary files."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def test_hdfs_keeps_a_file(settings: Settings) -> None:
         assert reader.read() == b"rows"
 
 
-def test_a_table_is_read_as_a_plain_reader_sees_it(settings: Settings) -> None:
+def test_read_table_skips_hidden_folders(settings: Settings) -> None:
     client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
     for path, rows in (("date=2024-08-05/a", [1, 2]), ("date=2024-08-06/b", [3]), ("_staging/c", [4])):
         data = io.BytesIO()
@@ -54,8 +54,8 @@ def test_a_table_is_read_as_a_plain_reader_sees_it(settings: Settings) -> None:
     assert read_table(settings, f"{settings.hdfs.root}/none").empty
 
 
-def test_status_asks_each_part(stack: StackUnderTest) -> None:
-    answer = subprocess.run(
+def test_status_checks_each_part(stack: StackUnderTest) -> None:
+    result = subprocess.run(
         [sys.executable, "-m", "devstack", "status", "--json"],
         env=stack.env,
         cwd=ROOT,
@@ -63,7 +63,7 @@ def test_status_asks_each_part(stack: StackUnderTest) -> None:
         text=True,
         check=False,
     )
-    parts = json.loads(answer.stdout)
+    parts = json.loads(result.stdout)
     assert {name: part["healthy"] for name, part in parts.items()} == {
         "kafka": True,
         "hdfs": True,
@@ -77,9 +77,9 @@ def test_status_asks_each_part(stack: StackUnderTest) -> None:
 
 
 @pytest.mark.parametrize(("part", "exit_code"), [("kafka", 0), ("hdfs", 0), ("exchange", 1)])
-def test_one_part_is_asked_alone_as_a_health_check(stack: StackUnderTest, part: str, exit_code: int) -> None:
-    """Of this stack the exchange does not run, which must not make Kafka unhealthy."""
-    answer = subprocess.run(
+def test_status_of_one_part_is_a_health_check(stack: StackUnderTest, part: str, exit_code: int) -> None:
+    """The exchange does not run in this stack; Kafka is healthy all the same."""
+    result = subprocess.run(
         [sys.executable, "-m", "devstack", "status", "--json", "--part", part],
         env=stack.env,
         cwd=ROOT,
@@ -87,12 +87,12 @@ def test_one_part_is_asked_alone_as_a_health_check(stack: StackUnderTest, part: 
         text=True,
         check=False,
     )
-    assert answer.returncode == exit_code, answer.stderr
-    assert list(json.loads(answer.stdout)) == [part]
+    assert result.returncode == exit_code, result.stderr
+    assert list(json.loads(result.stdout)) == [part]
 
 
 def test_the_jvms_leave_nothing_outside_the_state_folder(stack: StackUnderTest) -> None:
-    """Jetty's folders, unpacked libraries: they go to the stack's scratch folder, which goes with the stack."""
+    """Jetty's folders and unpacked libraries are in the scratch folder, which is removed with the stack."""
     scratch = stack.state_dir.resolve() / SCRATCH
     assert any(path.name.startswith("jetty-") for path in scratch.iterdir())
     state = load_state(stack.state_dir)
@@ -106,14 +106,14 @@ def test_the_jvms_leave_nothing_outside_the_state_folder(stack: StackUnderTest) 
 
 
 def test_a_second_start_in_the_same_folder_is_refused(stack: StackUnderTest) -> None:
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "devstack", "up"], env=stack.env, cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert answer.returncode == 1
-    assert "already runs" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert result.returncode == 1
+    assert "already runs" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_children_read_the_settings_that_they_are_handed(settings: Settings) -> None:
+def test_the_environment_reproduces_the_settings(settings: Settings) -> None:
     environ = {key: value for key, value in environment_of(settings).items() if key.startswith("BDI_")}
     assert settings_with(environ) == settings

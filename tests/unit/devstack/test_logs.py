@@ -1,4 +1,4 @@
-"""Logs of programs that run for months stay small, and what the demo asks of others ends in one clear line."""
+"""Log rotation of long-running programs, and the demo's error messages for Kafka and WebHDFS."""
 
 import asyncio
 import os
@@ -13,16 +13,16 @@ from aiohttp import web
 from config import Settings
 from devstack import process, supervisor
 from devstack.demo import has_models
-from devstack.events import EventTeller
+from devstack.events import EventReporter
 from devstack.process import tail
 from devstack.stack import ROOT, Part, Stack
 from devstack.state import ProcessId, StackState
 from marketdata.errors import StackError
 from tests.support.stack import eventually_async, free_ports, settings_with
 
-MOST_BYTES = 20_000
+MAX_LOG_BYTES = 20_000
 
-TALKS = """
+PRINTS_LINES = """
 import sys, time
 for number in range(1_000_000):
     print("line", number, flush=True)
@@ -35,67 +35,67 @@ async def healthy() -> str | None:
     return None
 
 
-def much_said(log: Path) -> bool:
-    """The last line that is whole is far on."""
-    told = [line for line in tail(log, 3) if line.startswith("line ")]
-    return len(told) > 1 and int(told[-2].split()[1]) > 50_000
+def many_lines(log: Path) -> bool:
+    """Whether more than 50,000 lines were printed."""
+    lines = [line for line in tail(log, 3) if line.startswith("line ")]
+    return len(lines) > 1 and int(lines[-2].split()[1]) > 50_000
 
 
 def before(log: Path) -> Path:
     return log.with_name(f"{log.name}.1")
 
 
-def moved_twice(log: Path) -> bool:
-    """What was said first is in neither file any more."""
+def rotated_twice(log: Path) -> bool:
+    """Whether the first line is in neither file any more."""
     begin = before(log).read_bytes()[:7] if before(log).is_file() else b""
     return len(begin) == 7 and begin != b"line 0\n"
 
 
-def kept_small(log: Path) -> None:
-    """It was moved to its `.1` and begun anew, with no hole, and the two hold less than all that was said."""
+def check_rotated(log: Path) -> None:
+    """Assert that the log was copied to its `.1` and truncated without a hole, and that old lines were dropped."""
     kept = [file.read_text() for file in (before(log), log)]
-    assert len(kept[0]) > MOST_BYTES
+    assert len(kept[0]) > MAX_LOG_BYTES
     assert not kept[1].startswith("line 0\n")
-    assert "\0" not in "".join(kept)  # what is written lands at the new end
-    whole = [text[: text.rfind("\n") + 1] for text in kept]  # the move and the stop may cut a line
+    assert "\0" not in "".join(kept)  # writes after the truncation go to the new end
+    whole = [text[: text.rfind("\n") + 1] for text in kept]  # rotation and stop may cut a line
     numbers = [int(line.split()[1]) for line in "".join(whole).splitlines() if line.startswith("line ")]
     assert numbers == sorted(numbers)
     assert sum(map(len, kept)) < sum(len(f"line {number}\n") for number in range(numbers[-1]))
 
 
 @pytest.fixture
-def soon_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "LOG_BYTES", MOST_BYTES)
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LOG_BYTES", MAX_LOG_BYTES)
     monkeypatch.setattr(process, "LOG_CHECK_S", 0.005)
 
 
 @pytest.mark.parametrize("kind", ["part", "job"])
-@pytest.mark.usefixtures("soon_too_long")
-async def test_a_log_is_moved_and_begun_anew_while_its_program_goes_on(tmp_path: Path, kind: str) -> None:
+@pytest.mark.usefixtures("small_limit")
+async def test_a_log_is_rotated_while_its_program_runs(tmp_path: Path, kind: str) -> None:
     me = ProcessId.of(os.getpid())
     assert me is not None
     stack = Stack(StackState(me), tmp_path, lambda _line: None, {})
-    command = (sys.executable, "-c", TALKS)
+    command = (sys.executable, "-c", PRINTS_LINES)
     if kind == "job":
-        begun: Coroutine[Any, Any, object] = stack.job("talks", command)
+        begun: Coroutine[Any, Any, object] = stack.job("prints", command)
     else:
-        begun = stack.run(Part("talks", "", command, healthy))
-    log = stack.log_of("talks")
+        begun = stack.run(Part("prints", "", command, healthy))
+    log = stack.log_of("prints")
     task = asyncio.create_task(begun)
     try:
 
         async def long_enough() -> bool:
-            return moved_twice(log)
+            return rotated_twice(log)
 
-        await eventually_async(long_enough, 60, "moved twice")
+        await eventually_async(long_enough, 60, "rotated twice")
     finally:
         await stack.stop()
         await task
-    kept_small(log)
+    check_rotated(log)
 
 
-async def test_a_log_that_was_removed_is_not_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    log, looks = tmp_path / "removed" / "talks.log", 0
+async def test_a_removed_log_logs_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log, looks = tmp_path / "removed" / "prints.log", 0
     move = process._rotate_if_large
 
     def look(log: Path) -> None:
@@ -109,8 +109,8 @@ async def test_a_log_that_was_removed_is_not_warned_about(tmp_path: Path, caplog
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "LOG_CHECK_S", 0.005)
         patch.setattr(process, "_rotate_if_large", look)
-        keeping = asyncio.create_task(process.keep_small(log))
-        await eventually_async(looked, 30, "looked at three times")
+        keeping = asyncio.create_task(process.rotate_when_large(log))
+        await eventually_async(looked, 30, "three rotation checks")
         keeping.cancel()
     assert caplog.messages == []
 
@@ -140,11 +140,11 @@ sys.exit(asyncio.run(main()))
 """
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["as `up` has it", "elsewhere"])
-async def test_the_supervisor_keeps_its_own_log_small_and_no_other(tmp_path: Path, own: bool) -> None:
+@pytest.mark.parametrize("own", [True, False], ids=["own log", "another file"])
+async def test_the_supervisor_rotates_its_own_log_only(tmp_path: Path, own: bool) -> None:
     log = supervisor.own_log(tmp_path) if own else tmp_path / "elsewhere.log"
     env = {**os.environ, "BDI_DEVSTACK__STATE_DIR": str(tmp_path)}
-    command = (sys.executable, "-c", SUPERVISES, str(MOST_BYTES))
+    command = (sys.executable, "-c", SUPERVISES, str(MAX_LOG_BYTES))
     with process.fresh(log) as output:
         supervising = await asyncio.create_subprocess_exec(
             *process.bound(command), stdout=output, stderr=output, env=env, cwd=ROOT
@@ -153,9 +153,9 @@ async def test_the_supervisor_keeps_its_own_log_small_and_no_other(tmp_path: Pat
 
         async def long_enough() -> bool:
             assert supervising.returncode is None, tail(log)
-            return moved_twice(log) if own else much_said(log)
+            return rotated_twice(log) if own else many_lines(log)
 
-        await eventually_async(long_enough, 60, "moved twice, or much said")
+        await eventually_async(long_enough, 60, "rotated twice, or many lines")
         supervising.terminate()
         assert await supervising.wait() == 0
     finally:
@@ -163,25 +163,25 @@ async def test_the_supervisor_keeps_its_own_log_small_and_no_other(tmp_path: Pat
             supervising.kill()
             await supervising.wait()
     if own:
-        kept_small(log)
+        check_rotated(log)
     else:
         assert not before(log).exists()
         assert log.read_text().startswith("line 0\n")
 
 
-async def test_a_broker_that_is_away_is_one_clear_line() -> None:
+async def test_an_unreachable_broker_is_a_one_line_error() -> None:
     (port,) = free_ports(1)
     settings = settings_with({"BDI_KAFKA__BROKERS": f"127.0.0.1:{port}"})
-    teller = EventTeller(settings, lambda _line: None, lambda: None)
+    events = EventReporter(settings, lambda _line: None, lambda: None)
     try:
         with pytest.raises(StackError, match=rf"kafka.brokers: 127.0.0.1:{port}: .* cannot be followed"):
-            await teller.open()
+            await events.open()
     finally:
-        await teller.close()
+        await events.close()
 
 
-async def asked(settings: Settings, answer: web.Response | None) -> bool:
-    """`has_models` where WebHDFS gives this answer, or none."""
+async def has_models_with(settings: Settings, answer: web.Response | None) -> bool:
+    """Call `has_models` against a WebHDFS with this response; None: no server."""
 
     async def handle(_request: web.Request) -> web.Response:
         assert answer is not None
@@ -201,22 +201,22 @@ async def asked(settings: Settings, answer: web.Response | None) -> bool:
         await runner.cleanup()
 
 
-def told(*names: str) -> web.Response:
+def listing(*names: str) -> web.Response:
     return web.json_response({"FileStatuses": {"FileStatus": [{"pathSuffix": name} for name in names]}})
 
 
-async def test_models_are_there_where_each_symbol_has_a_champion() -> None:
+async def test_has_models_requires_a_champion_of_each_symbol() -> None:
     settings = settings_with({"BDI_FORECASTING__SYMBOLS": "BTC-USD"})
-    assert await asked(settings, told("m1"))
-    assert not await asked(settings, told())
-    assert not await asked(settings, web.json_response({}, status=404))
+    assert await has_models_with(settings, listing("m1"))
+    assert not await has_models_with(settings, listing())
+    assert not await has_models_with(settings, web.json_response({}, status=404))
 
 
 @pytest.mark.parametrize(
     "answer",
     [None, web.Response(status=503), web.Response(text="<html>"), web.json_response({}), web.json_response([])],
-    ids=["nobody", "503", "no JSON", "no list", "an array"],
+    ids=["no server", "503", "no JSON", "no list", "an array"],
 )
-async def test_a_webhdfs_that_does_not_tell_is_one_clear_line(answer: web.Response | None) -> None:
-    with pytest.raises(StackError, match=r"hdfs\.webhdfs: .*: which models are there is not told"):
-        await asked(settings_with({"BDI_FORECASTING__SYMBOLS": "BTC-USD"}), answer)
+async def test_a_failing_webhdfs_is_a_one_line_error(answer: web.Response | None) -> None:
+    with pytest.raises(StackError, match=r"hdfs\.webhdfs: .*: cannot list the champions"):
+        await has_models_with(settings_with({"BDI_FORECASTING__SYMBOLS": "BTC-USD"}), answer)

@@ -1,4 +1,4 @@
-"""Progress and events as a person reads them."""
+"""The printed lines of progress and events."""
 
 import io
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from devstack.events import follow_replay, tell_prediction, tell_score
-from devstack.progress import Count, PlainShow, _Pace, count_in, open_show
+from devstack.events import follow_replay, format_prediction, format_score
+from devstack.progress import Count, PlainReporter, _TimeLeft, count_in, open_reporter
 from marketdata.records import Prediction, Score
 from tests.support.exchange_server import running_exchange
 
@@ -29,32 +29,32 @@ def test_the_last_count_of_a_log_is_its_progress(lines: list[str], expected: Cou
 
 def test_plain_progress_is_lines(tmp_path: Path) -> None:
     out = io.StringIO()
-    show = open_show(Console(file=out, force_terminal=False, width=200))
-    assert type(show) is PlainShow
-    show.begin("train")
-    show.follow("train", tmp_path / "none.log")
-    show.end("train")
-    show.close()
+    progress = open_reporter(Console(file=out, force_terminal=False, width=200))
+    assert type(progress) is PlainReporter
+    progress.begin("train")
+    progress.follow("train", tmp_path / "none.log")
+    progress.end("train")
+    progress.close()
     first, second = out.getvalue().splitlines()
     assert first == "train …"
     assert second.startswith("train done after 0.")
 
 
-def test_the_time_left_is_that_of_the_present_step() -> None:
-    pace = _Pace()
-    assert pace.tell(Count("klines", 10, 20), 100.0) == "klines 10/20"
-    assert pace.tell(Count("klines", 15, 20), 110.0) == "klines 15/20, about 10 s left"
-    assert pace.tell(Count("rows", 1, 4), 111.0) == "rows 1/4"
-    assert pace.tell(Count("rows", 2, 4), 114.0) == "rows 2/4, about 6 s left"
-    assert pace.tell(Count("rows", 4, 4), 120.0) == "rows 4/4"
+def test_the_time_left_is_that_of_the_current_step() -> None:
+    time_left = _TimeLeft()
+    assert time_left.describe(Count("klines", 10, 20), 100.0) == "klines 10/20"
+    assert time_left.describe(Count("klines", 15, 20), 110.0) == "klines 15/20, about 10 s left"
+    assert time_left.describe(Count("rows", 1, 4), 111.0) == "rows 1/4"
+    assert time_left.describe(Count("rows", 2, 4), 114.0) == "rows 2/4, about 6 s left"
+    assert time_left.describe(Count("rows", 4, 4), 120.0) == "rows 4/4"
 
 
-def test_a_terminal_gets_its_lines_too() -> None:
+def test_a_terminal_shows_the_lines_too() -> None:
     out = io.StringIO()
-    show = open_show(Console(file=out, force_terminal=True, width=100))
-    show.begin("train")
-    show.end("train")
-    show.close()
+    progress = open_reporter(Console(file=out, force_terminal=True, width=100))
+    progress.begin("train")
+    progress.end("train")
+    progress.close()
     assert "train done after" in out.getvalue()
 
 
@@ -85,8 +85,9 @@ def test_a_prediction_reads_as_one_line() -> None:
         origin="live",
         **_TIMES,
     )
-    assert tell_prediction(prediction) == (
-        "prediction  BTC-USD 2024-08-05 06:00–07:00: 54,123.40, 90% within 53,000.00 … 55,000.00 (champion v1)"
+    assert format_prediction(prediction) == (
+        "prediction  BTC-USD 2024-08-05 06:00–07:00: average 54,123.40, "
+        "90% interval 53,000.00 … 55,000.00 (champion v1)"
     )
 
 
@@ -112,16 +113,16 @@ def test_a_score_reads_as_one_line() -> None:
         winkler_bps=2.0,
         **_TIMES,
     )
-    assert tell_score(score) == (
-        "score       BTC-USD 2024-08-05 06:00–07:00: was 54,000.00, predicted 54,123.40: +22.8 bp, "
-        "last price -18.5 bp, inside its band (champion v1)"
+    assert format_score(score) == (
+        "score       BTC-USD 2024-08-05 06:00–07:00: actual 54,000.00, predicted 54,123.40, "
+        "error +22.8 bp (last-price baseline -18.5 bp), inside the interval (champion v1)"
     )
 
 
-async def test_the_end_of_the_replayed_history_is_told() -> None:
+async def test_the_end_of_the_replayed_history_is_reported() -> None:
     async with running_exchange() as exchange:
         exchange.state.clock.steer(now_ms=exchange.state.clock.end_ms)
-        told: list[str] = []
-        await follow_replay(exchange.address, told.append)
-    assert len(told) == 1
-    assert "the replayed history ends at 2024-08-07T00:00:00.000Z" in told[0]
+        reported: list[str] = []
+        await follow_replay(exchange.address, reported.append)
+    assert len(reported) == 1
+    assert "the replayed history ended at 2024-08-07T00:00:00.000Z" in reported[0]

@@ -1,4 +1,4 @@
-"""What is looked for before anything is installed or started, and the line a person reads when it is not there."""
+"""The checks of the set-up and before a start, and their error messages."""
 
 import os
 import socket
@@ -22,37 +22,37 @@ def _java_home(folder: Path, version: int, modules: str = "java.base jdk.incubat
     return folder
 
 
-def test_java_home_goes_before_the_jvm_folder(tmp_path: Path) -> None:
+def test_java_home_precedes_the_jvm_folder(tmp_path: Path) -> None:
     chosen = _java_home(tmp_path / "mine", 21)
     _java_home(tmp_path / "jvm" / "java-17", 17)
-    java, refused = find_java({"JAVA_HOME": str(chosen), "PATH": ""}, tmp_path / "jvm")
+    java, rejected = find_java({"JAVA_HOME": str(chosen), "PATH": ""}, tmp_path / "jvm")
     assert java is not None
-    assert (java.home, java.version, refused) == (chosen, 21, [])
+    assert (java.home, java.version, rejected) == (chosen, 21, [])
 
 
 @pytest.mark.parametrize(
     ("version", "modules", "why"),
     [(25, "java.base jdk.incubator.vector", "Java 25, expected 17 or 21"), (17, "java.base", "without the module")],
 )
-def test_an_unusable_java_is_passed_over_with_its_reason(tmp_path: Path, version: int, modules: str, why: str) -> None:
+def test_an_unsupported_java_is_rejected_with_the_reason(tmp_path: Path, version: int, modules: str, why: str) -> None:
     unusable = _java_home(tmp_path / "mine", version, modules)
     usable = _java_home(tmp_path / "jvm" / "java-17", 17)
-    java, refused = find_java({"JAVA_HOME": str(unusable), "PATH": ""}, tmp_path / "jvm")
+    java, rejected = find_java({"JAVA_HOME": str(unusable), "PATH": ""}, tmp_path / "jvm")
     assert java is not None
     assert java.home == usable
-    assert len(refused) == 1
-    assert why in refused[0]
+    assert len(rejected) == 1
+    assert why in rejected[0]
 
 
-def test_no_java_at_all_gives_the_command(tmp_path: Path) -> None:
-    java, refused = find_java({"JAVA_HOME": str(tmp_path), "PATH": ""}, tmp_path / "jvm")
+def test_without_java_the_error_names_the_install_command(tmp_path: Path) -> None:
+    java, rejected = find_java({"JAVA_HOME": str(tmp_path), "PATH": ""}, tmp_path / "jvm")
     assert java is None
-    line = missing_java(refused)
+    line = missing_java(rejected)
     assert "apt-get install openjdk-17-jre-headless" in line
     assert str(tmp_path) in line
 
 
-def test_a_java_without_a_release_file_is_asked(tmp_path: Path) -> None:
+def test_a_java_without_a_release_file_is_run(tmp_path: Path) -> None:
     java = tmp_path / "bin" / "java"
     java.parent.mkdir()
     java.write_text("#!/bin/sh\necho java.base@17.0.9\necho jdk.incubator.vector@17.0.9\n")
@@ -60,31 +60,31 @@ def test_a_java_without_a_release_file_is_asked(tmp_path: Path) -> None:
     assert inspect(tmp_path) == (17, "")
 
 
-def test_a_taken_port_is_named_with_the_setting_that_moves_it() -> None:
+def test_a_port_in_use_is_named_with_its_setting() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(StackError, match=rf"port {port} is taken.*kafka\.brokers \(BDI_KAFKA__BROKERS\)"):
+        with pytest.raises(StackError, match=rf"port {port} is in use.*kafka\.brokers \(BDI_KAFKA__BROKERS\)"):
             check_ports([("kafka", f"127.0.0.1:{port}", "kafka.brokers")])
 
 
-def test_the_machine_may_be_named_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a container is: others reach it by its name alone."""
+def test_the_host_name_is_a_local_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container is only reachable by its host name."""
     monkeypatch.setattr(socket, "gethostname", lambda: "localhost.localdomain")
-    monkeypatch.setattr(socket.socket, "bind", lambda _socket, address: asked.append(address))
-    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(socket.socket, "bind", lambda _socket, address: bound.append(address))
+    bound: list[tuple[str, int]] = []
     check_ports([("kafka", "localhost.localdomain:9092", "kafka.brokers")])
-    assert asked == [("localhost.localdomain", 9092)]
+    assert bound == [("localhost.localdomain", 9092)]
 
 
 @pytest.mark.parametrize("address", ["broker.example:9092", "127.0.0.1"])
-def test_an_address_that_cannot_be_served_here_is_refused(address: str) -> None:
+def test_a_remote_address_is_rejected(address: str) -> None:
     with pytest.raises(StackError, match=r"^kafka\.brokers: "):
         check_ports([("kafka", address, "kafka.brokers")])
 
 
-def test_too_little_memory_and_disk_say_how_much_is_needed(tmp_path: Path) -> None:
+def test_too_little_memory_or_disk_is_an_error_with_the_minimum(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"memory: 4\.0 GiB .* expected 6 GiB"):
         check_memory(4 << 30)
     with pytest.raises(StackError, match=r"disk: 1\.0 GB free .* expected 5 GB"):
@@ -122,7 +122,7 @@ def test_a_malformed_lock_line_is_named(tmp_path: Path) -> None:
         read_lock(lock)
 
 
-def test_ivy_is_asked_for_the_artifacts_alone() -> None:
+def test_ivy_is_bound_for_the_artifacts_alone() -> None:
     text = ivy_module([Jar("kafka", "org.example", "thing", "1.0", "0" * 64)])
     assert '<dependency org="org.example" name="thing" rev="1.0" transitive="false" conf="kafka->default">' in text
 
@@ -137,6 +137,8 @@ def test_no_file_of_the_set_up_names_a_registry() -> None:
 
 def test_the_environments_programs_find_the_project_from_any_folder(tmp_path: Path) -> None:
     faust = Path(sys.executable).parent / "faust"
-    told = subprocess.run([faust, "-A", "streams", "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    assert "dead-letters" in told.stdout
+    listed = subprocess.run(
+        [faust, "-A", "streams", "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert listed.returncode == 0, listed.stderr
+    assert "dead-letters" in listed.stdout

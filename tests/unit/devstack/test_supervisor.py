@@ -1,4 +1,4 @@
-"""The supervisor's decisions, with programs of one line in place of the stack's."""
+"""The supervisor's reactions to exits, with one-line programs as parts."""
 
 import asyncio
 import sys
@@ -13,7 +13,7 @@ from devstack.stack import Part
 from devstack.state import load_state
 from tests.support.stack import settings_with
 
-FOR_LONG = (sys.executable, "-c", "import time; time.sleep(600)")
+SLEEPS = (sys.executable, "-c", "import time; time.sleep(600)")
 ENDS = (sys.executable, "-c", "raise SystemExit(3)")
 
 
@@ -22,7 +22,7 @@ def settings(tmp_path: Path) -> Settings:
     return settings_with({"BDI_DEVSTACK__STATE_DIR": str(tmp_path / "state")})
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, *parts: Part) -> None:
+def replace_parts(monkeypatch: pytest.MonkeyPatch, *parts: Part) -> None:
     monkeypatch.setattr(supervisor, "require_java", lambda: Java(Path("/nowhere"), 17))
     monkeypatch.setattr(supervisor, "build_parts", lambda *_words: list(parts))
 
@@ -35,11 +35,11 @@ async def never() -> str | None:
     return "is starting"
 
 
-async def test_a_part_that_dies_while_another_starts_ends_the_start(
+async def test_an_exit_while_another_part_starts_ends_the_start(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    """Healthy is what it was for a moment: nobody would wait for it again."""
-    stand_in(monkeypatch, Part("kafka", "", ENDS, healthy), Part("hdfs", "", FOR_LONG, never))
+    """The part was healthy before, so no health check would notice the exit."""
+    replace_parts(monkeypatch, Part("kafka", "", ENDS, healthy), Part("hdfs", "", SLEEPS, never))
     async with asyncio.timeout(30):
         assert await supervisor.supervise(settings, frozenset(), lambda _line: None) == 1
     state = load_state(settings.devstack.state_dir)
@@ -49,18 +49,18 @@ async def test_a_part_that_dies_while_another_starts_ends_the_start(
     assert state.parts["hdfs"].process.alive() is None
 
 
-async def test_who_asks_for_it_is_ended_by_any_death(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
-    """In a container the restart is somebody else's, who looks at the exit code."""
+async def test_with_fail_fast_any_exit_ends_the_stack(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    """In a container, the container runtime restarts the program if the exit code is not 0."""
     go = settings.devstack.state_dir / "go"
     waits = (sys.executable, "-c", f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nexit(3)")
-    stand_in(monkeypatch, Part("kafka", "", waits, healthy), Part("exchange", "", FOR_LONG, healthy))
+    replace_parts(monkeypatch, Part("kafka", "", waits, healthy), Part("exchange", "", SLEEPS, healthy))
 
     def tell(line: str) -> None:
-        told.append(line)
-        if len(told) == 2:
+        reported.append(line)
+        if len(reported) == 2:
             go.touch()
 
-    told: list[str] = []
+    reported: list[str] = []
     async with asyncio.timeout(30):
         assert await supervisor.supervise(settings, frozenset(), tell, fail_fast=True) == 1
     state = load_state(settings.devstack.state_dir)
