@@ -122,10 +122,10 @@ def link_project() -> None:
 def _same_python(python: Path) -> bool:
     if not python.exists() or not (VENV / "bin" / "pip").exists():
         return False
-    asked = subprocess.run(
+    result = subprocess.run(
         [str(python), "-c", "import sys; print(sys.version)"], capture_output=True, text=True, check=False
     )
-    return asked.stdout.strip() == sys.version.strip()
+    return result.stdout.strip() == sys.version.strip()
 
 
 def _create_venv() -> None:

@@ -191,18 +191,18 @@ class Demo:
 
                 async def streams() -> None:
                     await asyncio.gather(ready["kafka"], ready["exchange"])
-                    await self._job("topics", TOPICS)
+                    await self._job("topics", "create topics", TOPICS)
                     await events.open()
                     topics_made.set()
                     await self._worker(web)
 
                 async def storage() -> None:
                     await asyncio.gather(ready["hdfs"], ready["exchange"])
-                    await self._job("backfill", BACKFILL)
+                    await self._job("backfill", "backfill history", BACKFILL)
                     await topics_made.wait()
                     await self._stack.run(self._program("raw", RAW))
                     if not await has_models(settings):
-                        await self._job("train", TRAIN)
+                        await self._job("train", "train models", TRAIN)
 
                 group.create_task(streams())
                 group.create_task(storage())
@@ -227,21 +227,21 @@ class Demo:
     def _program(self, name: str, command: tuple[str, ...]) -> Part:
         return Part(name, "", command, _no_check, stage=_PROGRAMS_STAGE, grace_s=_PROGRAMS_GRACE_S)
 
-    async def _stage(self, name: str, work: Coroutine[None, None, None]) -> None:
-        self._progress.begin(name)
+    async def _stage(self, label: str, work: Coroutine[None, None, None]) -> None:
+        self._progress.begin(label)
         await work
-        self._progress.end(name)
+        self._progress.end(label)
 
-    async def _job(self, name: str, command: tuple[str, ...]) -> None:
+    async def _job(self, name: str, label: str, command: tuple[str, ...]) -> None:
         def follow(log: Path) -> None:
-            self._progress.follow(name, log)
+            self._progress.follow(label, log)
 
         work = self._stack.job(name, command, stage=_PROGRAMS_STAGE, grace_s=_PROGRAMS_GRACE_S, follow=follow)
-        await self._stage(name, work)
+        await self._stage(label, work)
 
     async def _worker(self, web: str) -> None:
         worker = replace(self._program("streams", WORKER), address=web, problem=lambda: http_problem(web))
-        await self._stage("streams worker", self._stack.start([worker], self._settings.devstack.startup_s))
+        await self._stage("start streams worker", self._stack.start([worker], self._settings.devstack.startup_s))
         self._progress.line(f"dashboard: {web}/")
 
     def _first_prediction(self) -> None:

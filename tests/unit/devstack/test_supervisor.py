@@ -55,14 +55,14 @@ async def test_with_fail_fast_any_exit_ends_the_stack(monkeypatch: pytest.Monkey
     waits = (sys.executable, "-c", f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nexit(3)")
     replace_parts(monkeypatch, Part("kafka", "", waits, healthy), Part("exchange", "", SLEEPS, healthy))
 
-    def tell(line: str) -> None:
+    def record(line: str) -> None:
         reported.append(line)
         if len(reported) == 2:
             go.touch()
 
     reported: list[str] = []
     async with asyncio.timeout(30):
-        assert await supervisor.supervise(settings, frozenset(), tell, fail_fast=True) == 1
+        assert await supervisor.supervise(settings, frozenset(), record, fail_fast=True) == 1
     state = load_state(settings.devstack.state_dir)
     assert state is not None
     assert state.error.startswith("kafka: ended with exit code 3")
