@@ -111,7 +111,7 @@ def test_the_sample_matches_its_checksums_and_readme() -> None:
     for path in files:
         name = path.relative_to(sample.SAMPLE).as_posix()
         assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name]
-    assert sum(path.stat().st_size for path in files) <= sample.LARGEST_BYTES
+    assert sum(path.stat().st_size for path in files) <= sample.MAX_BYTES
     for part in sample.PARTS:
         times = pq.read_table(sample.SAMPLE / part.name)["timestamp"].to_pylist()
         step_ms = HOUR_MS if part.interval == "1h" else MINUTE_MS
