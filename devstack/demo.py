@@ -198,7 +198,7 @@ class Demo:
 
                 async def storage() -> None:
                     await asyncio.gather(ready["hdfs"], ready["exchange"])
-                    await self._job("backfill", "backfill history", BACKFILL)
+                    await self._job("backfill", "load history", BACKFILL)
                     await topics_made.wait()
                     await self._stack.run(self._program("raw", RAW))
                     if not await has_models(settings):

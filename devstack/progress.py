@@ -105,7 +105,7 @@ class PlainReporter:
         when, last = self._printed[job]
         if count != last and now - when >= _PLAIN_EVERY_S:
             self._printed[job] = (now, count)
-            self.line(f"{job}: {text} after {now - self._began[job]:.0f} s")
+            self.line(f"{job}: {text} ({now - self._began[job]:.0f} s elapsed)")
 
     def end(self, job: str) -> None:
         self.line(f"{job} done after {time.monotonic() - self._began[job]:.1f} s")
