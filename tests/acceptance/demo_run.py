@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def live_hours(self) -> list[int]:
-        """Start times of the hours that closed during the run, in ms; the first was completed by a backfill."""
+        """Start times of the hours that closed during the run, in ms; missing minutes of the first were fetched."""
         return sorted({int(at.timestamp() * 1000) for at in self.hourly[self.hourly.origin == "live"].hour_start})
 
 
