@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 WITH_JAVA = eval "$$($(RUN) -m devstack env)" &&
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo live test lint bench lock down clean
+.PHONY: help setup demo live check test lint docs bench lock down clean
 
 help:   ## print this list
 	@sed -n 's/^\([a-z]*\): *[a-z ]*## */\1\t/p' Makefile | expand -t 8
@@ -19,15 +19,35 @@ demo: setup  ## the whole product on replayed history, an hour a minute; Ctrl-C 
 live: setup  ## the same on the real exchanges, at real speed
 	@$(RUN) -m devstack demo --profile live
 
-test: lint  ## lint, then every test on the real stack (ARGS="-k name" chooses)
+# One thread per library: two OpenMP pools on two cores wait for each other, at five times the CPU time.
+QUICK = OMP_NUM_THREADS=1 $(RUN) -m pytest tests/unit tests/property -n auto --dist worksteal
+
+check: lint  ## lint, then unit and property tests on all cores; needs no Java
+	@$(QUICK) $(ARGS)
+
+ifeq ($(strip $(ARGS)),)
+test: lint docs  ## everything: lint, site, all tests on the real stack, branch coverage (ARGS="-k name" chooses tests)
+	@$(PYTHON) -m devstack.bootstrap browser
+	@status=0; \
+	$(QUICK) --cov || status=$$?; \
+	$(WITH_JAVA) $(RUN) -m pytest tests/parity tests/integration tests/acceptance || status=$$?; \
+	exit $$status
+else
+test: lint
 	@$(PYTHON) -m devstack.bootstrap browser
 	@$(WITH_JAVA) $(RUN) -m pytest $(ARGS)
+endif
 
 lint: setup  ## ruff, mypy --strict and the directions of imports
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 	@.venv/bin/lint-imports
+
+docs: setup  ## the documentation as a site in build/site; warnings are errors
+	@rm -rf build/docs && mkdir -p build/docs
+	@cp --parents -r *.md LICENSE docs examples devstack/sample/README.md build/docs
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 bench: setup  ## measure; tables and JSON in build/bench
 	@$(WITH_JAVA) $(RUN) -m benchmarks

@@ -121,7 +121,8 @@ class Locks:
         jvm: Spark's JVM view.
         fs: an HDFS `DistributedFileSystem`.
         folder: the folder of the lock files.
-        monotonic, sleep: replaceable for tests.
+        monotonic: clock of the waiting time; replaceable for tests.
+        sleep: waits between attempts; replaceable for tests.
     """
 
     def __init__(

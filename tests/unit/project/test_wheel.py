@@ -1,5 +1,6 @@
 """The wheel contains every package with its data, and runs in an environment without the repository."""
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -57,3 +58,8 @@ def test_the_wheel_runs_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> N
     assert "dead-letters" in run(python, "-m", "faust", "-A", "streams", "--help", cwd=elsewhere)
     code = f"import {', '.join(PACKAGES)}; config.load_settings('demo'); print(streams.__file__)"
     assert Path(run(python, "-c", code, cwd=elsewhere).strip()).is_relative_to(own)
+
+
+def test_the_image_contains_the_same_packages() -> None:
+    copied = re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(copied) == sorted(PACKAGES)
