@@ -2,7 +2,6 @@
 
 import base64
 import math
-import time
 from typing import Any
 
 import msgspec
@@ -150,13 +149,11 @@ def test_undecodable_bytes_are_refused_with_the_codecs_reason() -> None:
         ({"symbol": "A-" * (LONG // 2)}, "symbol"),
     ],
 )
-def test_a_text_of_half_a_megabyte_is_refused_in_linear_time(changed: dict[str, Any], field: str) -> None:
+def test_a_text_of_half_a_megabyte_is_refused_by_its_field(changed: dict[str, Any], field: str) -> None:
     one = tick(**changed)
     records = [record(encode(one), key=one.symbol.encode())]
-    started_s = time.process_time()
+    # A check in quadratic time would take 10^11 steps, and run into pytest's timeout.
     (letter,) = letters(run(records))
-    # A check in quadratic time would take 10^11 steps, which is minutes.
-    assert time.process_time() - started_s < 5.0
     assert letter.field == field
 
 
