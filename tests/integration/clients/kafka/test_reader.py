@@ -10,8 +10,8 @@ from marketdata.errors import BrokerError
 from marketdata.records import Tick
 from marketdata.topics import TopicRole
 from streams.kafka import topics
+from tests.support.builders import SYMBOL, tick
 from tests.support.streams_worker import send
-from tests.support.view_records import SYMBOL, tick
 
 START_MS = 1_722_816_000_000
 BEHIND = 300  # records that are no ticks: more than are looked at first

@@ -10,9 +10,9 @@ from pathlib import Path
 from config import Settings
 from marketdata.codec import decode, encode
 from marketdata.records import DeadLetter, FeatureRow, Tick
-from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 from streams.kafka import topics
+from tests.support import builders
 from tests.support.stack import Program, eventually_async
 from tests.support.streams_worker import (
     SLOWLY_MOVING,
@@ -32,20 +32,9 @@ SYMBOLS = ("BTC-USD", "ETH-USD", "ADA-USD", "BTC-EUR", "ETH-EUR", "XRP-EUR")  # 
 
 
 def tick(symbol: str, timestamp_ms: int, price: float) -> Tick:
-    timestamp = to_rfc3339(timestamp_ms)
-    quote = symbol[-3:]
-    return Tick(
-        symbol=symbol,
-        tick_id=Tick.make_id(symbol, timestamp),
-        timestamp=timestamp,
-        quote=quote,
-        price=price,
-        price_usd=price if quote == "USD" else None,
-        bid_price=price - 0.5,
-        bid_qty=1.0,
-        ask_price=price + 0.5,
-        ask_qty=3.0,
-    )
+    """A tick whose mid is its price."""
+    quote = {"bid_price": price - 0.5, "bid_qty": 1.0, "ask_price": price + 0.5, "ask_qty": 3.0}
+    return builders.tick(timestamp_ms, symbol, price=price, sources={}, price_change_percentage_24h=None, **quote)
 
 
 def walk(count: int, seed: int) -> list[Tick]:

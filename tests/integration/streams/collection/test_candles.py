@@ -6,8 +6,8 @@ from marketdata.times import HOUR_MS, MINUTE_MS
 from marketdata.topics import TopicRole
 from streams.collection.candles import published_minutes
 from streams.kafka import topics
+from tests.support.builders import SYMBOL, candle
 from tests.support.streams_worker import send
-from tests.support.view_records import SYMBOL, candle
 
 START_MS = 1_722_816_000_000
 

@@ -5,8 +5,8 @@ from marketdata.codec import encode
 from marketdata.topics import TopicRole
 from streams.collection.last_tick import newest_tick_ms
 from streams.kafka import topics
+from tests.support.builders import SYMBOL, tick
 from tests.support.streams_worker import send
-from tests.support.view_records import SYMBOL, tick
 
 START_MS = 1_722_816_000_000
 BEHIND = 300  # records that are no ticks: more than are read first

@@ -9,10 +9,11 @@ import pytest
 from config import Settings
 from marketdata.codec import decode, encode
 from marketdata.errors import ConfigurationError
-from marketdata.records import DeadLetter, FeatureRow, Prediction, Tick, WindowFeatures
+from marketdata.records import DeadLetter, Prediction, Tick, WindowFeatures
 from marketdata.topics import TopicRole
 from streams.commands import NAMES
 from streams.kafka import topics
+from tests.support.builders import dead_letter, feature_row, prediction, tick
 from tests.support.stack import ExchangeUnderTest
 from tests.support.streams_worker import command as run
 from tests.support.streams_worker import decoded, lines, send
@@ -21,19 +22,7 @@ TIME = "2024-08-05T00:00:00.000Z"
 
 
 def letter(offset: int, reason: str) -> DeadLetter:
-    return DeadLetter(
-        symbol="BTC-USD",
-        refused_at=TIME,
-        reason=reason,
-        field="price",
-        value="-1.0",
-        expected="a number > 0",
-        topic="cryptoTopic",
-        partition=0,
-        offset=offset,
-        key="BTC-USD",
-        payload="e30=",
-    )
+    return dead_letter(reason=reason, field="price", value="-1.0", expected="a number > 0", offset=offset)
 
 
 def test_help_lists_the_commands(settings: Settings) -> None:
@@ -86,28 +75,17 @@ async def test_all_mismatched_partition_counts_are_named_before_a_topic_is_creat
 
 async def test_records_of_the_topics_are_shown(settings: Settings) -> None:
     await topics.ensure(settings)
-    tick = Tick(symbol="BTC-USD", tick_id=f"BTC-USD|{TIME}", timestamp=TIME, quote="USD", price=1.5, price_usd=1.5)
-    await send(settings, TopicRole.TICKS_CLEAN, [(b"BTC-USD", encode(tick)), (b"BTC-USD", b"garbage")])
+    one = tick(price=1.5)
+    await send(settings, TopicRole.TICKS_CLEAN, [(b"BTC-USD", encode(one)), (b"BTC-USD", b"garbage")])
     shown = lines(run(settings, "tail", "ticks-clean", "--json"))
-    assert [one["record"] for one in shown] == [json.loads(encode(tick)), None]
+    assert [one["record"] for one in shown] == [json.loads(encode(one)), None]
     assert "price=1.5" in run(settings, "tail", "ticks-clean").stdout
     assert "expected one of" in run(settings, "tail", "nosuch", code=1).stderr
     assert lines(run(settings, "tail", "ticks-clean", "--market", "ETH-USD", "--json")) == []
     assert "0 is not in the range" in run(settings, "tail", "ticks-clean", "-n", "0", code=2).stderr
 
     window = WindowFeatures(n_ticks=1, coverage=1.0, last=7.25)
-    rows = [
-        FeatureRow(
-            symbol="BTC-USD",
-            timestamp=TIME,
-            revision=n,
-            mid=7.25,
-            spread_bps=1.0,
-            ewma_volatility=None,
-            windows={"1m": window},
-        )
-        for n in (0, 2, 1)
-    ]
+    rows = [feature_row(revision=n, mid=7.25, ewma_volatility=None, windows={"1m": window}) for n in (0, 2, 1)]
     await send(settings, TopicRole.FEATURES, [(b"BTC-USD", encode(row)) for row in rows])
     assert lines(run(settings, "features", "BTC-USD", "--json")) == [json.loads(encode(rows[1]))]
     people = [line.split() for line in run(settings, "features", "BTC-USD").stdout.splitlines()]
@@ -132,29 +110,9 @@ async def test_records_of_the_topics_are_shown(settings: Settings) -> None:
         {"reason": "not_positive", "field": "price", "count": 1},
     ]
 
-    prediction = Prediction(
-        symbol="BTC-USD",
-        prediction_id="p",
-        issued_at=TIME,
-        data_through=TIME,
-        target_start=TIME,
-        target_end=TIME,
-        horizon_h=1,
-        last_price=1.0,
-        pred_avg_price=2.0,
-        quantiles={"0.5": 2.0},
-        lower=1.0,
-        upper=3.0,
-        interval_level=0.9,
-        sigma=0.1,
-        n_calib=10,
-        model_version="v1",
-        trained_through=None,
-        role="champion",
-        origin="live",
-    )
-    await send(settings, TopicRole.PREDICTIONS, [(b"BTC-USD", encode(prediction))])
-    assert decode(Prediction, json.dumps(lines(run(settings, "predictions", "--json"))[0]).encode()) == prediction
+    made = prediction(quantiles={"0.5": 2.0})
+    await send(settings, TopicRole.PREDICTIONS, [(b"BTC-USD", encode(made))])
+    assert decode(Prediction, json.dumps(lines(run(settings, "predictions", "--json"))[0]).encode()) == made
     assert "champion" in run(settings, "predictions", "BTC-USD").stdout
     assert lines(run(settings, "predictions", "ETH-USD", "--json")) == []
     assert "none for ETH-USD; predictions are made for forecasting.symbols: BTC-USD" in (

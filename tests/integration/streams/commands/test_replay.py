@@ -1,7 +1,6 @@
 """`replay` and `dead-letters republish` on a real Kafka and HDFS, and a real worker that reads their records."""
 
 import asyncio
-import base64
 import io
 import shlex
 import signal
@@ -32,6 +31,7 @@ from streams.kafka.records import OutgoingRecord
 from streams.kafka.sender import Sender
 from streams.kafka.topics import TopicAdmin
 from tests.integration.streams.agents.test_agents import START_MS, are_through, keyed, tick, walk
+from tests.support.builders import dead_letter
 from tests.support.stack import environment_of, eventually, eventually_async, free_ports, running
 from tests.support.streams_worker import FAUST, command, decoded, everything, lines, send, without_exchanges, worker
 
@@ -55,20 +55,15 @@ async def final_rows(settings: Settings) -> dict[tuple[str, str], FeatureRow]:
 
 
 def to_dead_letter(value: bytes, offset: int, reason: str, **changed: Any) -> DeadLetter:
-    fields: dict[str, Any] = {
-        "symbol": "BTC-USD",
-        "refused_at": to_rfc3339(START_MS),
-        "reason": reason,
+    fields = {
         "field": "price",
         "value": "-1.0",
         "expected": "a number > 0",
         "topic": "",
         "partition": 1,
         "offset": offset,
-        "key": "BTC-USD",
-        "payload": base64.b64encode(value).decode(),
     }
-    return DeadLetter(**{**fields, **changed})
+    return dead_letter(original=value, reason=reason, **{**fields, **changed})
 
 
 async def test_a_worker_on_a_replay_makes_the_same_features(settings: Settings, tmp_path: Path) -> None:

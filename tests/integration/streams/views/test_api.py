@@ -32,9 +32,9 @@ from marketdata.topics import TOPICS, TopicRole
 from streams.kafka import topics
 from streams.views.openapi import EVENTS
 from tests.support.browser import chromium
+from tests.support.builders import SYMBOL, candle, prediction, score, tick
 from tests.support.stack import Program, StackUnderTest, alone, eventually, free_ports, running
 from tests.support.streams_worker import command, everything, send, without_exchanges, worker
-from tests.support.view_records import SYMBOL, candle, prediction, score, tick
 
 TOKEN = "a-token-of-the-test"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}

@@ -17,9 +17,9 @@ from marketdata.records import Prediction
 from marketdata.times import HOUR_MS, floor_to, from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 from tests.support.browser import ENTER, Browser, chromium
+from tests.support.builders import SYMBOL, dead_letter, prediction, score
 from tests.support.stack import ExchangeUnderTest, StackUnderTest, eventually
 from tests.support.streams_worker import send, worker
-from tests.support.view_records import SYMBOL, dead_letter, prediction, score
 
 
 @pytest.fixture

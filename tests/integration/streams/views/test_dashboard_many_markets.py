@@ -17,9 +17,9 @@ from marketdata.records import Tick
 from marketdata.times import MINUTE_MS, floor_to
 from marketdata.topics import TopicRole
 from tests.support.browser import DOWN, ENTER, ESCAPE, PAGE_DOWN, TAB, Browser, chromium
+from tests.support.builders import candle, tick
 from tests.support.stack import Program, eventually
 from tests.support.streams_worker import send, without_exchanges, worker
-from tests.support.view_records import candle, tick
 
 MARKETS = 1_000
 COINS = ["BTC", *(f"C{number:03d}" for number in range(1, MARKETS))]

@@ -15,7 +15,7 @@ from streams.kafka import topics
 from streams.views import responses
 from streams.views.follower import Follower, OnRecord
 from streams.views.read_model import ReadModel
-from tests.support import view_records as records
+from tests.support import builders
 from tests.support.stack import eventually_async
 from tests.support.streams_worker import send
 
@@ -25,7 +25,7 @@ KEY = SYMBOL.encode()
 
 
 def polled(minute: int, **statuses: str) -> Tick:
-    return records.polled(START + minute * MINUTE_MS, **statuses)
+    return builders.polled(START + minute * MINUTE_MS, **statuses)
 
 
 @asynccontextmanager
@@ -80,7 +80,7 @@ async def test_an_outage_of_all_sources_shows_the_error_of_each_and_since_when(s
 
 
 async def test_a_topic_never_has_fewer_records_than_were_read_from_it(settings: Settings) -> None:
-    one = records.prediction(START)
+    one = builders.prediction(START)
     role = TopicRole.PREDICTIONS
     async with following(settings, START) as (read_model, follower):
 
@@ -108,14 +108,14 @@ async def test_the_views_recover_from_an_unexpected_error_and_count_it(settings:
             raise errors.pop()
 
     async with following(settings, START, on_record) as (read_model, follower):
-        await send(settings, role, [(KEY, encode(records.feature_row(START)))])
+        await send(settings, role, [(KEY, encode(builders.feature_row(START)))])
 
         async def failed() -> bool:
             return follower.kafka.failures == 1
 
         await eventually_async(failed, 30, "the failure")
         assert "unexpected" in str(follower.kafka.problem)
-        await send(settings, role, [(KEY, encode(records.feature_row(START + 1_000)))])
+        await send(settings, role, [(KEY, encode(builders.feature_row(START + 1_000)))])
 
         async def shown() -> bool:
             row = read_model.markets[SYMBOL].features
@@ -131,7 +131,7 @@ KINDS = (TopicRole.TICKS_CLEAN, TopicRole.CANDLES, TopicRole.FEATURES)
 
 
 def one_of_each(at_ms: int) -> dict[TopicRole, bytes]:
-    made = (records.tick(at_ms), records.candle(at_ms - MINUTE_MS), records.feature_row(at_ms))
+    made = (builders.tick(at_ms), builders.candle(at_ms - MINUTE_MS), builders.feature_row(at_ms))
     return {role: encode(record) for role, record in zip(KINDS, made, strict=True)}
 
 

@@ -18,12 +18,12 @@ from streams.kafka import topics
 from streams.views import responses
 from streams.views.follower import Follower
 from streams.views.read_model import ReadModel
-from tests.support import view_records as records
+from tests.support import builders
 from tests.support.stack import environment_of, eventually_async, free_ports, running, settings_with
 from tests.support.streams_worker import send
 
 START = 1_722_816_000_000
-KEY = records.SYMBOL.encode()
+KEY = builders.SYMBOL.encode()
 KILLS = 2  # a client's state after a kill depends on what it was doing
 
 
@@ -65,10 +65,10 @@ async def test_the_views_report_an_outage_of_kafka_and_recover(
 
     async def shows(second: int) -> None:
         at_ms = START + second * 1_000
-        await send(settings, TopicRole.FEATURES, [(KEY, encode(records.feature_row(at_ms)))])
+        await send(settings, TopicRole.FEATURES, [(KEY, encode(builders.feature_row(at_ms)))])
 
         async def shown() -> bool:
-            row = read_model.markets[records.SYMBOL].features
+            row = read_model.markets[builders.SYMBOL].features
             return row is not None and row.timestamp_ms == at_ms
 
         await eventually_async(shown, 30, "the newest row in the read model")

@@ -16,24 +16,10 @@ from marketdata.tick_rules import RULES
 from marketdata.times import to_rfc3339
 from streams.agents.cleaning import Cleaned, clean
 from streams.agents.seen import REMEMBERED, Seen
+from tests.support.builders import tick
 
 NOW_MS = 1_722_816_000_000
 LONG = 500_000
-
-
-def tick(timestamp_ms: int = NOW_MS, **changed: Any) -> Tick:
-    timestamp = to_rfc3339(timestamp_ms)
-    fields: dict[str, Any] = {
-        "symbol": "BTC-USD",
-        "tick_id": f"BTC-USD|{timestamp}",
-        "timestamp": timestamp,
-        "quote": "USD",
-        "price": 100.0,
-        "price_usd": 100.0,
-        "bid_price": 99.0,
-        "ask_price": 101.0,
-    }
-    return Tick(**{**fields, **changed})
 
 
 def record(value: bytes | None, offset: int = 0, key: bytes | None = b"BTC-USD") -> ConsumerRecord:

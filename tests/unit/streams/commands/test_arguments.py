@@ -9,13 +9,14 @@ import pytest
 
 from config import Settings
 from marketdata.errors import InvalidValueError
-from marketdata.records import Candle, DeadLetter, FeatureRow, Tick, event_time_ms
+from marketdata.records import DeadLetter, event_time_ms
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
 from streams.commands.arguments import Span, find_market, find_role
 from streams.commands.command import shown
 from streams.commands.replay import worker_variables
 from streams.commands.republish import dead_letter_id, not_restorable
+from tests.support.builders import candle, dead_letter, feature_row, tick
 from tests.support.stack import settings_with
 
 AT = "2024-08-05T00:00:00Z"
@@ -96,20 +97,8 @@ def test_clean_ticks_replayed_to_a_raw_topic_are_cleaned_again(settings: Setting
 
 
 def letter(**changed: Any) -> DeadLetter:
-    fields: dict[str, Any] = {
-        "symbol": "BTC-USD",
-        "refused_at": AT,
-        "reason": "json",
-        "field": "payload",
-        "value": "x",
-        "expected": "JSON",
-        "topic": "cryptoTopic",
-        "partition": 1,
-        "offset": 5,
-        "key": "BTC-USD",
-        "payload": base64.b64encode(b"x").decode(),
-    }
-    return DeadLetter(**{**fields, **changed})
+    values = {"reason": "json", "field": "payload", "value": "x", "expected": "JSON", "partition": 1, "offset": 5}
+    return dead_letter(AT_MS, original=b"x", **{**values, **changed})
 
 
 @pytest.mark.parametrize(
@@ -145,12 +134,8 @@ def test_a_dead_letter_is_identified_by_offset_and_bytes() -> None:
 
 
 def test_every_record_has_an_event_time() -> None:
-    candle = Candle(symbol="BTC-USD", open_time=AT, open=1.0, high=1.0, low=1.0, close=1.0, volume=0.0)
-    tick = Tick(symbol="BTC-USD", tick_id="x", timestamp=AT, quote="USD")
-    row = FeatureRow(
-        symbol="BTC-USD", timestamp=AT, revision=0, mid=None, spread_bps=None, ewma_volatility=None, windows={}
-    )
-    assert {event_time_ms(one) for one in (candle, tick, row, letter())} == {AT_MS}
+    records = (candle(AT_MS), tick(AT_MS), feature_row(AT_MS), letter())
+    assert {event_time_ms(one) for one in records} == {AT_MS}
 
 
 def test_the_names_of_all_topics_are_json(settings: Settings) -> None:

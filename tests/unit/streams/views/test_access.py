@@ -13,8 +13,9 @@ from config import load_settings
 from marketdata.errors import ConfigurationError
 from streams.views.access import COOKIE, require_guarded
 from streams.views.pages import Views
+from tests.support.builders import START_MS
+from tests.support.fake_clock import FakeClock
 from tests.support.stack import settings_with
-from tests.unit.streams.views.test_pages import _Clock
 
 TOKEN = "correct-horse-battery"
 PROTECTED = ("/", "/api/markets", "/api/openapi.json", "/api/events", "/static/app.js", "/metrics", "/nothing")
@@ -33,7 +34,7 @@ async def served(**environ: str) -> AsyncIterator[Client]:
         {"BDI_KAFKA__BROKERS": "127.0.0.1:1"} | {f"BDI_STREAMS__{name}".upper(): text for name, text in environ.items()}
     )
     server = web.Application()
-    Views(settings, _Clock()).add_to(server)
+    Views(settings, FakeClock(START_MS + 1_000)).add_to(server)
     for path in ("/health/live", "/health/ready", "/metrics"):
         server.router.add_get(path, fine)
     async with TestClient(TestServer(server)) as client:

@@ -15,8 +15,8 @@ from streams.metrics import Metrics
 from streams.views import responses
 from streams.views.exposition import ReadModelCollector
 from streams.views.read_model import KafkaView, ReadModel
+from tests.support.builders import SYMBOL, polled, prediction, score, tick
 from tests.support.stack import settings_with
-from tests.support.view_records import SYMBOL, polled, prediction, score, tick
 
 START = 1_722_816_000_000
 OTHER = "ETH-USD"

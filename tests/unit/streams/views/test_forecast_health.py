@@ -12,8 +12,8 @@ from streams.views import responses
 from streams.views.exposition import ReadModelCollector
 from streams.views.forecast_health import grace_s
 from streams.views.read_model import KafkaView, ReadModel
+from tests.support.builders import SYMBOL, prediction
 from tests.support.stack import settings_with
-from tests.support.view_records import SYMBOL, prediction
 
 START = 1_722_816_000_000
 OTHER = "ETH-USD"

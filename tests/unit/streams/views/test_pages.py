@@ -8,28 +8,24 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from marketdata.records import Tick
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 from streams.views.events import Hub, Listener
 from streams.views.pages import Views
+from tests.support.builders import tick
+from tests.support.fake_clock import FakeClock
 from tests.support.stack import settings_with
 
 START = 1_722_816_000_000
-
-
-class _Clock:
-    def now_ms(self) -> int:
-        return START + 1_000
-
-    def real_seconds(self, event_s: float) -> float:
-        return event_s
+Client = TestClient[web.Request, web.Application]
 
 
 @pytest.fixture
 def views() -> Views:
     # No broker listens at this address: the views also respond without Kafka.
-    return Views(settings_with({"BDI_KAFKA__BROKERS": "127.0.0.1:1", "BDI_MARKETS": "BTC-USD,ETH-USD"}), _Clock())
+    return Views(
+        settings_with({"BDI_KAFKA__BROKERS": "127.0.0.1:1", "BDI_MARKETS": "BTC-USD,ETH-USD"}), FakeClock(START + 1_000)
+    )
 
 
 @pytest.fixture
@@ -38,15 +34,6 @@ async def client(views: Views) -> AsyncIterator[TestClient[web.Request, web.Appl
     views.add_to(server)
     async with TestClient(TestServer(server)) as client:
         yield client
-
-
-def tick(at: int) -> Tick:
-    return Tick(
-        symbol="BTC-USD", tick_id=f"BTC-USD|{at}", timestamp=to_rfc3339(at), quote="USD", bid_price=1.0, ask_price=3.0
-    )
-
-
-Client = TestClient[web.Request, web.Application]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +107,7 @@ async def test_a_record_reaches_only_the_listeners_of_its_market(client: Client,
         lines, others = aiter(answer.content), aiter(other.content)
         assert (await read_event(lines, "health"))["state"] is not None
         await read_event(others, "health")
-        record = tick(START)
+        record = tick(START, bid_price=1.0, ask_price=3.0, price=None, price_change_percentage_24h=None)
         assert views.read_model.apply(TopicRole.TICKS_CLEAN, record, START)
         views._on_record(TopicRole.TICKS_CLEAN, record)
         assert (await read_event(lines, "tick"))["point"] == [START, 2.0]

@@ -13,7 +13,7 @@ from marketdata.topics import TopicRole
 from streams.views import responses
 from streams.views.pages import STATIC
 from streams.views.read_model import KafkaView, ReadModel
-from tests.support import view_records as records
+from tests.support import builders
 from tests.support.stack import settings_with
 
 START = 1_722_816_000_000
@@ -33,7 +33,7 @@ def read_model() -> ReadModel:
 def tick(at: int, *, bid: float | None = 99.0, status: str = "ok", symbol: str = "BTC-USD") -> Tick:
     """A tick with data of Binance only."""
     observed = to_rfc3339(at) if status == "ok" else None
-    return records.tick(
+    return builders.tick(
         at,
         symbol,
         bid_price=bid,
@@ -44,7 +44,7 @@ def tick(at: int, *, bid: float | None = 99.0, status: str = "ok", symbol: str =
 
 def prediction(hour: int, role: str, issued: int = 0) -> Prediction:
     start = START + hour * HOUR_MS
-    return records.prediction(
+    return builders.prediction(
         start,
         prediction_id=f"BTC-USD|{hour}|{role}|{issued}",
         issued_at=to_rfc3339(start + issued),
@@ -54,8 +54,8 @@ def prediction(hour: int, role: str, issued: int = 0) -> Prediction:
 
 
 def score(hour: int, error_bps: float, last_bps: float, *, covered: bool, origin: str = "live") -> Score:
-    return records.score(
-        records.prediction(START + hour * HOUR_MS, prediction_id=f"{hour}|{origin}"),
+    return builders.score(
+        builders.prediction(START + hour * HOUR_MS, prediction_id=f"{hour}|{origin}"),
         origin=origin,
         error_bps=error_bps,
         last_price_error_bps=last_bps,
@@ -119,18 +119,18 @@ def test_candles_arrive_in_any_order_and_the_oldest_are_removed(read_model: Read
     wanted = read_model.points
     minutes = list(range(0, 2 * wanted * MINUTE_MS, MINUTE_MS))
     for at in reversed(minutes[:wanted]):
-        read_model.apply(TopicRole.CANDLES, records.candle(START + at), START)
+        read_model.apply(TopicRole.CANDLES, builders.candle(START + at), START)
     for at in minutes[wanted:]:
-        read_model.apply(TopicRole.CANDLES, records.candle(START + at), START)
+        read_model.apply(TopicRole.CANDLES, builders.candle(START + at), START)
     rows = responses.history(read_model, "BTC-USD", wanted)["candles"]
     assert [row[0] for row in rows] == [START + at for at in minutes[wanted:]]
     assert len(read_model.markets["BTC-USD"].candles) <= wanted * 1.1
 
 
 def test_a_feature_row_is_replaced_only_by_a_newer_one(read_model: ReadModel) -> None:
-    read_model.apply(TopicRole.FEATURES, records.feature_row(START, revision=1), START)
-    assert not read_model.apply(TopicRole.FEATURES, records.feature_row(START, revision=0), START)
-    assert read_model.apply(TopicRole.FEATURES, records.feature_row(START, revision=2), START)
+    read_model.apply(TopicRole.FEATURES, builders.feature_row(START, revision=1), START)
+    assert not read_model.apply(TopicRole.FEATURES, builders.feature_row(START, revision=0), START)
+    assert read_model.apply(TopicRole.FEATURES, builders.feature_row(START, revision=2), START)
     kept = responses.features(read_model, "BTC-USD")["features"]
     assert kept.revision == 2
 
@@ -233,8 +233,8 @@ def _loads(path: Path) -> list[str]:
 
 def test_a_source_that_has_one_market_of_a_poll_is_ok_in_any_order(settings: Settings) -> None:
     polls = [
-        records.polled(START, "BTC-USD", binance="ok", coingecko="missing"),
-        records.polled(START, "ETH-USD", binance="missing", coingecko="ok"),
+        builders.polled(START, "BTC-USD", binance="ok", coingecko="missing"),
+        builders.polled(START, "ETH-USD", binance="missing", coingecko="ok"),
     ]
     for ticks in (polls, polls[::-1]):
         read_model = ReadModel(SYMBOLS)
@@ -245,14 +245,14 @@ def test_a_source_that_has_one_market_of_a_poll_is_ok_in_any_order(settings: Set
 
 
 def test_flags_and_divergence_are_reported_by_market_and_in_total(read_model: ReadModel, settings: Settings) -> None:
-    odd = records.tick(START, "ETH-USD", divergence_bps=-310.0, flags=("stale_coingecko", "divergent"))
-    for one in (records.tick(START, divergence_bps=4.0), odd):
+    odd = builders.tick(START, "ETH-USD", divergence_bps=-310.0, flags=("stale_coingecko", "divergent"))
+    for one in (builders.tick(START, divergence_bps=4.0), odd):
         read_model.apply(TopicRole.TICKS, one, START)
         read_model.apply(TopicRole.TICKS_CLEAN, one, START)
     # A stream's tick does not poll CoinGecko: the flags of the last poll remain.
     quoted = {"binance": SourceState(status="ok", staleness_ms=3), "coingecko": SourceState(status="not_polled")}
-    read_model.apply(TopicRole.TICKS_CLEAN, records.tick(START + 1_000, "ETH-USD", price=None, sources=quoted), START)
-    event = responses.tick_event(read_model, records.tick(START + 1_000, "ETH-USD"))
+    read_model.apply(TopicRole.TICKS_CLEAN, builders.tick(START + 1_000, "ETH-USD", price=None, sources=quoted), START)
+    event = responses.tick_event(read_model, builders.tick(START + 1_000, "ETH-USD"))
     assert event["sources"]["coingecko"].status == "ok"
     assert event["sources"]["binance"].staleness_ms == 3
     assert set(event["flags"]) == {"stale_coingecko", "divergent"}
@@ -266,7 +266,7 @@ def test_flags_and_divergence_are_reported_by_market_and_in_total(read_model: Re
     ]
     assert document["divergence"]["widest"]["symbol"] == "ETH-USD"
     assert {one["source"]: one["state"] for one in document["sources"]} == {"binance": "ok", "coingecko": "ok"}
-    read_model.apply(TopicRole.TICKS_CLEAN, records.tick(START + 60_000, flags=("stale_coingecko",)), START)
+    read_model.apply(TopicRole.TICKS_CLEAN, builders.tick(START + 60_000, flags=("stale_coingecko",)), START)
     document = responses.health(read_model, KafkaView(connected=True), settings, START + 60_000)
     assert {one["source"]: one["state"] for one in document["sources"]} == {"binance": "ok", "coingecko": "late"}
 
@@ -274,7 +274,7 @@ def test_flags_and_divergence_are_reported_by_market_and_in_total(read_model: Re
 def test_a_snapshot_has_one_market_in_full_and_the_others_as_rows() -> None:
     read_model = ReadModel([f"M{i}-USD" for i in range(1_000)])
     for symbol in read_model.symbols:
-        read_model.apply(TopicRole.TICKS_CLEAN, records.tick(START, symbol), START)
+        read_model.apply(TopicRole.TICKS_CLEAN, builders.tick(START, symbol), START)
     document = responses.snapshot(read_model, "M7-USD", {}, 500, is_forecast=True)
     assert document["symbol"] == document["market"]["symbol"] == "M7-USD"
     assert document["is_forecast"]
