@@ -24,9 +24,9 @@ from marketdata.times import MINUTE_MS, floor_to
 from marketdata.topics import TopicRole
 from streams.kafka import topics
 from tests.support.browser import Browser, chromium
+from tests.support.builders import candle, feature_row, tick
 from tests.support.stack import alone, environment_of, eventually, running
 from tests.support.streams_worker import without_exchanges, worker
-from tests.support.view_records import candle, feature_row, tick
 
 FEW, MANY = 6, 1_000
 PAGE_LOADS = 7
