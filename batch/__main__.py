@@ -50,9 +50,9 @@ def _parser() -> argparse.ArgumentParser:
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
     """Log retries of exchange requests. Code that waits for HDFS or Kafka logs that once by itself."""
     if isinstance(details.caused_by, SourceError):
-        _log.warning(
-            "attempt %d failed: %s; retrying in %.1f s", details.retry_num, details.caused_by, details.wait_for
-        )
+        # 0: the client itself waits, and its error states for how long.
+        pause = f"; retrying in {details.wait_for:.1f} s" if details.wait_for else ""
+        _log.warning("attempt %d failed: %s%s", details.retry_num, details.caused_by, pause)
 
 
 def _time_ms(text: str | None, option: str) -> int | None:

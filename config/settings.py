@@ -67,11 +67,19 @@ def _move_renamed(tree: dict[str, Any], origin: str) -> dict[str, Any]:
             continue
         value = old.pop(old_field)
         names = f"{old_section}.{old_field}", f"{section}.{field}"
-        if str(new.setdefault(field, value)) != str(value):
+        if _number(new.setdefault(field, value)) != _number(value):
             msg = f"{origin}: {names[0]}: {value!r}: expected only {names[1]}, which is {new[field]!r}"
             raise ConfigurationError(msg)
         warnings.warn(f"{origin}: {names[0]} is deprecated; use {names[1]}", FutureWarning, stacklevel=2)
     return {section: value for section, value in moved.items() if value != {} or section in tree}
+
+
+def _number(value: object) -> object:
+    """The value as a number if it is one, so that 60, 60.0 and "60" are equal."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return value
 
 
 class _Environment(EnvSettingsSource):

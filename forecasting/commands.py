@@ -17,6 +17,10 @@ from marketdata.errors import ConfigurationError, ForecastError
 _FINISH_S = 2.0  # of the 5 s in which a program ends; the rest is for closing clients (GRACEFUL_CLOSE_S)
 
 
+# Of the service, which updates its markets one after another: a hanging NameNode must not hold all of them for minutes.
+_HDFS_TIMEOUT_S, _HDFS_ATTEMPTS = 10.0, 2
+
+
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Run the command of parsed arguments; return the exit code."""
     if args.command == "report":
@@ -104,7 +108,8 @@ async def _serve(settings: Settings) -> int:
 
     async def serve() -> None:
         clock = await in_thread(lambda: build_clock(settings, wait_s=settings.hdfs.wait_s))
-        await PredictorService(settings, WebHdfs(settings.hdfs), clock).run(stop)
+        storage = WebHdfs(settings.hdfs, timeout_s=_HDFS_TIMEOUT_S, attempts=_HDFS_ATTEMPTS)
+        await PredictorService(settings, storage, clock).run(stop)
 
     serving = asyncio.ensure_future(serve())
     stopping = asyncio.ensure_future(stop.wait())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from clients.webhdfs import WebHdfs
 from forecasting.evaluation.conformal import Calibrator
@@ -72,9 +73,18 @@ def model_of(version: str) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Encode plain data as JSON: keys sorted, so that equal content has equal bytes; NaN and infinity become null."""
-    # float is the hook for numpy.float64, the only other type that occurs.
-    return msgspec.json.format(msgspec.json.encode(value, enc_hook=float, order="deterministic"), indent=1)
+    """Encode plain data as JSON: keys sorted, so that equal content has equal bytes; NaN and infinity become null.
+
+    Raises:
+        TypeError: the data contains a type without a JSON form; of numpy, only floats are converted.
+    """
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=_numpy_float, order="deterministic"), indent=1)
+
+
+def _numpy_float(value: Any) -> float:
+    if isinstance(value, np.floating):
+        return float(value)
+    raise TypeError(f"{type(value).__name__}: expected plain data or a numpy float")
 
 
 class Registry:

@@ -228,13 +228,13 @@ def test_a_former_name_in_the_environment_overrides_the_present_one_in_a_file(
 
 
 @pytest.mark.parametrize(("old", "new"), FORMER)
-@pytest.mark.parametrize("given", ["7.5", "8.5"])
+@pytest.mark.parametrize("given", ["7.5", "7.50", "8.5"])
 def test_both_names_in_one_source_must_agree(
     old: tuple[str, str], new: tuple[str, str], given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"BDI_{old[0]}__{old[1]}".upper(), "7.5")
     monkeypatch.setenv(f"BDI_{new[0]}__{new[1]}".upper(), given)
-    if given == "7.5":
+    if float(given) == 7.5:
         with pytest.warns(FutureWarning):
             assert getattr(getattr(load_settings(), new[0]), new[1]) == 7.5
     else:

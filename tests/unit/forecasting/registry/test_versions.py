@@ -1,6 +1,7 @@
 """Names of versions, and the JSON of their files."""
 
 import numpy as np
+import pytest
 
 from forecasting.registry.versions import canonical_json, model_of, version_name
 
@@ -21,3 +22,9 @@ def test_equal_content_has_equal_json_and_what_is_not_finite_is_null() -> None:
     first = canonical_json({"b": [1, np.float64(0.5)], "a": float("nan"), "c": {}})
     assert first == canonical_json({"c": {}, "a": float("-inf"), "b": [1, 0.5]})
     assert first == b'{\n "a": null,\n "b": [\n  1,\n  0.5\n ],\n "c": {}\n}'
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.bool_(1), object()])
+def test_what_has_no_json_form_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match=f"{type(value).__name__}: expected plain data or a numpy float"):
+        canonical_json({"a": value})
