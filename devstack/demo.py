@@ -125,7 +125,7 @@ class Restarts:
 
     async def _restart(self, part_exit: PartExit, count: int) -> None:
         pause_s = self._first_pause_s * 2 ** (count - 1)
-        last = f"last log line: {part_exit.last_line}" if part_exit.last_line else "the log is empty"
+        last = f"last log line: {part_exit.last_line!r}" if part_exit.last_line else "the log is empty"
         self._report(
             f"{part_exit.part.name} ended with exit code {part_exit.exit_code}; {last}; "
             f"restart in {pause_s:g} s ({count} of {RESTARTS})"

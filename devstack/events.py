@@ -31,7 +31,7 @@ def format_prediction(prediction: Prediction) -> str:
     stale = f", {prediction.stale_reason}" if prediction.stale_reason else ""
     return (
         f"prediction  {prediction.symbol} {_hour(prediction.target_start, prediction.target_end)}: "
-        f"average {prediction.pred_avg_price:,.2f}, {prediction.interval_level:.0%} interval "
+        f"average {prediction.pred_avg_price:,.2f}, {prediction.interval_level:.0%} band "
         f"{prediction.lower:,.2f} … {prediction.upper:,.2f} ({prediction.role} {prediction.model_version}{stale})"
     )
 
@@ -42,8 +42,8 @@ def format_score(score: Score) -> str:
     return (
         f"score       {score.symbol} {_hour(score.target_start, score.target_end)}: "
         f"actual {score.actual_avg_price:,.2f}, predicted {score.pred_avg_price:,.2f}, "
-        f"error {score.error_bps:+.1f} bp (last-price baseline {score.last_price_error_bps:+.1f} bp), "
-        f"{interval} the interval ({score.role} {score.model_version})"
+        f"error {score.error_bps:+.1f} bps (last-price baseline {score.last_price_error_bps:+.1f} bp), "
+        f"{interval} the band ({score.role} {score.model_version})"
     )
 
 

@@ -86,8 +86,7 @@ def test_a_prediction_reads_as_one_line() -> None:
         **_TIMES,
     )
     assert format_prediction(prediction) == (
-        "prediction  BTC-USD 2024-08-05 06:00–07:00: average 54,123.40, "
-        "90% interval 53,000.00 … 55,000.00 (champion v1)"
+        "prediction  BTC-USD 2024-08-05 06:00–07:00: average 54,123.40, 90% band 53,000.00 … 55,000.00 (champion v1)"
     )
 
 
@@ -115,7 +114,7 @@ def test_a_score_reads_as_one_line() -> None:
     )
     assert format_score(score) == (
         "score       BTC-USD 2024-08-05 06:00–07:00: actual 54,000.00, predicted 54,123.40, "
-        "error +22.8 bp (last-price baseline -18.5 bp), inside the interval (champion v1)"
+        "error +22.8 bps (last-price baseline -18.5 bps), inside the band (champion v1)"
     )
 
 

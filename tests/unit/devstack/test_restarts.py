@@ -65,7 +65,7 @@ async def test_the_sixth_exit_of_a_part_ends_the_demo(stack: Stack, reported: li
         "0.0625 s (4 of 5)",
         "0.125 s (5 of 5)",
     ]
-    assert ends[0].startswith("raw ended with exit code 3; last log line: no space left; ")
+    assert ends[0].startswith("raw ended with exit code 3; last log line: 'no space left'; ")
 
 
 async def test_a_part_that_stays_unhealthy_is_stopped_and_counts_as_exited(
