@@ -42,7 +42,7 @@ def format_score(score: Score) -> str:
     return (
         f"score       {score.symbol} {_hour(score.target_start, score.target_end)}: "
         f"actual {score.actual_avg_price:,.2f}, predicted {score.pred_avg_price:,.2f}, "
-        f"error {score.error_bps:+.1f} bps (last-price baseline {score.last_price_error_bps:+.1f} bp), "
+        f"error {score.error_bps:+.1f} bps (last-price baseline {score.last_price_error_bps:+.1f} bps), "
         f"{interval} the band ({score.role} {score.model_version})"
     )
 
