@@ -1,4 +1,4 @@
-"""Classify an exchange's response: usable, retryable or fatal. Pure.
+"""Classify an exchange's response: usable, retryable or refused. Pure.
 
 The REST clients (`exchanges.http`) and the WebSocket handshake (`exchanges.websocket`) use these rules, so that streams
 and backfill treat a response alike.
@@ -10,28 +10,28 @@ and backfill treat a response alike.
 | 418                                   | retryable | banned       | Retry-After, else 120  |
 | 429                                   | retryable | rate_limited | Retry-After, else 5    |
 | 408, 425, 1xx, 3xx, 5xx               | retryable | server_error | Retry-After, else none |
-| 401                                   | fatal     | unauthorised |                        |
-| 403                                   | fatal     | forbidden    |                        |
-| 451                                   | fatal     | geo_blocked  |                        |
-| other 4xx                             | fatal     | bad_request  |                        |
+| 401                                   | refusal   | unauthorised |                        |
+| 403                                   | refusal   | forbidden    |                        |
+| 451                                   | refusal   | geo_blocked  |                        |
+| other 4xx                             | refusal   | bad_request  |                        |
 | none within the timeout               | retryable | timeout      | none                   |
 | connection refused, reset or cut      | retryable | connection   | none                   |
-| content encoding that does not decode | retryable | bad_payload  | none                   |
+| body too large, or does not decompress | retryable | bad_payload | none                   |
 
 3xx is retryable because the APIs do not redirect: a proxy or a maintenance page between us and the exchange does.
 
 A retryable error without `retry_after_s` is retried with backoff. One with `retry_after_s` must not be retried earlier;
 callers wait for it where their time allows, else they give up. Retry-After counts if it is a positive, finite number
-of seconds, up to `MAX_RETRY_AFTER_S`; an HTTP date, 0, a negative number, NaN and infinity are ignored. A fatal error
+of seconds, up to `MAX_RETRY_AFTER_S`; an HTTP date, 0, a negative number, NaN and infinity are ignored. A refusal is
+not repeated at once; a program that runs on requests the source again after a longer pause (`exchanges.refusals`). It
 carries `code`, the `code` of a body such as Binance's {"code": -1121, "msg": "Invalid symbol."}.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
-from marketdata.errors import FatalSourceError, RetryableSourceError, SourceError
+from exchanges.fields import decode_json
+from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError, SourceError
 from marketdata.vocabulary import SourceStatus
 
 DEFAULT_RATE_LIMIT_S = 5.0
@@ -39,12 +39,12 @@ DEFAULT_RATE_LIMIT_S = 5.0
 DEFAULT_BAN_S = 120.0
 """Pause after a 418 without a usable Retry-After: Binance's shortest ban."""
 
-MAX_RETRY_AFTER_S = 3 * 24 * 3600.0
-"""Binance's longest ban. A longer Retry-After is an error, and would silence a source until the next restart."""
+MAX_RETRY_AFTER_S = 3600.0
+"""A longer Retry-After is shortened to this: the source is then requested again, and may ask for another pause."""
 
 _RATE_LIMITED, _BANNED = 429, 418
 _RETRYABLE_4XX = frozenset({408, 425})
-_FATAL_KINDS = {401: SourceStatus.UNAUTHORISED, 403: SourceStatus.FORBIDDEN, 451: SourceStatus.GEO_BLOCKED}
+_REFUSAL_KINDS = {401: SourceStatus.UNAUTHORISED, 403: SourceStatus.FORBIDDEN, 451: SourceStatus.GEO_BLOCKED}
 _SUCCESS, _REDIRECT, _CLIENT_ERROR, _SERVER_ERROR = 200, 300, 400, 500
 _MAX_SHOWN = 120
 
@@ -66,7 +66,7 @@ def classify_status(where: str, status: int, headers: Mapping[str, str], body: b
         return _retryable(message, SourceStatus.BANNED, _retry_after_s(headers, DEFAULT_BAN_S))
     if not _CLIENT_ERROR <= status < _SERVER_ERROR or status in _RETRYABLE_4XX:
         return _retryable(message, SourceStatus.SERVER_ERROR, _retry_after_s(headers, None))
-    return FatalSourceError(message, _FATAL_KINDS.get(status, SourceStatus.BAD_REQUEST), _code(body))
+    return FatalSourceError(message, _REFUSAL_KINDS.get(status, SourceStatus.BAD_REQUEST), _code(body))
 
 
 def decode_response(where: str, status: int, headers: Mapping[str, str], body: bytes) -> Any:
@@ -79,10 +79,9 @@ def decode_response(where: str, status: int, headers: Mapping[str, str], body: b
     if not _SUCCESS <= status < _REDIRECT:
         raise classify_status(where, status, headers, body)
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = f"{where}: body {body[:_MAX_SHOWN]!r}: expected JSON ({error})"
-        raise RetryableSourceError(message, SourceStatus.BAD_PAYLOAD) from error
+        return decode_json(body)
+    except InvalidValueError as error:
+        raise RetryableSourceError(f"{where}: {error}", SourceStatus.BAD_PAYLOAD) from error
 
 
 def _retryable(message: str, kind: SourceStatus, retry_after_s: float | None) -> RetryableSourceError:
@@ -101,8 +100,8 @@ def _retry_after_s(headers: Mapping[str, str], default: float | None) -> float |
 
 def _code(body: bytes) -> int | None:
     try:
-        decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        decoded = decode_json(body)
+    except InvalidValueError:
         return None
     code = decoded.get("code") if isinstance(decoded, dict) else None
     return code if isinstance(code, int) else None

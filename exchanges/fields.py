@@ -5,10 +5,25 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from marketdata.errors import InvalidValueError
 
 _INT64_END = 1 << 63
+_MAX_SHOWN = 120
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
+
+
+def decode_json(body: bytes | str) -> Any:
+    """The decoded JSON of a message.
+
+    Raises:
+        InvalidValueError: it is not JSON, not UTF-8, or nested more deeply than the decoder allows.
+    """
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidValueError("body", body[:_MAX_SHOWN], f"JSON ({error})") from error
 
 
 def nullable_number(row: Mapping[str, Any], field: str) -> float | None:

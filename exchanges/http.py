@@ -2,6 +2,9 @@
 
 `JsonClient` serves event loops, `BlockingJsonClient` threads. Both classify responses by `exchanges.classification`.
 Neither retries. The httpx client is passed in and stays the caller's.
+
+The size of a response is limited: a body is decompressed piece by piece (`exchanges.body`), and reading ends once it is
+too large. URLs of requests for many markets are limited by `JsonClient.room`.
 """
 
 import asyncio
@@ -11,11 +14,16 @@ from typing import Any
 
 import httpx
 
+from exchanges.body import MAX_BODY_BYTES, Body
 from exchanges.classification import decode_response
-from marketdata.errors import RetryableSourceError
+from marketdata.errors import InvalidValueError, RetryableSourceError
 from marketdata.vocabulary import SourceStatus
 
+MAX_URL_BYTES = 4_000
+"""Longest URL that is sent: servers and proxies refuse longer ones, some from 4,096 bytes."""
+
 _MAX_QUERY = 120
+_ACCEPTED = {"accept-encoding": "gzip"}
 
 
 class JsonClient:
@@ -44,26 +52,44 @@ class JsonClient:
         self._source = source
         self._base_url = base_url.rstrip("/")
         self._client = client
-        self._headers = dict(headers or {})
+        self._headers = _ACCEPTED | dict(headers or {})
         self._on_request = on_request
         self._on_headers = on_headers
 
-    async def get(self, path: str, params: Mapping[str, str], timeout_s: float) -> tuple[Any, httpx.Headers]:
-        """Decoded body and headers of one GET. `timeout_s` limits the whole request, in real seconds.
+    def room(self, path: str, params: Mapping[str, str]) -> int:
+        """Bytes that are left for more values in the URL of a request."""
+        return MAX_URL_BYTES - len(str(httpx.URL(self._base_url + path, params=dict(params))))
+
+    async def get(
+        self, path: str, params: Mapping[str, str], timeout_s: float, max_bytes: int = MAX_BODY_BYTES
+    ) -> tuple[Any, httpx.Headers]:
+        """Decoded body and headers of one GET.
+
+        Args:
+            path: after the base URL.
+            params: query.
+            timeout_s: limits the whole request, in real seconds.
+            max_bytes: limits the body, decompressed.
 
         Raises:
-            RetryableSourceError: no response, a refusal that may pass, or a body that is not JSON.
-            FatalSourceError: a refusal that does not pass.
+            RetryableSourceError: no response, a status that may pass, or a body that is too large or not JSON.
+            FatalSourceError: the source refuses the request.
         """
         where = _request_name(self._source, path, params)
         self._on_request()
         try:
-            async with asyncio.timeout(timeout_s):
-                response = await self._client.get(self._base_url + path, params=params, headers=self._headers)
-        except (TimeoutError, httpx.RequestError) as error:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._client.stream("GET", self._base_url + path, params=params, headers=self._headers) as response,
+            ):
+                self._on_headers(response.headers)
+                body = Body(response, max_bytes)
+                async for chunk in response.aiter_raw():
+                    if not body.add(chunk):
+                        break
+        except (TimeoutError, httpx.RequestError, InvalidValueError) as error:
             raise _request_error(where, error, timeout_s) from error
-        self._on_headers(response.headers)
-        return decode_response(where, response.status_code, response.headers, response.content), response.headers
+        return decode_response(where, response.status_code, response.headers, body.content()), response.headers
 
 
 class BlockingJsonClient:
@@ -89,28 +115,25 @@ class BlockingJsonClient:
         `timeout_s`, in real seconds, limits each wait for the network, and the time until the body is complete.
 
         Raises:
-            RetryableSourceError: no response, a refusal that may pass, or a body that is not JSON.
-            FatalSourceError: a refusal that does not pass.
+            RetryableSourceError: no response, a status that may pass, or a body that is too large or not JSON.
+            FatalSourceError: the source refuses the request.
         """
         where = _request_name(self._source, path, params)
         deadline = time.monotonic() + timeout_s
         try:
-            with self._client.stream("GET", self._base_url + path, params=params, timeout=timeout_s) as response:
-                body = _read(response, deadline)
-        except (TimeoutError, httpx.RequestError) as error:
+            with self._client.stream(
+                "GET", self._base_url + path, params=params, headers=_ACCEPTED, timeout=timeout_s
+            ) as response:
+                self._on_headers(response.headers)
+                body = Body(response, MAX_BODY_BYTES)
+                for chunk in response.iter_raw():
+                    if time.monotonic() > deadline:  # httpx limits only the wait for each chunk
+                        raise TimeoutError  # noqa: TRY301  one place makes the error
+                    if not body.add(chunk):
+                        break
+        except (TimeoutError, httpx.RequestError, InvalidValueError) as error:
             raise _request_error(where, error, timeout_s) from error
-        self._on_headers(response.headers)
-        return decode_response(where, response.status_code, response.headers, body), response.headers
-
-
-def _read(response: httpx.Response, deadline: float) -> bytes:
-    """The whole body; httpx itself limits only the wait for each chunk."""
-    body = bytearray()
-    for chunk in response.iter_bytes():
-        body += chunk
-        if time.monotonic() > deadline:
-            raise TimeoutError
-    return bytes(body)
+        return decode_response(where, response.status_code, response.headers, body.content()), response.headers
 
 
 def _request_name(source: str, path: str, params: Mapping[str, str]) -> str:
@@ -120,8 +143,11 @@ def _request_name(source: str, path: str, params: Mapping[str, str]) -> str:
     return f"{source}: GET {path}?{query}" if query else f"{source}: GET {path}"
 
 
-def _request_error(where: str, error: TimeoutError | httpx.RequestError, timeout_s: float) -> RetryableSourceError:
+def _request_error(
+    where: str, error: TimeoutError | httpx.RequestError | InvalidValueError, timeout_s: float
+) -> RetryableSourceError:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return RetryableSourceError(f"{where}: no response within {timeout_s:.3g} s", SourceStatus.TIMEOUT)
-    kind = SourceStatus.BAD_PAYLOAD if isinstance(error, httpx.DecodingError) else SourceStatus.CONNECTION
-    return RetryableSourceError(f"{where}: {error!r}", kind)
+    if isinstance(error, InvalidValueError):
+        return RetryableSourceError(f"{where}: {error}", SourceStatus.BAD_PAYLOAD)
+    return RetryableSourceError(f"{where}: {error!r}", SourceStatus.CONNECTION)

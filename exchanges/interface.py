@@ -71,7 +71,7 @@ class QuoteSource(Protocol):
 
         Raises:
             RetryableSourceError: a retry may succeed.
-            FatalSourceError: a retry cannot succeed.
+            FatalSourceError: the source refuses; it is requested again after a pause.
         """
         ...
 
@@ -89,7 +89,7 @@ class CandleSource(Protocol):
 
         Raises:
             RetryableSourceError: a retry may succeed.
-            FatalSourceError: a retry cannot succeed.
+            FatalSourceError: the source refuses; it is requested again after a pause.
         """
         ...
 

@@ -1,9 +1,11 @@
 """Keep the streams of an exchange flowing over WebSockets: subscribe, watch, reconnect and hand over.
 
-After a loss, a new connection is opened with jittered backoff. Before a planned end (the connection's life, or the
-exchange's announcement) the next connection subscribes first and the old one is closed afterwards; events that both
-deliver are passed on once. There is no queue: each event is passed on before the next one is read, so the socket's
-buffer slows the exchange down. Seconds are real seconds, except the life of a connection and a Retry-After.
+After a loss, a new connection is opened with jittered backoff; after a refusal, with pauses that grow up to an hour
+(`exchanges.refusals.refusal_pause_s`). Before a planned end (the connection's life, or the exchange's
+announcement) the next connection subscribes first and the old one is closed afterwards; events that both deliver are
+passed on once. If the next connection cannot be opened, the old one is used until it is lost. There is no queue: each
+event is passed on before the next one is read, so the socket's buffer slows the exchange down. Seconds are real
+seconds, except the life of a connection, a Retry-After and the pause after a refusal.
 """
 
 import asyncio
@@ -11,28 +13,25 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from itertools import count
-from typing import Protocol
 
 import aiohttp
 
 from exchanges.classification import classify_status
-from exchanges.deduplication import Deduplicator, DeliveredRanges
+from exchanges.deduplication import Deduplicator
 from exchanges.interface import QuoteUpdate, ServerShutdown, StreamEvent, StreamSource, SubscriptionAck, TradeUpdate
 from exchanges.reconnect import JITTER_S, ConnectBudget, connect_attempts
+from exchanges.refusals import refusal_pause_s
+from exchanges.subscription import CONNECT_S, ConnectionMetrics, EventClock, Link, Subscriber, connection_lost
 from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError, SourceError
 from marketdata.vocabulary import SourceStatus
 
 log = logging.getLogger(__name__)
 
-CONNECT_S = 10.0
-"""Timeout of the handshake, and again of the acknowledgements of all subscriptions."""
 DRAIN_S = 1.0
 """Drain time of the old connection after a handover: its last events are still on their way."""
 STABLE_S = 10.0
 """A connection that is lost sooner counts as a failed attempt to connect."""
 
-_STREAMS_PER_MESSAGE = 200
 _HANDOVER_ATTEMPTS = 5
 _CLOSE_S = 1.0  # wait for the close frame
 _MAX_MESSAGE_BYTES = 1 << 20
@@ -48,51 +47,6 @@ class ConnectReason(StrEnum):
     """The connection before nears the end of its life."""
     SHUTDOWN = "shutdown"
     """The exchange announced the end of the connection before."""
-
-
-class EventClock(Protocol):
-    """Event time, and waiting for it."""
-
-    def now_ms(self) -> int: ...
-
-    def real_seconds(self, event_s: float) -> float: ...
-
-    async def sleep_until(self, event_ms: int) -> None: ...
-
-
-class ConnectionMetrics(Protocol):
-    """Counters of connections."""
-
-    def connected(self, reason: str) -> None:
-        """A connection is open; `reason` is a `ConnectReason`."""
-        ...
-
-    def failed(self, kind: str) -> None:
-        """A connection failed or was lost, or a message was not valid."""
-        ...
-
-    def up(self, change: int) -> None:
-        """The number of open connections changed by +1 or -1."""
-        ...
-
-
-class Link:
-    """One open connection."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, opened_at: float, delivered: DeliveredRanges) -> None:
-        self.socket = socket
-        self.last_message_at = opened_at
-        self.delivered = delivered
-        self.acks: dict[int, str | None] = {}
-        self.ack_received = asyncio.Event()
-        self.shutdown = asyncio.Event()
-        self.reader: asyncio.Task[str] | None = None
-
-    async def stop_reading(self) -> None:
-        """End the reader task."""
-        if self.reader is not None:
-            self.reader.cancel()
-            await asyncio.gather(self.reader, return_exceptions=True)
 
 
 class Connection:
@@ -138,20 +92,25 @@ class Connection:
         self._life_ms = life_ms
         self._links: list[Link] = []
         self._deduplicator = Deduplicator()
-        self._numbers = count(1)
+        self._subscriber = Subscriber(source, metrics, clock)
         self._logged_fields: set[str] = set()
         self._was_connected = False
+        self._refusals = 0
+        self._failing: str | None = None  # kind of the error that was logged last, None while connected
 
     async def run(self) -> None:
-        """Stay connected until cancelled; return only after a fatal error, which is logged."""
-        try:
-            while True:
+        """Stay connected until cancelled."""
+        while True:
+            try:
                 async for attempt in connect_attempts(None, self._clock.real_seconds):
                     with attempt:
                         await self._stay_connected()
-                await asyncio.sleep(random.uniform(0.0, JITTER_S))  # noqa: S311  not for cryptography
-        except FatalSourceError as error:
-            log.error("%s: the stream is stopped until the worker is restarted: %s", self._source.name, error)  # noqa: TRY400
+            except FatalSourceError:
+                self._refusals += 1
+                pause_s = self._clock.real_seconds(refusal_pause_s(self._refusals))
+                self._metrics.paused(pause_s)
+                await asyncio.sleep(pause_s)
+            await asyncio.sleep(random.uniform(0.0, JITTER_S))  # noqa: S311  not for cryptography
 
     async def probe(self) -> None:
         """Connect, subscribe and close.
@@ -176,10 +135,14 @@ class Connection:
             link = await self._open(ConnectReason.LOST if self._was_connected else ConnectReason.START)
             while isinstance(end := await self._wait_for_end(link), ConnectReason):
                 log.info("%s: replace a stream's connection: %s", self._source.name, end)
-                link = await self._hand_over(link, end)
+                try:
+                    link = await self._hand_over(link, end)
+                except SourceError as error:
+                    self._count_failure(error)
+                    end = await self._wait_for_end(link, planned=False)
+                    break
         except SourceError as error:
-            self._metrics.failed(error.kind)
-            log.warning("%s", error)
+            self._count_failure(error)
             raise
         finally:
             await self._close(*self._links)
@@ -187,7 +150,14 @@ class Connection:
         self._metrics.failed(SourceStatus.LOST)
         log.warning("%s: a stream's connection was lost: %s", self._source.name, end)
         if loop.time() - started_at < STABLE_S:
-            raise self._lost(f"at once: {end}")
+            raise connection_lost(self._source.name, f"at once: {end}")
+
+    def _count_failure(self, error: SourceError) -> None:
+        """Count a failure to connect; log it unless the previous attempt failed in the same way."""
+        self._metrics.failed(error.kind)
+        if error.kind != self._failing:
+            log.warning("%s; trying again until it succeeds", error)
+        self._failing = error.kind
 
     async def _hand_over(self, old: Link, reason: ConnectReason) -> Link:
         """The next connection; the old one is read until the new one is subscribed, and for `DRAIN_S` longer."""
@@ -215,6 +185,7 @@ class Connection:
                     url,
                     autoping=False,
                     max_msg_size=_MAX_MESSAGE_BYTES,
+                    decode_text=False,  # else aiohttp closes the connection when a message is not UTF-8
                     timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
                 )
         except aiohttp.WSServerHandshakeError as error:
@@ -228,72 +199,38 @@ class Connection:
         self._links.append(link)
         self._metrics.up(1)
         try:
-            await self._subscribe(link)
+            await self._subscriber.subscribe(link, self._streams)
         except BaseException:
             await self._close(link)
             raise
         self._was_connected = True
+        self._failing = None
+        self._refusals = 0
+        self._metrics.paused(0.0)
         self._metrics.connected(reason)
         log.info("%s: %d streams of %s are connected: %s", name, len(self._streams), url, reason)
         return link
 
-    async def _subscribe(self, link: Link) -> None:
-        requests: dict[int, Sequence[str]] = {}
-        pause_s = 1 / max(self._source.limits.messages_per_s - 1, 1)  # one message a second is left for pongs
-        for start in range(0, len(self._streams), _STREAMS_PER_MESSAGE):
-            streams = self._streams[start : start + _STREAMS_PER_MESSAGE]
-            if requests:
-                await asyncio.sleep(pause_s)
-            number = next(self._numbers)
-            requests[number] = streams
-            try:
-                await link.socket.send_str(self._source.subscription(streams, number))
-            except (ConnectionError, aiohttp.ClientError) as error:
-                raise self._lost(f"while subscribing: {error!r}") from error
-        try:
-            async with asyncio.timeout(CONNECT_S):
-                while requests.keys() - link.acks.keys():
-                    link.ack_received.clear()
-                    await self._wait_for_ack(link)
-        except TimeoutError as error:
-            message = f"{self._source.name}: {self._source.url}: subscriptions not acknowledged within {CONNECT_S:g} s"
-            raise RetryableSourceError(message, SourceStatus.TIMEOUT) from error
-        for number, refusal in link.acks.items():
-            if refusal is not None and number in requests:
-                self._metrics.failed(SourceStatus.REFUSED)
-                streams = requests[number]
-                shown = ", ".join(streams[:3])
-                log.error("%s: %d streams (%s, …) refused: %s", self._source.name, len(streams), shown, refusal)
+    async def _wait_for_end(self, link: Link, *, planned: bool = True) -> ConnectReason | str:
+        """Wait until a connection should be replaced (a `ConnectReason`) or is lost (how it was lost).
 
-    async def _wait_for_ack(self, link: Link) -> None:
-        ack = asyncio.create_task(link.ack_received.wait())
-        try:
-            await asyncio.wait({ack, *_reader(link)}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ack.cancel()
-        if link.reader is not None and link.reader.done():
-            raise self._lost(f"while subscribing: {link.reader.result()}")
-
-    def _lost(self, detail: str) -> RetryableSourceError:
-        return RetryableSourceError(f"{self._source.name}: connection lost {detail}", SourceStatus.LOST)
-
-    async def _wait_for_end(self, link: Link) -> ConnectReason | str:
-        """Wait until a connection should be replaced (a `ConnectReason`) or is lost (how it was lost)."""
+        Without `planned` only a loss counts: the next connection could not be opened in time.
+        """
         loop = asyncio.get_running_loop()
         life = asyncio.create_task(self._clock.sleep_until(self._clock.now_ms() + self._life_ms))
         shutdown = asyncio.create_task(link.shutdown.wait())
         try:
             while True:
                 await asyncio.wait(
-                    {life, shutdown, *_reader(link)},
+                    {life, shutdown, *link.reading()} if planned else link.reading(),
                     timeout=self._silence_s / 4,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if shutdown.done():
+                if planned and shutdown.done():
                     return ConnectReason.SHUTDOWN
                 if link.reader is not None and link.reader.done():
                     return link.reader.result()
-                if life.done():
+                if planned and life.done():
                     return ConnectReason.LIFE
                 if loop.time() - link.last_message_at > self._silence_s:
                     return f"no message for {loop.time() - link.last_message_at:.3g} s"
@@ -303,7 +240,7 @@ class Connection:
 
     async def _close(self, *links: Link) -> None:
         for link in links:
-            await link.stop_reading()
+            await link.stop()
             # No await between these two: an event of another link must see either the open or the closed link.
             self._links.remove(link)
             self._deduplicator.close(link.delivered)
@@ -336,6 +273,12 @@ class Connection:
                 self._logged_fields.add(error.field)
                 log.warning("%s: invalid message of the stream: %s", self._source.name, error)
             return
+        except Exception:  # one message must not end the stream
+            self._metrics.failed(SourceStatus.UNEXPECTED)
+            if SourceStatus.UNEXPECTED not in self._logged_fields:
+                self._logged_fields.add(SourceStatus.UNEXPECTED)
+                log.exception("%s: unexpected error in a message of the stream", self._source.name)
+            return
         if isinstance(event, QuoteUpdate | TradeUpdate):
             if self._deduplicator.is_new(link.delivered, event.stream, event.number):
                 self._on_event(event)
@@ -346,7 +289,3 @@ class Connection:
             link.shutdown.set()
         elif event is not None:
             self._on_event(event)
-
-
-def _reader(link: Link) -> set[asyncio.Task[str]]:
-    return set() if link.reader is None else {link.reader}

@@ -7,7 +7,7 @@ BitcoinDataError
 │   └── DecodeError             bytes that are not a valid record (has the reason code of a dead letter)
 ├── SourceError                 a request to an exchange failed
 │   ├── RetryableSourceError    a retry may succeed (418, 429, 5xx, timeout, invalid payload); may have Retry-After
-│   └── FatalSourceError        a retry cannot succeed (400, 401, 403, 451): the source stops
+│   └── FatalSourceError        the source refuses (400, 401, 403, 451): pause, then try again
 ├── StorageError                HDFS is unavailable, or a file on it is invalid
 ├── StackError                  the local stack cannot be set up or started
 └── ForecastError               a model cannot be trained, loaded or used
@@ -66,7 +66,7 @@ class RetryableSourceError(SourceError):
 
 
 class FatalSourceError(SourceError):
-    """A retry cannot succeed: the source stops. `code` is the exchange's error code, if any."""
+    """The source refuses the request: a retry at once cannot succeed. `code` is the exchange's error code, if any."""
 
     def __init__(self, message: str, kind: str, code: int | None = None) -> None:
         super().__init__(message, kind)

@@ -43,6 +43,18 @@ class Metrics:
         self.source_up = Gauge(
             "bitcoin_source_up", "1 if the last poll succeeded, else 0", ["source"], registry=registry
         )
+        self.source_pause = Gauge(
+            "bitcoin_source_pause_seconds",
+            "Length of the pause that a source's last refusal or Retry-After caused; 0 while it responds",
+            ["source", "operation"],
+            registry=registry,
+        )
+        self.rows_refused = Counter(
+            "bitcoin_source_refused_rows",
+            "Candles of a source that were left out because they are not valid",
+            ["source"],
+            registry=registry,
+        )
         self.source_weight = Gauge(
             "bitcoin_source_used_weight",
             "Used request weight, as reported by the source",
@@ -140,6 +152,10 @@ class Metrics:
         """Return the metrics of one source's stream."""
         return StreamMetrics(self, source)
 
+    def source(self, source: str) -> "SourceMetrics":
+        """Return the metrics of one source's requests."""
+        return SourceMetrics(self, source)
+
     def handled(self, agent: str, count: int) -> None:
         """Count records that an agent handled."""
         self.agent_events.labels(agent).inc(count)
@@ -157,6 +173,20 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class SourceMetrics:
+    """The metrics of one source's requests."""
+
+    def __init__(self, metrics: Metrics, source: str) -> None:
+        self._metrics = metrics
+        self._source = source
+
+    def retried(self, kind: str) -> None:
+        self._metrics.source_retries.labels(self._source, kind).inc()
+
+    def paused(self, operation: str, pause_s: float) -> None:
+        self._metrics.source_pause.labels(self._source, operation).set(pause_s)
 
 
 class StreamMetrics:
@@ -177,6 +207,9 @@ class StreamMetrics:
 
     def failed(self, kind: str) -> None:
         self._metrics.source_errors.labels(self._source, kind).inc()
+
+    def paused(self, pause_s: float) -> None:
+        self._metrics.source_pause.labels(self._source, "stream").set(pause_s)
 
     def up(self, change: int) -> None:
         self._connections.inc(change)

@@ -115,7 +115,7 @@ class BinanceStream:
                 reader, symbol = known
                 return reader(envelope.stream, symbol, envelope.data)
             return _control_event(envelope)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidValueError(
                 "message", message[:_MAX_SHOWN], f"a message of a Binance stream ({error})"
             ) from error
@@ -124,7 +124,7 @@ class BinanceStream:
 def _control_event(envelope: _Envelope) -> StreamEvent | None:
     if _SHUTDOWN in (envelope.e, _event(envelope.data).e if bytes(envelope.data) else ""):
         return ServerShutdown()
-    refusal = bytes(envelope.error).decode() if bytes(envelope.error) not in (b"", b"null") else None
+    refusal = bytes(envelope.error).decode(errors="replace") if bytes(envelope.error) not in (b"", b"null") else None
     if refusal is None and envelope.code is not None:
         refusal = f"{envelope.code}: {envelope.msg}"
     if envelope.id is not None:

@@ -238,8 +238,7 @@ class Collector:
         """
         answered = {name for name, outcome in polled.items() if outcome.status == SourceStatus.OK}
         is_whole = bool(answered) and all(
-            name in answered or name in self._disabled or self._retry_policies[name].stopped is not None
-            for name in polled
+            name in answered or name in self._disabled or self._retry_policies[name].is_refused() for name in polled
         )
         results = [outcome.result for outcome in polled.values() if outcome.result is not None]
         deferred = frozenset[str]().union(*(result.deferred for result in results))

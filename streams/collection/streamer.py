@@ -64,7 +64,7 @@ class StreamFeed:
             on_candle: called with each closed candle; must not block.
             interval_ms: that one tick covers.
             polls_ms: interval of the polls of the same markets; None if they are not polled.
-            silence_s: see `sockets.Connection`, and so for `life_ms`.
+            silence_s: see `exchanges.websocket.Connection`, and so for `life_ms`.
             life_ms: of event time.
             bounds: flagging thresholds.
             others: status of the sources that do not contribute to a stream's tick.
@@ -87,6 +87,7 @@ class StreamFeed:
         self._counting = metrics.stream(source.name)
         self._summary = [0, 0, 0]
         self._logged_at = 0.0
+        self._budget = ConnectBudget(source.limits.connects_per_5_min)
 
     async def probe(self) -> int:
         """Connect and subscribe to all markets once, ignoring events; return the number of connections.
@@ -95,11 +96,10 @@ class StreamFeed:
             SourceError: a connection or subscription failed.
         """
         conflation = Conflation(self._markets, self._interval_ms)
-        budget = ConnectBudget(self._source.limits.connects_per_5_min)
         shares = self._shares()
         async with aiohttp.ClientSession(trust_env=False) as session:
             for markets in shares:
-                await self._connection(markets, conflation, session, budget, lambda _candle: None).probe()
+                await self._connection(markets, conflation, session, lambda _candle: None).probe()
         return len(shares)
 
     async def run(self, is_leader: Callable[[], bool]) -> None:
@@ -111,10 +111,9 @@ class StreamFeed:
 
     async def _lead(self, is_leader: Callable[[], bool]) -> None:
         conflation = Conflation(self._markets, self._interval_ms, self._polls_ms)
-        budget = ConnectBudget(self._source.limits.connects_per_5_min)
         async with aiohttp.ClientSession(trust_env=False) as session, asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._connection(markets, conflation, session, budget, self._on_candle).run())
+                group.create_task(self._connection(markets, conflation, session, self._on_candle).run())
                 for markets in self._shares()
             ]
             lookup = group.create_task(self._count_gap_before(self._clock.now_ms()))
@@ -156,7 +155,6 @@ class StreamFeed:
         markets: Sequence[Market],
         conflation: Conflation,
         session: aiohttp.ClientSession,
-        budget: ConnectBudget,
         on_candle: Callable[[Candle], None],
     ) -> Connection:
         def on_event(event: StreamEvent) -> None:
@@ -170,7 +168,7 @@ class StreamFeed:
             [stream for market in markets for stream in self._source.streams(market)],
             session,
             clock=self._clock,
-            budget=budget,
+            budget=self._budget,
             metrics=self._counting,
             on_event=on_event,
             on_lost=lambda: conflation.forget_quotes(market.symbol for market in markets),

@@ -57,7 +57,7 @@ def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable
         exchanges.clients.append(client)
         retry_policies[name] = RetryPolicy(
             name,
-            on_retry=lambda kind: metrics.source_retries.labels(name, kind).inc(),
+            metrics=metrics.source(name),
             real_seconds=real_seconds,
         )
         return JsonClient(

@@ -60,6 +60,10 @@ class Fed:
         labels = {"source": "binance", "kind": kind}
         return self.metrics.registry.get_sample_value("bitcoin_source_errors_total", labels) or 0.0
 
+    def paused(self) -> float:
+        labels = {"source": "binance", "operation": "stream"}
+        return self.metrics.registry.get_sample_value("bitcoin_source_pause_seconds", labels) or 0.0
+
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):

@@ -1,6 +1,9 @@
 """One classification of responses: the same for quotes, candles, backfill and the WebSocket handshake."""
 
 import asyncio
+import gzip
+import tracemalloc
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +111,8 @@ REFUSALS = [
     (418, '{"code":-1003}', {"retry_after": "130"}, retryable("banned", 130.0)),
     (418, "", {}, retryable("banned", 120.0)),
     (418, "", {"retry_after": "1" * 400}, retryable("banned", 120.0)),
-    (418, "", {"retry_after": "99999999999"}, retryable("banned", 259_200.0)),
+    (429, "", {"retry_after": "4000000000"}, retryable("rate_limited", 3_600.0)),
+    (418, "", {"retry_after": "99999999999"}, retryable("banned", 3_600.0)),
     (302, "", {"location": "/"}, retryable("server_error")),
     (304, "", {}, retryable("server_error")),
     (408, "", {}, retryable("server_error")),
@@ -119,13 +123,17 @@ REFUSALS = [
     (503, "", {"retry_after": PAST}, retryable("server_error")),
     (401, "{}", {}, fatal("unauthorised")),
     (403, "<html>firewall</html>", {}, fatal("forbidden")),
+    (403, '{"status":{"error_code":403,"error_message":"endpoint out of service for now"}}', {}, fatal("forbidden")),
     (404, '{"error":"coin not found"}', {}, fatal("bad_request")),
     (451, '{"code":0,"msg":"restricted location"}', {}, fatal("geo_blocked", 0)),
     (400, '{"code":-1102,"msg":"Mandatory parameter"}', {}, fatal("bad_request", -1102)),
     (400, '{"code":"-1102"}', {}, fatal("bad_request")),
+    (414, "", {}, fatal("bad_request")),
+    (403, "x" * 100_000, {}, fatal("forbidden")),
+    (400, "[" * 10_000, {}, fatal("bad_request")),
     (400, "[]", {}, fatal("bad_request")),
 ]
-INVALID_BODIES = ["", "<html>", '{"code": 1}', "[[1]]", "[NaN]", '"\\ud800"']
+INVALID_BODIES = ["", "<html>", '{"code": 1}', "[[1]]", "[NaN]", '"\\ud800"', "[" * 100_000]
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +179,36 @@ async def test_a_body_without_the_documented_json_is_retryable(server: ScriptedS
 async def test_a_body_that_does_not_decompress_is_retryable(server: ScriptedServer, get: Get) -> None:
     server.respond(text="[]", content_encoding="gzip")
     with pytest.raises(RetryableSourceError) as caught:
+        await get(server.url, TIMEOUT_S)
+    assert found(caught.value) == retryable("bad_payload")
+
+
+@pytest.mark.parametrize("get", REST)
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "deflate"])
+async def test_a_body_that_is_too_large_is_not_read(server: ScriptedServer, get: Get, encoding: str) -> None:
+    large = b"[" + b" " * (200 << 20)  # less than a megabyte compressed
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress}
+    content = packed[encoding](large) if encoding in packed else large[: 8 << 20]
+    del large
+
+    async def send(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=content, headers={"content-encoding": encoding})
+
+    server.handler = send
+    tracemalloc.start()
+    try:
+        with pytest.raises(RetryableSourceError, match="at most 4,194,304 bytes") as caught:
+            await get(server.url, TIMEOUT_S)
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+    assert found(caught.value) == retryable("bad_payload")
+
+
+@pytest.mark.parametrize("get", REST)
+async def test_an_encoding_that_was_not_asked_for_is_retryable(server: ScriptedServer, get: Get) -> None:
+    server.respond(text="[]", content_encoding="br")
+    with pytest.raises(RetryableSourceError, match="content-encoding: 'br': expected gzip or none") as caught:
         await get(server.url, TIMEOUT_S)
     assert found(caught.value) == retryable("bad_payload")
 

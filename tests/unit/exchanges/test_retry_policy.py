@@ -1,8 +1,10 @@
-"""The retry policy: retries within the budget, an open circuit, and a stop."""
+"""The retry policy: retries within the budget, pauses after Retry-After and after refusals."""
+
+import asyncio
 
 import pytest
 
-from exchanges.retry_policy import RetryPolicy
+from exchanges.retry_policy import CANDLES, QUOTES, NoMetrics, RetryPolicy
 from marketdata.errors import FatalSourceError, RetryableSourceError
 from tests.support.fake_clock import FakeClock
 
@@ -28,7 +30,9 @@ def failing(kind: str, retry_after_s: float | None = None) -> RetryableSourceErr
 
 async def test_it_retries_and_reports_each_retry() -> None:
     retried: list[str] = []
-    policy = RetryPolicy("exchange", on_retry=retried.append)
+    metrics = NoMetrics()
+    metrics.retried = retried.append  # type: ignore[method-assign]
+    policy = RetryPolicy("exchange", metrics=metrics)
     source = ScriptedSource(failing("timeout"), failing("server_error"), "data")
     outcome = await policy.call(source, 0.5)
     assert (outcome.status, outcome.value) == ("ok", "data")
@@ -92,7 +96,7 @@ async def test_a_replay_waits_for_a_retry_after_in_exchange_time(caplog: pytest.
     clock.now_s = 1.0
     assert (await policy.call(source, 0.5)).status == "ok"
     assert caplog.messages == [
-        "exchange: rate_limited: no: rate_limited; not requested for 1 s (60 s of exchange time)",
+        "exchange quotes: rate_limited: no: rate_limited; not requested for 1 s (60 s of exchange time)",
     ]
 
 
@@ -103,15 +107,79 @@ async def test_a_replay_waits_within_the_poll_when_there_is_time() -> None:
     assert source.count == 2
 
 
-async def test_a_fatal_error_stops_the_source(caplog: pytest.LogCaptureFixture) -> None:
-    policy = RetryPolicy("exchange")
-    source = ScriptedSource(FatalSourceError("refused for the location", "geo_blocked"))
-    for _ in range(3):
-        assert (await policy.call(source, 0.5)).status == "geo_blocked"
-    assert source.count == 1
-    assert [record.getMessage() for record in caplog.records] == [
-        "exchange is stopped until the worker is restarted: refused for the location"
+class Pauses(NoMetrics):
+    """The last pause by operation."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def paused(self, operation: str, pause_s: float) -> None:
+        self.seconds[operation] = pause_s
+
+
+def refusal(kind: str = "forbidden") -> FatalSourceError:
+    return FatalSourceError("refused", kind)
+
+
+@pytest.mark.parametrize("kind", ["forbidden", "unauthorised", "geo_blocked", "bad_request"])
+async def test_refusals_open_the_circuit_for_growing_pauses_and_never_for_good(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    clock, pauses = FakeClock(), Pauses()
+    policy = RetryPolicy("exchange", metrics=pauses, monotonic=clock.monotonic)
+    source = ScriptedSource(refusal(kind))
+    waited = []
+    for count in range(1, 20):
+        assert (await policy.call(source, 0.5)).status == kind
+        assert source.count == count
+        outcome = await policy.call(source, 0.5)
+        assert (outcome.status, source.count) == (kind, count)
+        assert "refused; not requested for another" in outcome.detail
+        assert policy.is_refused()
+        waited.append(pauses.seconds[QUOTES])
+        clock.now_s += waited[-1]
+    longest = [min(30.0 * 2**n, 3600.0) for n in range(19)]
+    assert all(most / 2 <= pause <= most for pause, most in zip(waited, longest, strict=True))
+    assert len(set(waited)) == len(waited)  # jittered
+    source.results = ["data"]
+    assert (await policy.call(source, 0.5)).status == "ok"
+    assert (policy.is_refused(), pauses.seconds[QUOTES]) == (False, 0.0)
+    source.results = [refusal(kind)]
+    await policy.call(source, 0.5)
+    assert pauses.seconds[QUOTES] <= 30.0
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.split(";")[0] for message in messages] == [
+        f"exchange quotes: {kind}: refused",
+        "exchange quotes: responds again",
+        f"exchange quotes: {kind}: refused",
     ]
+
+
+async def test_requests_that_are_refused_together_count_once_and_a_replay_pauses_in_exchange_time() -> None:
+    clock, pauses = FakeClock(), Pauses()
+    policy = RetryPolicy("exchange", metrics=pauses, real_seconds=lambda s: s / 60, monotonic=clock.monotonic)
+
+    async def refuse(_timeout_s: float) -> object:
+        await asyncio.sleep(0)
+        raise refusal()
+
+    await asyncio.gather(*(policy.call(refuse, 0.5) for _request in range(10)))
+    assert 0.25 <= pauses.seconds[QUOTES] <= 0.5
+
+
+async def test_a_refusal_concerns_one_operation_and_a_bad_request_one_market() -> None:
+    clock = FakeClock()
+    policy = RetryPolicy("exchange", monotonic=clock.monotonic)
+    refused, data = ScriptedSource(refusal("bad_request")), ScriptedSource("data")
+    assert (await policy.call(refused, 0.5, CANDLES, "X-USD")).status == "bad_request"
+    assert (await policy.call(refused, 0.5, CANDLES, "X-USD")).status == "bad_request"
+    assert refused.count == 1
+    assert (await policy.call(data, 0.5, CANDLES, "BTC-USD")).status == "ok"
+    assert (await policy.call(ScriptedSource(refusal()), 0.5, CANDLES, "BTC-USD")).status == "forbidden"
+    assert (await policy.call(data, 0.5, CANDLES, "ETH-USD")).status == "forbidden"
+    assert (await policy.call(data, 0.5)).status == "ok"
+    assert (policy.is_refused(CANDLES), policy.is_refused()) == (True, False)
 
 
 async def test_it_logs_a_change_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -123,4 +191,4 @@ async def test_it_logs_a_change_once(caplog: pytest.LogCaptureFixture) -> None:
     source.results = ["data"]
     await policy.call(source, 0.01)
     messages = [record.getMessage() for record in caplog.records if record.name == "exchanges.retry_policy"]
-    assert messages == ["exchange: timeout: no: timeout", "exchange responds again"]
+    assert messages == ["exchange quotes: timeout: no: timeout", "exchange quotes: responds again"]

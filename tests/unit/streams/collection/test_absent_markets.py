@@ -105,7 +105,7 @@ async def test_a_quote_that_will_be_refused_is_published_each_time(fields: dict[
     assert sum("BTC-EUR" in symbols for symbols in polled) == times
 
 
-async def test_a_permanently_stopped_source_does_not_keep_a_market_listed() -> None:
+async def test_a_source_that_refuses_does_not_keep_a_market_listed() -> None:
     polled = await polls(Published(leave_after=99), Metrics(), (refuses, quotes), (refuses, quotes))
     assert polled == [["BTC-USD", "BTC-EUR"], ["BTC-USD"]]
 

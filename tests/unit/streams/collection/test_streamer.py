@@ -154,7 +154,7 @@ async def test_closed_candles_are_those_of_the_rest_api() -> None:
     assert trades == fed.counted("events_total", kind="trade")
 
 
-async def test_a_refusal_is_retried_and_a_final_one_stops_the_stream(
+async def test_a_failure_is_retried_and_a_refusal_pauses_the_stream_until_it_is_accepted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running_exchange(speed=60.0) as exchange:
@@ -162,11 +162,25 @@ async def test_a_refusal_is_retried_and_a_final_one_stops_the_stream(
         async with feeding(of(exchange)) as fed:
             await fed.until(lambda: len(fed.ticks) > 0, "a tick")
             assert fed.failures("server_error") == 2
-        await exchange.fault("451", match="/stream")
+        await exchange.fault("451", match="/stream", count=3)  # pauses of up to 30 + 60 + 120 s of exchange time
         async with feeding(of(exchange)) as fed:
             await fed.until(lambda: fed.failures("geo_blocked") == 1, "the refusal")
-            await fed.until(lambda: "stopped until the worker is restarted" in caplog.text, "a word about it")
             assert fed.ticks == []
+            assert 0.25 <= fed.paused() <= 0.5
+            await fed.until(lambda: len(fed.ticks) > 0, "a tick after three refusals")
+            assert (fed.failures("geo_blocked"), fed.paused()) == (3, 0)
+    assert caplog.text.count("HTTP 451") == 1
+
+
+async def test_a_refusal_of_the_next_connection_does_not_end_the_old_one(caplog: pytest.LogCaptureFixture) -> None:
+    async with running_exchange(speed=60.0) as exchange, feeding(of(exchange, life_ms=120_000)) as fed:
+        await fed.until(lambda: len(fed.ticks) > 0, "a tick")
+        await exchange.fault("403", match="/stream", count=1)
+        await fed.until(lambda: fed.failures("forbidden") == 1, "the refused handover")
+        seen = len(fed.ticks)
+        await fed.until(lambda: len(fed.ticks) > seen + 3, "more ticks")
+    assert (fed.failures("lost"), fed.connects("start")) == (0, 1)
+    assert "HTTP 403" in caplog.text
 
 
 async def test_a_rate_limit_is_honoured() -> None:
