@@ -1,4 +1,4 @@
-"""CoinGecko v3: price, volume, market cap and the range of the day of all coins, one call per currency.
+"""CoinGecko v3: price, volume, market cap and the range of the day of all coins, one call per currency and 250 coins.
 
 Wire format: /coins/markets returns an array of objects with JSON numbers, nearly all nullable; `last_updated` is the
 time of the data. The service caches for about a minute. An unknown id is absent from the array.
@@ -8,8 +8,10 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from exchanges.fields import array_of_objects, index_by, nullable_number
+from exchanges.grouping import split_by_size
 from exchanges.http import JsonClient
 from exchanges.interface import Budget, Cost, PollResult, Quote
 from marketdata.errors import InvalidValueError, RetryableSourceError
@@ -43,13 +45,13 @@ class CoinGecko:
         self.budget = Budget(calls_per_minute=calls_per_minute, calls_per_month=calls_per_month)
 
     def poll_cost(self, markets: Sequence[Market]) -> Cost:
-        return Cost(calls=len(_calls(markets)))
+        return Cost(calls=len(self._calls(markets)))
 
     async def poll(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
         """price, volume_24h, market_cap, changes and range of the day, trade_timestamp (`last_updated`)."""
         quotes: dict[str, Quote] = {}
         invalid: dict[str, InvalidValueError] = {}
-        calls = _calls(markets)
+        calls = self._calls(markets)
         responses = await asyncio.gather(*(self._call(currency, group, timeout_s) for currency, group in calls))
         for (_currency, group), rows in zip(calls, responses, strict=True):
             for market in group:
@@ -63,30 +65,38 @@ class CoinGecko:
         return PollResult(quotes, invalid)
 
     async def _call(self, currency: str, markets: Sequence[Market], timeout_s: float) -> dict[Any, Mapping[str, Any]]:
-        params = {
-            "vs_currency": currency,
-            "ids": ",".join(market.coingecko_id for market in markets),
-            "order": "market_cap_desc",
-            "per_page": str(IDS_PER_CALL),
-            "page": "1",
-            "sparkline": "false",
-        }
+        params = _params(currency, ",".join(market.coingecko_id for market in markets))
         payload, _headers = await self._http.get(_MARKETS, params, timeout_s)
         try:
             return index_by(array_of_objects(payload, "markets"), "id")
         except InvalidValueError as error:
             raise RetryableSourceError(f"{NAME}: {error}", SourceStatus.BAD_PAYLOAD) from error
 
+    def _calls(self, markets: Sequence[Market]) -> list[tuple[str, list[Market]]]:
+        """Currency and markets of each call; one call names at most 250 ids, and its URL is limited."""
+        by_currency: defaultdict[str, list[Market]] = defaultdict(list)
+        for market in markets:
+            by_currency[market.coingecko_currency].append(market)
+        return [
+            (currency, part)
+            for currency, group in by_currency.items()
+            for part in split_by_size(group, _id_bytes, self._http.room(_MARKETS, _params(currency, "")), IDS_PER_CALL)
+        ]
 
-def _calls(markets: Sequence[Market]) -> list[tuple[str, list[Market]]]:
-    by_currency: defaultdict[str, list[Market]] = defaultdict(list)
-    for market in markets:
-        by_currency[market.coingecko_currency].append(market)
-    return [
-        (currency, group[start : start + IDS_PER_CALL])
-        for currency, group in by_currency.items()
-        for start in range(0, len(group), IDS_PER_CALL)
-    ]
+
+def _params(currency: str, ids: str) -> dict[str, str]:
+    return {
+        "vs_currency": currency,
+        "ids": ids,
+        "order": "market_cap_desc",
+        "per_page": str(IDS_PER_CALL),
+        "page": "1",
+        "sparkline": "false",
+    }
+
+
+def _id_bytes(market: Market) -> int:
+    return len(quote(f"{market.coingecko_id},", safe=""))
 
 
 def _quote(row: Mapping[str, Any]) -> Quote:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from marketdata.errors import InvalidValueError
 from marketdata.markets import Market
 from marketdata.records import Candle
+from marketdata.vocabulary import SourceStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,15 @@ class PollResult:
     quotes: by symbol; a market that the source returned no data for is absent.
     invalid: errors of markets whose data was not valid, by symbol.
     unknown: symbols that the source does not have; later polls do not request them.
-    deferred: symbols that this poll did not reach; a later poll requests them.
+    deferred: symbols that this poll did not reach; a later poll requests them. deferred_status: their status, the kind
+    of an error that ended the poll or `missing`.
     """
 
     quotes: Mapping[str, Quote]
     invalid: Mapping[str, InvalidValueError] = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
     deferred: frozenset[str] = frozenset()
+    deferred_status: SourceStatus = SourceStatus.MISSING
 
 
 @dataclass(frozen=True, slots=True)

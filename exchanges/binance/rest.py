@@ -1,19 +1,21 @@
 """Binance spot REST: best bid and ask of all markets in one call, and closed one-minute candles.
 
 Quotes come from /api/v3/ticker/bookTicker: prices are strings, and the HTTP Date header is the time of the quote.
-Binance refuses a whole request when one symbol does not exist (code -1121). `poll` then searches for that symbol by
-halves and leaves it out of later requests.
+Markets that do not fit into one URL need several calls. Binance refuses a whole request when one symbol does not exist
+(code -1121). `poll` then searches for that symbol by halves and leaves it out of later requests.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from exchanges.binance import endpoints
 from exchanges.binance.endpoints import NAME
 from exchanges.binance.klines import as_of_ms, closed_minute_candles, klines_query
 from exchanges.fields import array_of_objects, decimal, index_by
+from exchanges.grouping import split_by_size
 from exchanges.http import JsonClient
 from exchanges.interface import Budget, Cost, PollResult, Quote
 from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError
@@ -60,20 +62,22 @@ class Binance:
         self.budget = Budget(weight_per_minute=weight_per_minute)
 
     def poll_cost(self, markets: Sequence[Market]) -> Cost:
-        one = len(markets) == 1
-        return Cost(calls=1, weight=endpoints.BOOK_TICKER_WEIGHT_ONE if one else endpoints.BOOK_TICKER_WEIGHT_MANY)
+        one, many = endpoints.BOOK_TICKER_WEIGHT_ONE, endpoints.BOOK_TICKER_WEIGHT_MANY
+        groups = self._split(markets)
+        return Cost(calls=len(groups), weight=sum(one if len(group) == 1 else many for group in groups))
 
     async def poll(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
         """bid_price, bid_qty, ask_price and ask_qty of each market that Binance has.
 
-        During a search for unknown symbols, markets that this poll did not reach are `deferred`. A retryable error
-        without `retry_after_s` ends the search of this poll and keeps its quotes; the next poll continues the search.
+        Markets that this poll did not reach are `deferred`: a search for unknown symbols is limited, and a retryable
+        error without `retry_after_s` ends the poll and keeps its quotes. The next poll continues with these markets.
         """
         deadline = self._monotonic() + timeout_s
         quotes: dict[str, Quote] = {}
         invalid: dict[str, InvalidValueError] = {}
         self._pending = groups = self._groups(markets)
-        for _request in range(_MAX_REQUESTS):
+        failed = SourceStatus.MISSING
+        for _request in range(len(self._split(markets)) - 1 + _MAX_REQUESTS):
             if not groups:
                 break
             group = groups[-1]
@@ -91,7 +95,8 @@ class Binance:
             except RetryableSourceError as error:
                 if not quotes or error.retry_after_s is not None:
                     raise
-                log.warning("%s: the next poll continues the search for unknown symbols: %s", NAME, error)
+                log.warning("%s: the next poll continues with %d requests left: %s", NAME, len(groups), error)
+                failed = SourceStatus(error.kind)
                 break
             groups.pop()
             quotes |= result.quotes
@@ -100,17 +105,20 @@ class Binance:
                 self._mark_known(market)
         deferred = frozenset(market.symbol for group in groups for market in group)
         unknown = frozenset(market.symbol for market in markets) & self._unknown.keys()
-        return PollResult(quotes, invalid, unknown, deferred)
+        return PollResult(quotes, invalid, unknown, deferred, failed)
 
     def _groups(self, markets: Sequence[Market]) -> list[list[Market]]:
         """One group of markets for each request, last one first; a pending search keeps its groups."""
         rest = {market.symbol: market for market in markets if self._is_requested(market)}
         pending = [[market for market in group if rest.pop(market.symbol, None)] for group in self._pending]
-        return [group for group in (*pending, [*rest.values()]) if group]
+        return [*(group for group in pending if group), *reversed(self._split([*rest.values()]))]
+
+    def _split(self, markets: Sequence[Market]) -> list[list[Market]]:
+        """Markets by request: the URL is limited."""
+        return split_by_size(markets, _name_bytes, self._http.room(endpoints.BOOK_TICKER, _names([])), len(markets))
 
     async def _book_ticker(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
-        names = ",".join(f'"{market.binance}"' for market in markets)  # the API wants an array without spaces
-        payload, headers = await self._http.get(endpoints.BOOK_TICKER, {"symbols": f"[{names}]"}, timeout_s)
+        payload, headers = await self._http.get(endpoints.BOOK_TICKER, _names(markets), timeout_s)
         try:
             rows = index_by(array_of_objects(payload, "bookTicker"), "symbol")
         except InvalidValueError as error:
@@ -168,6 +176,15 @@ class Binance:
     def _mark_known(self, market: Market) -> None:
         if self._unknown.pop(market.symbol, None) is not None:
             log.info("%s has %s again", NAME, market.binance)
+
+
+def _names(markets: Sequence[Market]) -> dict[str, str]:
+    names = ",".join(f'"{market.binance}"' for market in markets)  # the API wants an array without spaces
+    return {"symbols": f"[{names}]"}
+
+
+def _name_bytes(market: Market) -> int:
+    return len(quote(f'"{market.binance}",', safe=""))
 
 
 def _book_fields(row: Mapping[str, Any]) -> dict[str, float | str | None]:

@@ -148,4 +148,6 @@ def _absent(symbol: str, result: PollResult) -> str:
     """Why an answer has no quote of a market."""
     if symbol in result.invalid:
         return SourceStatus.BAD_PAYLOAD
+    if symbol in result.deferred:
+        return result.deferred_status
     return SourceStatus.UNKNOWN_SYMBOL if symbol in result.unknown else SourceStatus.MISSING

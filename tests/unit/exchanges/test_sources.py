@@ -1,5 +1,6 @@
 """Quotes and candles of the exchanges from a real server on loopback: requests, fields, and invalid data."""
 
+import json
 from typing import Any
 
 import httpx
@@ -137,3 +138,53 @@ async def test_a_row_without_a_valid_name_does_not_affect_others(
     assert set((await binance(server, client).poll([BTC_USD], 1.0)).quotes) == {"BTC-USD"}
     server.respond(body=[{"id": name}, coin()])
     assert set((await coingecko(server, client).poll([BTC_USD], 1.0)).quotes) == {"BTC-USD"}
+
+
+def raw_url(server: ScriptedServer, request: web.Request) -> str:
+    return server.url + request.raw_path
+
+
+@pytest.mark.parametrize("quote", ["USD", "EUR"])
+async def test_no_url_exceeds_its_limit_and_every_market_is_requested_once(
+    server: ScriptedServer, client: httpx.AsyncClient, quote: str
+) -> None:
+    markets = [Market(f"LONGNAME{number:04}", quote, f"coin-with-a-long-name-{number}") for number in range(1000)]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if "symbols" in request.query:
+            return web.json_response([book(symbol) for symbol in json.loads(request.query["symbols"])])
+        return web.json_response([coin(one) for one in request.query["ids"].split(",")])
+
+    server.handler = answer
+    for source in (binance(server, client), coingecko(server, client)):
+        server.requests.clear()
+        result = await source.poll(markets, 30.0)
+        assert set(result.quotes) == {market.symbol for market in markets}
+        assert result.deferred == frozenset()
+        lengths = [len(raw_url(server, request)) for request in server.requests]
+        assert 3_900 < max(lengths) <= 4_000
+        assert source.poll_cost(markets).calls == len(lengths)
+    names = [symbol for request in server.requests for symbol in request.query["ids"].split(",")]
+    assert len(names) == len(set(names)) == 1000
+
+
+async def test_a_failing_request_of_several_keeps_the_quotes_of_the_others(
+    server: ScriptedServer, client: httpx.AsyncClient
+) -> None:
+    markets = [Market(f"LONGNAME{number:04}", "USD") for number in range(400)]
+    fails = True
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        symbols = json.loads(request.query["symbols"])
+        if fails and len(server.requests) == 2:
+            return web.Response(status=503)
+        return web.json_response([book(symbol) for symbol in symbols])
+
+    server.handler = answer
+    source = binance(server, client)
+    first = await source.poll(markets, 30.0)
+    assert first.quotes.keys() | first.deferred == {market.symbol for market in markets}
+    assert (len(first.quotes) > 100, first.deferred_status) == (True, "server_error")
+    fails = False
+    second = await source.poll(markets, 30.0)
+    assert second.quotes.keys() == {market.symbol for market in markets}

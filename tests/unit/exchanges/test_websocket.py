@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import WSMsgType, web
 
-from exchanges import reconnect, websocket
+from exchanges import reconnect, refusals, subscription, websocket
 from marketdata.markets import Market
 from tests.support.exchange_server import NOON
 from tests.support.fake_clock import RunningClock
@@ -35,6 +35,8 @@ class Script:
         self.received: list[tuple[float, Any]] = []
         self.pongs = 0
         self.acknowledges = True
+        self.refuses: set[str] = set()
+        self.longest = 0
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
@@ -49,7 +51,10 @@ class Script:
                 elif message.type is WSMsgType.TEXT:
                     command = json.loads(message.data)
                     self.received.append((asyncio.get_running_loop().time(), command))
-                    if self.acknowledges:
+                    self.longest = max(self.longest, len(message.data.encode()))
+                    if self.refuses & set(command["params"]):
+                        await socket.send_json({"error": {"code": 2, "msg": "Invalid request"}, "id": command["id"]})
+                    elif self.acknowledges:
                         await socket.send_json({"result": None, "id": command["id"]})
         finally:
             pinging.cancel()
@@ -85,7 +90,7 @@ async def test_pings_are_answered_and_do_not_end_the_silence(script: Script, mon
 async def test_unacknowledged_subscriptions_fail_the_connection(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "CONNECT_S", 0.2)
+    monkeypatch.setattr(subscription, "CONNECT_S", 0.2)
     script.acknowledges = False
     async with feeding(Fed(script.url, RunningClock(NOON), [BTC])) as fed:
         await fed.until(lambda: fed.failures("timeout") >= 1, "a timeout")
@@ -100,5 +105,63 @@ async def test_many_markets_use_several_connections_and_messages_are_spaced(scri
         await fed.until(lambda: fed.connects("start") == 2, "both connections")
     streams = [stream for _at, command in script.received for stream in command["params"]]
     assert len(streams) == len(set(streams)) == 3 * len(markets)
-    times = sorted(at for at, command in script.received if len(command["params"]) == 200)
+    times = sorted(at for at, _command in script.received)
     assert all(times[at + 8] - times[at] >= 0.9 for at in range(len(times) - 8))  # two connections of four a second
+
+
+async def test_no_message_exceeds_its_limit(script: Script) -> None:
+    markets = [Market(f"LONGNAME{number:04}", "USD") for number in range(1000)]
+    async with feeding(Fed(script.url, RunningClock(NOON), markets)) as fed:
+        await fed.until(lambda: fed.connects("start") == 3, "all connections")
+    streams = [stream for _at, command in script.received for stream in command["params"]]
+    assert len(streams) == len(set(streams)) == 3 * len(markets)
+    assert 3_500 < script.longest <= 4_000
+
+
+@pytest.mark.parametrize("all_refused", [True, False])
+async def test_refused_subscriptions_are_repeated_until_they_are_accepted(
+    script: Script, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, all_refused: bool
+) -> None:
+    monkeypatch.setattr(refusals, "_FIRST_S", 0.1)
+    monkeypatch.setattr(subscription, "_STREAMS_PER_MESSAGE", 3 if all_refused else 1)
+    script.refuses = {"btcusdt@trade"}
+    async with feeding(Fed(script.url, RunningClock(NOON), [BTC])) as fed:
+        await fed.until(lambda: fed.failures("refused") >= 3, "three refusals")
+        assert fed.connects("start") == (0 if all_refused else 1)
+        script.refuses.clear()
+        before = len(script.received)
+        await fed.until(lambda: len(script.received) > before, "the next subscription")
+        await fed.until(lambda: fed.connects("start") == 1, "a connection")
+    assert caplog.text.count("streams (btcusdt@") == 1  # one line, however often it is refused
+
+
+async def test_frames_that_are_not_valid_are_counted_and_skipped(script: Script) -> None:
+    async with feeding(Fed(script.url, RunningClock(NOON), [BTC])) as fed:
+        await fed.until(lambda: fed.connects("start") == 1, "a connection")
+        [socket] = script.sockets
+        quote = {"u": 1, "s": "BTCUSDT", "b": "99.0", "B": "1.0", "a": "101.0", "A": "2.0"}
+        envelope = b'{"stream":"btcusdt@bookTicker","data":%s}'
+        frames = [
+            *(b"\xff\xfe", b'{"stream":"\xff"}', b'{"id":"\xff"}', b"[" * 100_000),
+            *(envelope % (b"[" * 100_000), envelope % b'{"u":1,"b":"\xff"}', b'{"error":"\xff"}', b"", b"{"),
+        ]
+        for frame in frames:
+            await socket.send_bytes(frame)
+            await socket.send_frame(frame, WSMsgType.TEXT)
+        await socket.send_json({"stream": "btcusdt@bookTicker", "data": quote})
+        await fed.until(lambda: len(fed.ticks) == 1, "the tick after them")
+    assert fed.failures("bad_payload") == 2 * len(frames)
+    assert (fed.failures("lost"), fed.failures("unexpected")) == (0, 0)
+
+
+async def test_the_limit_of_connects_survives_a_restart_of_the_loop(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconnect, "_CONNECT_SHARE", 2 / 300)
+    fed = Fed(script.url, RunningClock(NOON), [BTC])
+    for _restart in range(2):
+        async with feeding(fed):
+            await fed.until(lambda: fed.counted("connections") == 1, "a connection")
+    async with feeding(fed):
+        await asyncio.sleep(0.3)
+    assert len(script.sockets) == 2
