@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
+from marketdata.bounds import MAX_HORIZON_H
 from marketdata.errors import InvalidValueError
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
@@ -254,7 +255,7 @@ class ForecastingSettings(_Section):
     """Model to train as champion."""
     challengers: tuple[Literal["lstm-quantile", "lstm-plain"], ...] = ()
     """Further models to train and score, in the role `challenger`."""
-    horizon_h: int = Field(1, ge=1)
+    horizon_h: int = Field(1, ge=1, le=MAX_HORIZON_H)
     """Hours from the last closed hour to the forecast hour."""
     sequence_h: int = Field(60, ge=2)
     """Hours in the input window of the network."""

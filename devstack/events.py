@@ -1,6 +1,7 @@
 """The demo's event lines: predictions and scores as they are published, health changes, the end of the replay."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
@@ -16,6 +17,7 @@ from marketdata.errors import BrokerError, DecodeError, StackError
 from marketdata.records import Prediction, Score
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import Reason
 
 _HEALTH_EVERY_S = 5.0
 _RETRY_S = 5.0
@@ -58,6 +60,7 @@ class EventReporter:
     def __init__(self, settings: Settings, report: Callable[[str], None], first_prediction: Callable[[], None]) -> None:
         self._kafka = settings.kafka
         self._report = report
+        self.skipped: Counter[str] = Counter()
         self._first_prediction: Callable[[], None] | None = first_prediction
         self._predictions = settings.topic(TopicRole.PREDICTIONS).name
         self._scores = settings.topic(TopicRole.PREDICTION_SCORES).name
@@ -90,23 +93,31 @@ class EventReporter:
             try:
                 async for record in reader.follow(positions):
                     positions[TopicPartition(record.topic, record.partition)] = record.offset + 1
-                    self._report_record(record)
+                    self.handle(record)
             except KafkaError as error:  # aiokafka reconnects without an error; this is for the other errors
                 self._report(f"{reader.topic} cannot be followed, retry in {_RETRY_S:g} s: {error!r}")
                 await asyncio.sleep(_RETRY_S)
 
-    def _report_record(self, record: ConsumerRecord) -> None:
+    def handle(self, record: ConsumerRecord) -> None:
+        """Report one record. A record that cannot be read is reported with its reason, and counted in `skipped`."""
         try:
             if record.topic == self._scores:
                 self._report(format_score(decode(Score, record.value)))
                 return
             self._report(format_prediction(decode(Prediction, record.value)))
         except DecodeError as error:
-            self._report(f"{record.topic}: cannot decode the record at offset {record.offset}: {error}")
+            self._skip(record, error.reason, error)
+            return
+        except Exception as error:  # noqa: BLE001  one record must not end the demo's output
+            self._skip(record, Reason.UNEXPECTED, error)
             return
         if self._first_prediction is not None:
             self._first_prediction()
             self._first_prediction = None
+
+    def _skip(self, record: ConsumerRecord, reason: Reason, error: Exception) -> None:
+        self.skipped[reason] += 1
+        self._report(f"{record.topic}: cannot read the record at offset {record.offset} ({reason}): {error}")
 
     async def close(self) -> None:
         await self._clients.aclose()

@@ -93,8 +93,8 @@ def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
         if at is None:
             raise ForecastError(f"hourly_metrics: no hour of {symbol} with a price: expected at least one")
         registry = Registry(storage, settings.hdfs.models, symbol)
-        pointer = registry.champion()
-        loaded = None if pointer is None else registry.load(pointer["version"])
+        champion = registry.load_champion(set())
+        loaded = None if champion is None else champion[0]
         forecasts = forecast_set(samples, at, loaded, settings.forecasting, issued_at_ms=clock.now_ms())
         for prediction in forecasts.predictions:
             sys.stdout.write(encode(prediction).decode() + "\n")

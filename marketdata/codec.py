@@ -4,6 +4,7 @@ A message is one JSON object in UTF-8. Unknown fields, other schema versions, st
 and non-finite numbers are refused; nothing is coerced or filled in.
 """
 
+import logging
 import math
 import re
 from enum import EnumType, StrEnum
@@ -12,10 +13,13 @@ from typing import TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from marketdata.bounds import MAX_RECORD_BYTES
 from marketdata.errors import DecodeError, InvalidValueError
-from marketdata.records import SCHEMA_VERSION, Record, Tick
-from marketdata.times import from_rfc3339
+from marketdata.records import SCHEMA_VERSION, Prediction, Record, Score, Tick
+from marketdata.times import from_wire
 from marketdata.vocabulary import Reason
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Record)
 
@@ -23,6 +27,10 @@ _encoder = msgspec.json.Encoder()
 _AT = " - at `$"
 _MISSING = re.compile(r"missing required field `([^`]+)`")
 _NOT_ONE_OF = "Invalid enum value"
+_BOUND = re.compile(r"Expected `(\w+)` (>=|<=|of length <=) (\S+)")
+_ITEM = re.compile(r"\[[^\]]*\]")
+_ITEMS = {"str": "characters", "array": "items", "object": "entries"}
+_VALIDATED = (Prediction, Score)
 _UNKNOWN = re.compile(r"unknown field `([^`]+)`")
 
 
@@ -35,10 +43,13 @@ def encode(record: Record) -> bytes:
     """Encode a record as the value of a message.
 
     Raises:
-        InvalidValueError: a number is not finite, or a time is not RFC 3339.
+        InvalidValueError: a number is not finite or implausible, or a time is not RFC 3339.
     """
     _check(record)
-    return _encoder.encode(record)
+    payload = _encoder.encode(record)
+    if isinstance(record, _VALIDATED):  # few an hour; the rules of ticks and candles are validated by their readers
+        decode(type(record), payload)
+    return payload
 
 
 def encode_finite(record: Record) -> bytes:
@@ -54,10 +65,23 @@ def decode(cls: type[R], payload: bytes | None) -> R:
     """Decode the value of a message.
 
     Raises:
-        DecodeError: with reason `empty`, `json`, `schema_version`, `missing_field`, `unknown_field`, `type` or `value`.
+        DecodeError: with reason `empty`, `json`, `schema_version`, `missing_field`, `unknown_field`, `type`, `value` or
+            `absurd`; `unexpected` for a fault of this program. No other exception is raised.
     """
+    try:
+        return _decode(cls, payload)
+    except DecodeError:
+        raise
+    except Exception as error:
+        log.exception("unexpected error while decoding a %s", cls.__name__)
+        raise DecodeError(Reason.UNEXPECTED, "payload", payload, f"a {cls.__name__} ({error!r})") from error
+
+
+def _decode(cls: type[R], payload: bytes | None) -> R:
     if not payload:
         raise DecodeError(Reason.EMPTY, "payload", payload, f"a {cls.__name__} as a JSON object")
+    if len(payload) > MAX_RECORD_BYTES:
+        raise DecodeError(Reason.ABSURD, "payload", payload, f"at most {MAX_RECORD_BYTES} bytes")
     try:
         record: R = _decoder(cls).decode(payload)
     except msgspec.ValidationError as error:
@@ -90,13 +114,13 @@ def _check_times(record: Record) -> None:
     for name in record.TIMES:
         value = getattr(record, name)
         if value is not None:
-            from_rfc3339(value, name)
+            from_wire(value, name)
     if isinstance(record, Tick):
         for source, state in record.sources.items():
             if state.observed_at is not None:
-                from_rfc3339(state.observed_at, f"sources.{source}.observed_at")
+                from_wire(state.observed_at, f"sources.{source}.observed_at")
             if state.received_at is not None:
-                from_rfc3339(state.received_at, f"sources.{source}.received_at")
+                from_wire(state.received_at, f"sources.{source}.received_at")
 
 
 @lru_cache
@@ -122,9 +146,9 @@ def _check_finite(value: object, path: str) -> None:
 def _lookup(payload: bytes, field: str) -> object:
     try:
         value = msgspec.json.decode(payload)
-        for part in field.split("."):
+        for part in _ITEM.sub("", field).split("."):
             value = value[part]
-    except (msgspec.DecodeError, RecursionError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):  # ValueError: also bytes that are not UTF-8
         return payload
     return value
 
@@ -143,6 +167,12 @@ def _to_decode_error(cls: type[Record], payload: bytes, text: str) -> DecodeErro
     expected = message.removeprefix("Expected ").split(", got ")[0].replace("`", "")
     if "out of range" in message:
         expected = "a finite number"
+    if match := _BOUND.match(message):
+        kind, comparison, bound = match.groups()
+        expected = f"a number {comparison} {float(bound):g}"
+        if kind in _ITEMS:
+            expected = f"at most {bound} {_ITEMS[kind]}"
+        return DecodeError(Reason.ABSURD, path, _lookup(payload, path), expected)
     if message.startswith(_NOT_ONE_OF) and (choices := _choices(get_type_hints(cls).get(path))):
         expected = f"one of {', '.join(choices)}"
     if not path:

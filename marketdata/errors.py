@@ -13,7 +13,31 @@ BitcoinDataError
 └── ForecastError               a model cannot be trained, loaded or used
 """
 
+import hashlib
+
 from marketdata.vocabulary import Reason
+
+MAX_SHOWN = 200
+"""Characters of a value, field or expectation in an error."""
+
+
+def shorten(text: str, limit: int = MAX_SHOWN) -> str:
+    """Return a text of at most `limit` characters, and a note with the length and hash of a longer one."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}… ({len(text)} characters, sha256 {digest(text.encode(errors='replace'))})"
+
+
+def digest(data: bytes) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 hash."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001  deep nesting, integers of more than 4,300 digits
+        return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
 class BitcoinDataError(Exception):
@@ -29,16 +53,13 @@ class BrokerError(ConfigurationError):
 
 
 class InvalidValueError(BitcoinDataError):
-    """A field has an unexpected value. `value` is its repr, shortened to 200 characters."""
+    """A field has an unexpected value. `value` is its repr; all texts are shortened to `MAX_SHOWN` characters."""
 
     def __init__(self, field: str, value: object, expected: str) -> None:
-        shown = repr(value)
-        if len(shown) > 200:  # noqa: PLR2004  keeps messages readable
-            shown = shown[:200] + "…"
-        super().__init__(f"{field}: {shown}: expected {expected}")
-        self.field = field
-        self.value = shown
-        self.expected = expected
+        self.field = shorten(field)
+        self.value = shorten(_repr(value))
+        self.expected = shorten(expected)
+        super().__init__(f"{self.field}: {self.value}: expected {self.expected}")
 
 
 class DecodeError(InvalidValueError):

@@ -1,13 +1,28 @@
 """The records on topics and in Parquet: immutable and typed; a missing value is None.
 
-On the wire a record is one JSON object with every field present (`marketdata.codec`). Times are RFC 3339 in UTC with
+On the wire a record is one JSON object with every field present (`marketdata.codec`). Annotated types are bounds that
+the codec validates (`marketdata.bounds`). Times are RFC 3339 in UTC with
 milliseconds; the `*_ms` properties return them in ms since the epoch.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from marketdata.bounds import (
+    MAX_ITEMS,
+    Bps,
+    Count,
+    DurationMs,
+    HorizonH,
+    Loss,
+    Offset,
+    Partition,
+    Price,
+    Share,
+    Sigma,
+    Text,
+)
 from marketdata.times import from_rfc3339
 from marketdata.vocabulary import Basis, Origin, Role
 
@@ -36,7 +51,7 @@ class SourceState(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     status: str
     observed_at: str | None = None
     received_at: str | None = None
-    staleness_ms: int | None = None
+    staleness_ms: DurationMs | None = None
 
 
 class Tick(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,8 +88,8 @@ class Tick(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
     traded_volume: float | None = None
     vwap: float | None = None
     divergence_bps: float | None = None
-    sources: dict[str, SourceState] = {}
-    flags: tuple[str, ...] = ()
+    sources: Annotated[dict[str, SourceState], Meta(max_length=MAX_ITEMS)] = {}
+    flags: Annotated[tuple[str, ...], Meta(max_length=MAX_ITEMS)] = ()
 
     @property
     def timestamp_ms(self) -> int:
@@ -110,7 +125,7 @@ class Candle(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class WindowFeatures(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Rolling features of one window; definitions and units are in docs/features.md."""
 
-    n_ticks: int
+    n_ticks: Count
     coverage: float
     open: float | None = None
     high: float | None = None
@@ -134,11 +149,11 @@ class FeatureRow(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     TIMES: ClassVar[tuple[str, ...]] = ("timestamp",)
     timestamp: str
-    revision: int
+    revision: Count
     mid: float | None
     spread_bps: float | None
     ewma_volatility: float | None
-    windows: dict[str, WindowFeatures]
+    windows: Annotated[dict[Text, WindowFeatures], Meta(max_length=MAX_ITEMS)]
 
     @property
     def timestamp_ms(self) -> int:
@@ -173,7 +188,9 @@ class HourlyRow(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class DeadLetter(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A refused record with its original bytes (`payload`, base64), topic, partition and offset.
 
-    `symbol` is the original key, empty if there is none; `value` is shortened.
+    `symbol` is the original key, empty if there is none. Texts are shortened (`marketdata.errors.shorten`), so that
+    any dead letter fits a Kafka record. cut: for `key` and `payload` that were shortened, the length and hash of the
+    original, such as `700000 bytes, sha256 0123456789abcdef`; topic, partition and offset identify the original.
     """
 
     TIMES: ClassVar[tuple[str, ...]] = ("refused_at",)
@@ -183,10 +200,11 @@ class DeadLetter(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
     value: str
     expected: str
     topic: str
-    partition: int
-    offset: int
+    partition: Partition
+    offset: Offset
     key: str | None
     payload: str
+    cut: Annotated[dict[str, str], Meta(max_length=MAX_ITEMS)] = {}
 
 
 class Prediction(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -198,51 +216,51 @@ class Prediction(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     TIMES: ClassVar[tuple[str, ...]] = ("issued_at", "data_through", "target_start", "target_end", "trained_through")
-    prediction_id: str
+    prediction_id: Text
     issued_at: str
     data_through: str
     target_start: str
     target_end: str
-    horizon_h: int
-    last_price: float
-    pred_avg_price: float
-    quantiles: dict[str, float]
-    lower: float
-    upper: float
-    interval_level: float
-    sigma: float
-    n_calib: int
-    model_version: str
+    horizon_h: HorizonH
+    last_price: Price
+    pred_avg_price: Price
+    quantiles: Annotated[dict[Text, Price], Meta(max_length=MAX_ITEMS)]
+    lower: Price
+    upper: Price
+    interval_level: Share
+    sigma: Sigma
+    n_calib: Count
+    model_version: Text
     trained_through: str | None
     role: Role
     origin: Origin
-    stale_reason: str | None = None
+    stale_reason: Text | None = None
 
 
 class Score(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The score of a prediction; `*_bps` are in basis points of log price."""
 
     TIMES: ClassVar[tuple[str, ...]] = ("target_start", "target_end", "scored_at", "issued_at")
-    prediction_id: str
+    prediction_id: Text
     issued_at: str
     target_start: str
     target_end: str
     scored_at: str
-    horizon_h: int
-    model_version: str
+    horizon_h: HorizonH
+    model_version: Text
     role: Role
     origin: Origin
-    actual_avg_price: float
-    pred_avg_price: float
-    last_price: float
-    n_ticks: int
-    coverage: float
-    error_bps: float
-    last_price_error_bps: float
+    actual_avg_price: Price
+    pred_avg_price: Price
+    last_price: Price
+    n_ticks: Count
+    coverage: Share
+    error_bps: Bps
+    last_price_error_bps: Bps
     covered: bool
-    interval_level: float
-    pinball_bps: float
-    winkler_bps: float
+    interval_level: Share
+    pinball_bps: Loss
+    winkler_bps: Loss
 
 
 RECORDS: dict[str, type[Record]] = {

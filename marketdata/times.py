@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
+from marketdata.bounds import EARLIEST_MS, LATEST_MS
 from marketdata.errors import InvalidValueError
 
 SECOND_MS = 1_000
@@ -56,6 +57,18 @@ def from_rfc3339(text: str, field: str = "timestamp") -> int:
         is_one = isinstance(text, str) and _RFC3339.fullmatch(text) is not None
         expected = "a real date and time" if is_one else "RFC 3339 with an offset, such as 2024-08-05T00:00:00.000Z"
         raise InvalidValueError(field, text, expected) from error
+
+
+def from_wire(text: str, field: str = "timestamp") -> int:
+    """Parse a time of a record into ms, as `from_rfc3339`.
+
+    Raises:
+        InvalidValueError: the text is not an RFC 3339 time, or the time is outside [`EARLIEST_MS`, `LATEST_MS`].
+    """
+    ms = from_rfc3339(text, field)
+    if not EARLIEST_MS <= ms <= LATEST_MS:
+        raise InvalidValueError(field, text, f"a time from {to_rfc3339(EARLIEST_MS)} to {to_rfc3339(LATEST_MS)}")
+    return ms
 
 
 @lru_cache(maxsize=16_384)  # the markets of a poll share a few times

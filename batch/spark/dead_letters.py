@@ -19,7 +19,7 @@ from clients.kafka.topics import wait_for_topics
 from config import Settings
 from marketdata import candle_rules, tick_rules
 from marketdata.codec import decode, encode
-from marketdata.dead_letters import to_dead_letter
+from marketdata.dead_letters import dead_letter_key, to_dead_letter
 from marketdata.errors import DecodeError
 from marketdata.records import Candle, DeadLetter, Tick
 from marketdata.topics import TopicRole
@@ -49,6 +49,9 @@ def refusal_of(kind: str, value: bytes | None, text: str, latest_ms: int) -> Dec
             tick_rules.check(decode(Tick, value), latest_ms)
     except DecodeError as error:
         return error
+    except Exception as error:  # noqa: BLE001  logged with its traceback
+        _log.exception("unexpected error while checking a record")
+        return DecodeError(Reason.UNEXPECTED, "payload", value, f"{expected} ({error!r})")
     return DecodeError(Reason.VALUE, "payload", value, f"{expected}: {text}")
 
 
@@ -103,7 +106,7 @@ class DeadLetterWriter:
                 key=key,
                 value=value,
             )
-            yield row.key, bytearray(encode(letter))
+            yield dead_letter_key(key), bytearray(encode(letter))
 
     def _publish(self, letters: list[tuple[Any, bytearray]]) -> None:
         options = {f"kafka.{name}": value for name, value in client_properties(self._settings.kafka).items()}

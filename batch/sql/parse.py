@@ -12,16 +12,16 @@ from pyspark.sql import functions as sql
 
 from batch.schemas import CANDLE_WIRE, RAW, SOURCES, TICK_WIRE, column_names
 from marketdata import candle_rules, tick_rules
+from marketdata.bounds import EARLIEST_MS, LATEST_MS, MAX_COUNT, MAX_ITEMS, MAX_RECORD_BYTES
 from marketdata.rules import AnyPresent, Compares, Ends, Joins, Matches, Repeats, Rule
-from marketdata.times import MINUTE_MS
+from marketdata.times import MINUTE_MS, to_rfc3339
 
 _CORRUPT = "_corrupt"
 TICK, CANDLE, UNKNOWN = "tick", "candle", "unknown"
 FUTURE = "ahead of the clock"
 _FULL_MATCH = r"^(?:{})\z"
 _DOUBLE = re.compile(r"(\w+) DOUBLE\b")
-# The range that `marketdata.times` can represent.
-_FIRST, _LAST = "TIMESTAMP '1970-01-01T00:00:00Z'", "TIMESTAMP '9999-12-31T23:00:00Z'"
+_IN_RANGE = f"BETWEEN TIMESTAMP '{to_rfc3339(EARLIEST_MS)}' AND TIMESTAMP '{to_rfc3339(LATEST_MS)}'"
 
 
 def _time(column: str) -> str:
@@ -81,6 +81,23 @@ def _not_finite(schema: str, rules: Iterable[Rule], record: str) -> str:
     return f"CASE {' '.join(whens)} END" if whens else "NULL"
 
 
+def _invalid_time(column: str) -> str:
+    """Return a condition for a text that is not a time within the codec's range; false for null."""
+    return f"{column} IS NOT NULL AND coalesce({_time(column)} NOT {_IN_RANGE}, true)"
+
+
+def _implausible(record: str) -> str:
+    """Return a CASE expression for the first value of a tick outside the codec's bounds (`marketdata.bounds`)."""
+    state = f"""s -> coalesce(abs(s.staleness_ms) > {int(MAX_COUNT)}, false)
+        OR {_invalid_time("s.observed_at")} OR {_invalid_time("s.received_at")}"""
+    return f"""CASE
+        WHEN {_invalid_time(f"{record}.trade_timestamp")} THEN 'trade_timestamp is invalid or out of range'
+        WHEN greatest(size({record}.sources), size({record}.flags)) > {MAX_ITEMS}
+            THEN 'sources or flags have more than {MAX_ITEMS} entries'
+        WHEN exists(map_values({record}.sources), {state}) THEN 'the state of a source is invalid or out of range'
+    END"""
+
+
 def parse_records(
     records: DataFrame, *, ticks_topic: str, candles_topic: str, latest_ms: int | None = None
 ) -> DataFrame:
@@ -101,11 +118,19 @@ def parse_records(
         ahead = f"unix_millis(at) + CASE kind WHEN '{CANDLE}' THEN {MINUTE_MS} ELSE 0 END > {latest_ms}"
     kind = f"CASE topic WHEN '{ticks_topic}' THEN '{TICK}' WHEN '{candles_topic}' THEN '{CANDLE}' ELSE '{UNKNOWN}' END"
     return (
-        records.selectExpr("topic", "partition", "offset", "cast(value AS STRING) AS text", f"{kind} AS kind")
+        records.selectExpr(
+            "topic",
+            "partition",
+            "offset",
+            f"octet_length(value) > {MAX_RECORD_BYTES} AS is_long",
+            f"CASE WHEN octet_length(value) <= {MAX_RECORD_BYTES} THEN cast(value AS STRING) END AS text",
+            f"{kind} AS kind",
+        )
         .selectExpr(
             "topic",
             "partition",
             "offset",
+            "is_long",
             "text",
             "kind",
             f"CASE WHEN kind = '{TICK}' THEN {_from_json(TICK_WIRE)} END AS tick",
@@ -115,13 +140,14 @@ def parse_records(
             "topic",
             "partition",
             "offset",
+            "is_long",
             "text",
             "kind",
             "tick",
             "candle",
             f"coalesce({_time('tick.timestamp')}, {_time('candle.open_time')}) AS at",
         )
-        .withColumn("at", sql.expr(f"CASE WHEN at BETWEEN {_FIRST} AND {_LAST} THEN at END"))
+        .withColumn("at", sql.expr(f"CASE WHEN at {_IN_RANGE} THEN at END"))
         .selectExpr(
             "topic",
             "partition",
@@ -131,6 +157,7 @@ def parse_records(
             "candle",
             "at",
             f"""coalesce(CASE
+                WHEN is_long THEN 'longer than {MAX_RECORD_BYTES} bytes'
                 WHEN tick.{_CORRUPT} IS NOT NULL OR candle.{_CORRUPT} IS NOT NULL THEN 'not JSON of the expected schema'
                 WHEN coalesce(tick.schema_version, candle.schema_version, -1) <> 1 THEN 'schema_version is not 1'
                 WHEN at IS NULL THEN 'event time is missing or invalid'
@@ -140,7 +167,7 @@ def parse_records(
                     OR candle.close IS NULL OR candle.volume IS NULL) THEN 'a price or the volume is missing'
             END, CASE kind
                 WHEN '{TICK}' THEN coalesce({_violated_rule(tick_rules.RULES, "tick")},
-                    {_not_finite(TICK_WIRE, tick_rules.RULES, "tick")})
+                    {_not_finite(TICK_WIRE, tick_rules.RULES, "tick")}, {_implausible("tick")})
                 WHEN '{CANDLE}' THEN coalesce({_violated_rule(candle_rules.RULES, "candle")},
                     {_not_finite(CANDLE_WIRE, candle_rules.RULES, "candle")})
             END, CASE

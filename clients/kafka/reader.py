@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer
@@ -14,6 +15,7 @@ from config.sections import KafkaSettings
 from marketdata.codec import decode
 from marketdata.errors import BrokerError, DecodeError
 from marketdata.records import Record
+from marketdata.vocabulary import Reason
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +26,43 @@ _POLL_MS = 500
 _STALLED_S = 10.0  # timeout without a record while the broker reports more
 
 
+def read_record(
+    cls: type[R],
+    raw: ConsumerRecord,
+    *,
+    check: Callable[[R], object] = lambda _record: None,
+    skip_level: int = logging.DEBUG,
+    skipped: Counter[str] | None = None,
+) -> R | None:
+    """Decode one record and check it; return None for a record to skip, so that none ends its reader.
+
+    Args:
+        cls: the record type.
+        raw: from Kafka.
+        check: raises `DecodeError` for a record that breaks a rule.
+        skip_level: the level at which a skipped record is logged; an unexpected error is logged as an error.
+        skipped: counts skipped records by reason.
+    """
+    reason = Reason.UNEXPECTED
+    try:
+        record = decode(cls, raw.value)
+        check(record)
+    except DecodeError as error:
+        reason = error.reason
+        log.log(skip_level, "skipped %s-%d@%d: %s", raw.topic, raw.partition, raw.offset, error)
+    except Exception:
+        log.exception("skipped %s-%d@%d: unexpected error", raw.topic, raw.partition, raw.offset)
+    else:
+        return record
+    if skipped is not None:
+        skipped[reason] += 1
+    return None
+
+
 class TopicReader:
     """All partitions of one topic, or the one that a key goes to. An async context manager.
+
+    `skipped` counts the records that `decoded` skipped, by reason.
 
     Args:
         kafka: where the topic is.
@@ -46,6 +83,7 @@ class TopicReader:
     ) -> None:
         self.topic = topic
         self.partitions: list[TopicPartition] = []
+        self.skipped: Counter[str] = Counter()
         self._kafka = kafka
         self._key = key
         self._wait_s = wait_s
@@ -132,23 +170,19 @@ class TopicReader:
                 raise BrokerError(f"topic {self.topic}: no record from partitions {open_} for {_STALLED_S:g} s")
 
     async def decoded(
-        self, cls: type[R], froms: Offsets, ends: Offsets, *, skip_level: int = logging.DEBUG
+        self,
+        cls: type[R],
+        froms: Offsets,
+        ends: Offsets,
+        *,
+        check: Callable[[R], object] = lambda _record: None,
+        skip_level: int = logging.DEBUG,
     ) -> AsyncIterator[tuple[ConsumerRecord, R]]:
-        """As `between`, with decoded values; records that are no `cls` are skipped and logged at `skip_level`."""
+        """As `between`, with decoded values; see `read_record` for the records that are skipped."""
         async for raw in self.between(froms, ends):
-            try:
-                record = decode(cls, raw.value)
-            except DecodeError as error:
-                log.log(
-                    skip_level,
-                    "skipped %s-%d@%d: %s",
-                    raw.topic,
-                    raw.partition,
-                    raw.offset,
-                    error,
-                )
-                continue
-            yield raw, record
+            record = read_record(cls, raw, check=check, skip_level=skip_level, skipped=self.skipped)
+            if record is not None:
+                yield raw, record
 
     async def follow(self, froms: Offsets) -> AsyncIterator[ConsumerRecord]:
         """The records from these offsets on, without end."""

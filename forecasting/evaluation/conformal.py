@@ -9,7 +9,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,15 @@ class Track:
         return {"target": self._target, "alpha": self.alpha, "scores": list(self._scores)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.alpha = float(state["alpha"])
-        self._scores = deque(float(s) for s in state["scores"])
-        self._sorted = sorted(self._scores)
+        """Replace alpha and scores.
+
+        Raises:
+            ValueError: a number is missing or not finite.
+        """
+        alpha, *scores = (float(value) for value in (state["alpha"], *state["scores"]))
+        if not all(map(isfinite, (alpha, *scores))):
+            raise ValueError("calibration: expected finite numbers")
+        self.alpha, self._scores, self._sorted = alpha, deque(scores), sorted(scores)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def _arrays(data: bytes, names: tuple[str, ...], file: str) -> dict[str, Floats]
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # also of zipfile and zlib
         raise ForecastError(f"{file}: not a probe: {error!r}") from error
 
 

@@ -8,20 +8,21 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from clients.webhdfs import WebHdfs
+from clients.webhdfs import FileState, WebHdfs
 from forecasting.evaluation.conformal import Calibrator
 from forecasting.models import catalogue
 from forecasting.models.interface import Model, Saved
 from forecasting.models.network import Training
 from forecasting.registry.probe import check_probe
-from marketdata.errors import ForecastError, StorageError
-from marketdata.times import from_rfc3339
+from marketdata.errors import ForecastError, InvalidValueError, StorageError
+from marketdata.times import from_rfc3339, from_wire
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,14 @@ def _numpy_float(value: Any) -> float:
     raise TypeError(f"{type(value).__name__}: expected plain data or a numpy float")
 
 
+def _promotion(data: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("version"), str) and entry["version"] else None
+
+
 class Registry:
     """The versions of one market."""
 
@@ -94,6 +103,7 @@ class Registry:
         self._storage = storage
         self._symbol = symbol
         self.folder = f"{root}/{symbol}"
+        self._damaged: set[FileState] = set()  # logged
 
     def path(self, name: str, file: str) -> str:
         return f"{self.folder}/versions/{name}/{file}"
@@ -117,46 +127,103 @@ class Registry:
         """Return a version's description, without its model.
 
         Raises:
-            ForecastError: the version is not complete.
+            ForecastError: the version is not complete, or its description is damaged.
+            StorageError: HDFS is unavailable.
         """
         if not self._storage.exists(self.path(name, SUCCESS)):
             raise ForecastError(f"{name}: no {SUCCESS}: not a complete version")
-        config = json.loads(self._storage.read(self.path(name, "config.json")))
-        metrics = json.loads(self._storage.read(self.path(name, "metrics.json")))
+        texts = {file: self._read(name, file) for file in ("config.json", "metrics.json")}
         try:
-            return Version(self._symbol, name, config["trained_through"], config["recipe"], config, metrics)
+            config, metrics = (json.loads(text) for text in texts.values())
+            version = Version(self._symbol, name, config["trained_through"], config["recipe"], config, metrics)
+            from_wire(version.trained_through, "trained_through")
         except KeyError as error:
             raise ForecastError(f"{name}: config.json: {error} missing") from error
+        except (TypeError, ValueError, RecursionError, InvalidValueError) as error:
+            raise ForecastError(f"{name}: config.json or metrics.json: damaged: {error!r}") from error
+        return version
 
     def load(self, name: str) -> Loaded:
         """Load a version and check its probe.
 
         Raises:
-            ForecastError: the version is not complete, or its model does not reproduce its probe.
+            ForecastError: the version is not complete, a file of it is missing or damaged, or its model does not
+                reproduce its probe.
+            StorageError: HDFS is unavailable.
         """
+        try:
+            return self._load(name)
+        except (ForecastError, StorageError):
+            raise
+        except Exception as error:
+            # Each library raises its own errors for damaged bytes: BadZipFile, zlib.error, EOFError, RecursionError, …
+            raise ForecastError(f"{name}: damaged: {error!r}") from error
+
+    def _load(self, name: str) -> Loaded:
         version = self.read_version(name)
         config = version.config
         model = catalogue.make(config["model"]["name"], Training())
-        files = {file: self._storage.read(self.path(name, file)) for file in config["binaries"]}
+        files = {file: self._read(name, file) for file in config["binaries"]}
         model.load(Saved(config["model"], files))
         check_probe(
             model,
-            self._storage.read(self.path(name, "probe_input.npz")),
-            self._storage.read(self.path(name, "probe_output.npz")),
+            self._read(name, "probe_input.npz"),
+            self._read(name, "probe_output.npz"),
             symbol=self._symbol,
             sequence_h=config["sequence_h"],
             horizon_h=config["horizon_h"],
         )
-        calibration = json.loads(self._storage.read(self.path(name, "calibration.json")))
-        return Loaded(version, model, Calibrator.from_state(calibration), from_rfc3339(version.trained_through))
+        calibration = json.loads(self._read(name, "calibration.json"))
+        return Loaded(version, model, Calibrator.from_state(calibration), from_wire(version.trained_through))
+
+    def _read(self, name: str, file: str) -> bytes:
+        path = self.path(name, file)
+        if not self._storage.exists(path):  # not a StorageError, which would be retried for as long as it is missing
+            raise ForecastError(f"{name}: {file}: missing")
+        return self._storage.read(path)
+
+    def promoted(self) -> Iterator[dict[str, Any]]:
+        """Yield the promotions (`version`, `why`, `provisional`, …), newest first; log and skip damaged ones.
+
+        Raises:
+            StorageError: HDFS is unavailable.
+        """
+        for file in reversed(self._storage.files(f"{self.folder}/champion", ".json")):
+            entry = _promotion(self._storage.read(file.path))
+            if entry is not None:
+                yield entry
+            elif file not in self._damaged:
+                self._damaged.add(file)
+                log.error(
+                    "%s: damaged: expected a JSON object with a version; the promotion before it is used", file.path
+                )
 
     def champion(self) -> dict[str, Any] | None:
-        """The newest promotion (`version`, `why`, `provisional`, …); None if there was none."""
-        files = self._storage.files(f"{self.folder}/champion", ".json")
-        if not files:
-            return None
-        entry: dict[str, Any] = json.loads(self._storage.read(files[-1].path))
-        return entry
+        """The newest promotion that can be read; None if there is none."""
+        return next(self.promoted(), None)
+
+    def load_champion(self, unusable: set[str], current: Loaded | None = None) -> tuple[Loaded, dict[str, Any]] | None:
+        """Load the newest promoted version that can be used, with its promotion; None if there is none.
+
+        Args:
+            unusable: names of versions to skip; those that cannot be used are logged and added.
+            current: a loaded version, which is not loaded again.
+
+        Raises:
+            StorageError: HDFS is unavailable.
+        """
+        for entry in self.promoted():
+            name = entry["version"]
+            if current is not None and name == current.version.name:
+                return current, entry
+            if name in unusable:
+                continue
+            try:
+                return self.load(name), entry
+            except ForecastError as error:
+                unusable.add(name)
+                log.error("symbol=%s version=%s cannot be used: %s", self._symbol, name, error)  # noqa: TRY400
+        return None
 
     def challengers(self, champion: str | None) -> dict[str, str]:
         """Newest complete version of each model other than the champion's, by model name."""

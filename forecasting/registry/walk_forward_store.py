@@ -45,8 +45,9 @@ def read_losses(storage: WebHdfs, folder: str, recipe: str) -> WalkForwardLosses
     path = _path(folder, recipe)
     if not storage.exists(path):
         return None
+    content = storage.read(path)
     try:
-        columns = read_parquet(storage.read(path)).to_pydict()
+        columns = read_parquet(content).to_pydict()
         error, truth = np.asarray(columns["error"]), np.asarray(columns["truth"])
         return WalkForwardLosses(
             start_ms=np.asarray(columns["hour_start_ms"], dtype=np.int64),
@@ -54,5 +55,5 @@ def read_losses(storage: WebHdfs, folder: str, recipe: str) -> WalkForwardLosses
             covered=np.asarray(columns["covered_90"], dtype=bool),
             rmse_over_last_price=float(np.sqrt(np.mean(error**2) / np.mean(truth**2))),
         )
-    except (pa.ArrowInvalid, KeyError) as problem:
+    except Exception as problem:
         raise StorageError(f"{path}: not walk-forward losses: {problem!r}") from problem

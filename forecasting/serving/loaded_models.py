@@ -36,18 +36,15 @@ class LoadedModels:
         return self._challengers.get(model)
 
     async def follow_champion(self) -> bool:
-        """Load the version that the registry names champion; return whether another one was loaded.
+        """Load the newest promoted version that can be used; return whether another one was loaded.
 
         Raises:
             StorageError: the registry cannot be read.
         """
-        pointer = await in_thread(self._registry.champion)
-        if pointer is None:
+        found = await in_thread(lambda: self._registry.load_champion(self._unusable, self._champion))
+        if found is None or found[0] is self._champion:
             return False
-        loaded = await self._load(pointer["version"], self._champion)
-        if loaded is None or loaded is self._champion:
-            return False
-        self._champion = loaded
+        self._champion, pointer = loaded, _ = found
         log.info("symbol=%s champion=%s provisional=%s", self._symbol, loaded.version.name, pointer.get("provisional"))
         return True
 

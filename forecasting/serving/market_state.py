@@ -22,6 +22,8 @@ from forecasting.serving.predictor import ForecastSet, forecast_set, newest_hour
 from forecasting.serving.published_records import PublishedRecords
 from forecasting.serving.threads import in_thread
 from forecasting.training.child import TrainingChild
+from marketdata.codec import encode
+from marketdata.errors import InvalidValueError
 from marketdata.records import Prediction, Score
 from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
 
@@ -145,13 +147,20 @@ class MarketState:
         self._is_scoring_due = False
 
     async def _publish_score(self, prediction: Prediction, hours: Hours, at: int, publish: Publish) -> None:
-        record = score(
-            prediction,
-            actual=float(hours.avg_price[at]),
-            n_ticks=int(hours.n_ticks[at]),
-            coverage=float(hours.coverage[at]),
-            scored_at_ms=await in_thread(self._clock.now_ms),
-        )
+        now_ms = await in_thread(self._clock.now_ms)
+        try:  # a prediction of another program must not stop the scores of all others
+            record = score(
+                prediction,
+                actual=float(hours.avg_price[at]),
+                n_ticks=int(hours.n_ticks[at]),
+                coverage=float(hours.coverage[at]),
+                scored_at_ms=now_ms,
+            )
+            encode(record)
+        except Exception:
+            self._published.discard(prediction)
+            log.exception("prediction=%s cannot be scored: discarded", prediction.prediction_id)
+            return
         await publish(record)
         self._published.add_score(record)
         log.info(
@@ -224,6 +233,11 @@ class MarketState:
             log.warning("prediction=%s target hour is over: not published", prediction.prediction_id)
             return
         prediction = msgspec.structs.replace(prediction, issued_at=to_rfc3339(issued_at_ms))
+        try:
+            encode(prediction)
+        except InvalidValueError as error:  # a model that forecasts absurd prices must not stop the others
+            log.error("prediction=%s not published: %s", prediction.prediction_id, error)  # noqa: TRY400
+            return
         await publish(prediction)
         self._published.add_prediction(prediction)
         log.info(

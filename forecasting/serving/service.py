@@ -6,6 +6,7 @@ the outcome of a send is unknown.
 
 import asyncio
 import logging
+from collections import Counter
 from functools import partial
 
 from aiokafka import AIOKafkaProducer
@@ -45,6 +46,7 @@ class PredictorService:
     def __init__(self, settings: Settings, storage: WebHdfs, clock: Clock) -> None:
         self._settings = settings
         self._ownership: PartitionOwnership | None = None
+        self._unexpected: Counter[str] = Counter()
         self._predictions = settings.topic(TopicRole.PREDICTIONS).name
         self._scores = settings.topic(TopicRole.PREDICTION_SCORES).name
         self._markets = [
@@ -127,6 +129,15 @@ class PredictorService:
             await market.retrain()
         except (StorageError, ForecastError, BrokerError, RetryableSourceError) as error:
             log.warning("symbol=%s update failed, retrying: %s", market.symbol, error)
+        except KafkaError:
+            raise
+        except Exception:
+            self._unexpected[market.symbol] += 1
+            log.exception(
+                "symbol=%s update failed unexpectedly (%d times since the start), retrying",
+                market.symbol,
+                self._unexpected[market.symbol],
+            )
 
     async def _restore(self, market: MarketState) -> None:
         """Read the market's records from the ends of the topics."""

@@ -9,11 +9,12 @@ from aiokafka.structs import ConsumerRecord
 from msgspec import structs
 
 from marketdata import tick_rules
+from marketdata.bounds import MAX_ITEMS
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
 from marketdata.records import Tick
 from marketdata.vocabulary import Reason, TickFlag
-from streams.agents.dead_letters import dead_letter
+from streams.agents.dead_letters import log_unexpected, refused
 from streams.agents.seen import REMEMBERED, Seen
 from streams.kafka.records import OutgoingRecord, source_offset_headers
 
@@ -61,43 +62,36 @@ def clean(
     done = Cleaned()
     latest_ms = now_ms + max_future_ms
     for record in records:
-        try:
+        try:  # one record must not fail its batch; the dead letter keeps its bytes
             tick = decode(Tick, record.value)
             timestamp_ms = check(tick, record.key, latest_ms)
+            key: bytes = record.key
+            state = done.states.get(key)
+            if state is None:
+                state = done.states[key] = load(key)
+            if record.offset <= state.offset:
+                done.replayed += 1
+                continue
+            state.offset = record.offset
+            newest_ms = state.newest_ms
+            if not state.add(timestamp_ms, remembered):
+                done.duplicates += 1
+                continue
+            if newest_ms is not None and timestamp_ms < newest_ms - lateness_ms:
+                done.late += 1
+            value = record.value
+            if (newest_ms is None or timestamp_ms > newest_ms) and not state.follow(_price(tick), max_move):
+                value = encode(structs.replace(tick, flags=(*tick.flags, TickFlag.JUMP)[-MAX_ITEMS:]))
+                done.jumps += record.offset > delivered
+            if record.offset > delivered:
+                done.ticks.append((key, value, source_offset_headers(record.offset)))
         except DecodeError as error:
             done.reasons.append(error.reason)
-            done.dead_letters.append(_dead_letter(record, error, error.reason, now_ms))
-            continue
-        except Exception as error:  # one record must not fail its batch; the dead letter keeps its bytes
-            log.exception(
-                "%s-%d@%d: unexpected error",
-                record.topic,
-                record.partition,
-                record.offset,
-            )
+            done.dead_letters.append(refused(record, error, error.reason, now_ms))
+        except Exception as error:  # noqa: BLE001  logged with its traceback
+            log_unexpected(log, record, error)
             done.reasons.append(Reason.UNEXPECTED)
-            done.dead_letters.append(_dead_letter(record, error, Reason.UNEXPECTED, now_ms))
-            continue
-        key: bytes = record.key
-        state = done.states.get(key)
-        if state is None:
-            state = done.states[key] = load(key)
-        if record.offset <= state.offset:
-            done.replayed += 1
-            continue
-        state.offset = record.offset
-        newest_ms = state.newest_ms
-        if not state.add(timestamp_ms, remembered):
-            done.duplicates += 1
-            continue
-        if newest_ms is not None and timestamp_ms < newest_ms - lateness_ms:
-            done.late += 1
-        value = record.value
-        if (newest_ms is None or timestamp_ms > newest_ms) and not state.follow(_price(tick), max_move):
-            value = encode(structs.replace(tick, flags=(*tick.flags, TickFlag.JUMP)))
-            done.jumps += record.offset > delivered
-        if record.offset > delivered:
-            done.ticks.append((key, value, source_offset_headers(record.offset)))
+            done.dead_letters.append(refused(record, error, Reason.UNEXPECTED, now_ms))
     return done
 
 
@@ -122,7 +116,3 @@ def _price(tick: Tick) -> float:
     if tick.bid_price is not None and tick.ask_price is not None:
         return (tick.bid_price + tick.ask_price) / 2
     return math.nan if tick.price is None else tick.price
-
-
-def _dead_letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> OutgoingRecord:
-    return record.key, encode(dead_letter(record, error, reason, now_ms)), source_offset_headers(record.offset)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 
 from aiokafka.structs import ConsumerRecord
 
-from marketdata.dead_letters import to_dead_letter
-from marketdata.records import DeadLetter
+from marketdata.codec import encode
+from marketdata.dead_letters import dead_letter_key, to_dead_letter
+from streams.kafka.records import OutgoingRecord, source_offset_headers
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,9 @@ class RefusalLog:
         self._counts.clear()
 
 
-def dead_letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> DeadLetter:
-    """Return the dead letter of a refused record; `now_ms` is event time."""
-    return to_dead_letter(
+def refused(record: ConsumerRecord, error: Exception, reason: str, now_ms: int) -> OutgoingRecord:
+    """Return the dead letter of a refused record, as it is sent; `now_ms` is event time."""
+    letter = to_dead_letter(
         error,
         reason,
         now_ms,
@@ -53,3 +54,9 @@ def dead_letter(record: ConsumerRecord, error: Exception, reason: str, now_ms: i
         key=record.key,
         value=record.value,
     )
+    return dead_letter_key(record.key), encode(letter), source_offset_headers(record.offset)
+
+
+def log_unexpected(log: logging.Logger, record: ConsumerRecord, error: Exception) -> None:
+    """Log an error that no rule explains, with its traceback."""
+    log.error("%s-%d@%d: unexpected error", record.topic, record.partition, record.offset, exc_info=error)

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 import msgspec
 from aiokafka.structs import ConsumerRecord
 
-from marketdata.codec import decode, encode, encode_finite
+from marketdata.bounds import MAX_TEXT
+from marketdata.codec import decode, encode_finite
 from marketdata.errors import DecodeError, InvalidValueError
 from marketdata.features import MarketFeatures
 from marketdata.quote_tick import decode_quote
 from marketdata.records import Tick
 from marketdata.tick_rules import ahead_of_clock
-from marketdata.times import SECOND_MS, from_rfc3339
+from marketdata.times import SECOND_MS, from_wire
 from marketdata.vocabulary import Reason
-from streams.agents.dead_letters import dead_letter
+from streams.agents.dead_letters import log_unexpected, refused
 from streams.kafka.records import OutgoingRecord, source_offset_headers
 
 log = logging.getLogger(__name__)
@@ -70,37 +71,36 @@ def roll(  # noqa: C901  one pass without helper calls: it runs for every tick
         key = record.key
         try:
             quote = decode_quote(record.value)
-            timestamp_ms = from_rfc3339(quote.timestamp)
+            timestamp_ms = from_wire(quote.timestamp)
             market = markets.get(key)
             if market is None or market.state.symbol != quote.symbol:
                 _check_key(record, quote.symbol)
                 market = markets[key] = _Market(load(key))
             if timestamp_ms > latest_ms:
                 raise ahead_of_clock(quote.timestamp, latest_ms)  # noqa: TRY301  handled like every other refusal
+            state = market.state
+            if state.mark_seen(partition, record.offset):
+                done.replayed += 1
+                continue
+            second = timestamp_ms // SECOND_MS
+            if market.second is None:
+                market.second = second
+            elif second > market.second:
+                done.rows.append(_row(key, market))
+                market.second = second
+            market.offset = record.offset
+            if not state.add(
+                timestamp_ms,
+                quote.bid_price,
+                quote.bid_qty,
+                quote.ask_price,
+                quote.ask_qty,
+                quote.traded_volume,
+                quote.traded_value,
+            ):
+                done.late += 1
         except Exception as error:  # noqa: BLE001  one record must not fail its batch; the dead letter keeps its bytes
             _refuse(done, record, error, now_ms)
-            continue
-        state = market.state
-        if state.mark_seen(partition, record.offset):
-            done.replayed += 1
-            continue
-        second = timestamp_ms // SECOND_MS
-        if market.second is None:
-            market.second = second
-        elif second > market.second:
-            done.rows.append(_row(key, market))
-            market.second = second
-        market.offset = record.offset
-        if not state.add(
-            timestamp_ms,
-            quote.bid_price,
-            quote.bid_qty,
-            quote.ask_price,
-            quote.ask_qty,
-            quote.traded_volume,
-            quote.traded_value,
-        ):
-            done.late += 1
     for key, market in markets.items():
         if market.second is not None:
             done.rows.append(_row(key, market))
@@ -113,6 +113,8 @@ def roll(  # noqa: C901  one pass without helper calls: it runs for every tick
 def _check_key(record: ConsumerRecord, symbol: str) -> None:
     if record.key != symbol.encode():
         raise InvalidValueError("key", record.key, f"the symbol {symbol!r} as UTF-8")
+    if len(symbol) > MAX_TEXT:  # the symbol is part of every key of the table
+        raise DecodeError(Reason.SYMBOL, "symbol", symbol, f"at most {MAX_TEXT} characters")
 
 
 def _row(key: bytes, market: _Market) -> OutgoingRecord:
@@ -127,13 +129,7 @@ def _refuse(done: Rolled, record: ConsumerRecord, error: Exception, now_ms: int)
     reason: str = Reason.NOT_A_TICK
     if not isinstance(error, (msgspec.MsgspecError, InvalidValueError, TypeError, UnicodeDecodeError)):
         reason = Reason.UNEXPECTED
-        log.error(
-            "%s-%d@%d: unexpected error",
-            record.topic,
-            record.partition,
-            record.offset,
-            exc_info=error,
-        )
+        log_unexpected(log, record, error)
     elif isinstance(error, DecodeError):
         reason = error.reason
     elif not isinstance(error, InvalidValueError):  # decode the whole tick, which names field and value
@@ -142,6 +138,4 @@ def _refuse(done: Rolled, record: ConsumerRecord, error: Exception, now_ms: int)
         except DecodeError as named:
             error, reason = named, named.reason
     done.reasons.append(reason)
-    done.dead_letters.append(
-        (record.key, encode(dead_letter(record, error, reason, now_ms)), source_offset_headers(record.offset))
-    )
+    done.dead_letters.append(refused(record, error, reason, now_ms))

@@ -16,7 +16,6 @@ from exchanges.interface import CandleSource
 from exchanges.retry_policy import RetryPolicy
 from marketdata import candle_rules
 from marketdata.codec import encode
-from marketdata.errors import DecodeError
 from marketdata.markets import Market
 from marketdata.records import Candle
 from marketdata.times import HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
@@ -200,11 +199,9 @@ async def published_minutes(
         found: defaultdict[str, set[int]] = defaultdict(set)
         spans: dict[int, tuple[int, int]] = {}
         async for tail, froms, ends in reader.backwards(_TAILS):
-            async for record, candle in reader.decoded(Candle, froms, ends):
-                try:
-                    candle_rules.check(candle, latest_ms)
-                except DecodeError:
-                    continue  # the readers of the topic refuse it
+            async for record, candle in reader.decoded(
+                Candle, froms, ends, check=lambda candle: candle_rules.check(candle, latest_ms)
+            ):
                 open_ms = candle.open_time_ms
                 found[candle.symbol].add(open_ms)
                 low, high = spans.get(record.partition, (open_ms, open_ms))

@@ -7,10 +7,9 @@ from typing import Self, TypeVar
 from aiokafka.structs import ConsumerRecord
 from faust.cli import option
 
-from clients.kafka.reader import TopicReader
+from clients.kafka.reader import TopicReader, read_record
 from config.settings import Settings
-from marketdata.codec import decode
-from marketdata.errors import DecodeError, InvalidValueError
+from marketdata.errors import InvalidValueError
 from marketdata.records import RECORDS, Record
 from marketdata.times import from_rfc3339
 from marketdata.topics import TOPICS, TopicRole
@@ -114,7 +113,4 @@ async def newest(
 
 def decoded(cls: type[R], raw: ConsumerRecord) -> R | None:
     """Decode a record; return None if it is invalid."""
-    try:
-        return decode(cls, raw.value)
-    except DecodeError:
-        return None
+    return read_record(cls, raw)

@@ -7,13 +7,13 @@ offset for that header. Concurrent runs are not coordinated.
 """
 
 import base64
-import binascii
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from clients.kafka.reader import TopicReader
 from config.settings import Settings
@@ -34,6 +34,9 @@ HEADER = "dead-letter"
 
 _BATCH = 500  # dead letters between two updates of their states
 _LOST_CHARACTER = "\ufffd"
+_decoder = msgspec.json.Decoder(RepublishRecord)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -123,11 +126,17 @@ def not_restorable(settings: Settings, dead_letter: DeadLetter, partitions: int)
         return f"topic: {dead_letter.topic!r}: expected one of {', '.join(sorted(known))}"
     if not 0 <= dead_letter.partition < partitions:
         return f"partition: {dead_letter.partition}: expected one of the {partitions} partitions of {dead_letter.topic}"
+    for name, size in sorted(dead_letter.cut.items()):
+        return f"{name}: {size}: expected a shorter one, because it was truncated"
     if dead_letter.key is not None and _LOST_CHARACTER in dead_letter.key:
         return f"key: {dead_letter.key!r}: expected UTF-8"
+    return _not_decodable(dead_letter)
+
+
+def _not_decodable(dead_letter: DeadLetter) -> str | None:
     try:
         size = len(base64.b64decode(dead_letter.payload, validate=True))
-    except binascii.Error:
+    except ValueError:  # also a text that is not ASCII
         return "payload: expected base64"
     if not 0 < size < PAYLOAD_LIMIT:
         return f"payload: {size} bytes: expected 1 to {PAYLOAD_LIMIT - 1}, because longer ones were truncated"
@@ -160,6 +169,9 @@ def _refused(original: _Original, role: TopicRole, latest_ms: int) -> DecodeErro
             check(decode(Tick, original.value), original.key, latest_ms)
     except DecodeError as error:
         return error
+    except Exception as error:
+        log.exception("%s: unexpected error", original.dead_letter)
+        return DecodeError(Reason.UNEXPECTED, "payload", original.value, f"a record that can be checked ({error!r})")
     return None
 
 
@@ -173,18 +185,27 @@ async def _sent_before(settings: Settings, *, keep: bool) -> set[str]:
         if any(one.actual is None for one in await admin.drift([policy])):
             return set()
     states: dict[str, RepublishRecord] = {}
-    decoder = msgspec.json.Decoder(RepublishRecord)
     async with TopicReader(settings.kafka, policy.name) as reader:
         froms, ends = await reader.tails(None)
         async for record in reader.between(froms, ends):
-            state = decoder.decode(record.value)
-            states[state.letter] = state
+            state = _republish_record(record)
+            if state is not None:
+                states[state.letter] = state
     begun = [one for one in states.values() if one.state == "begun"]
     found_sent = await _find_sent(settings, begun)
     if found_sent and keep:
         async with Sender(settings.kafka) as sender:
             await _publish_states(sender, policy.name, found_sent)
     return {name for name, state in states.items() if state.state == "sent"} | {state.letter for state in found_sent}
+
+
+def _republish_record(record: ConsumerRecord) -> RepublishRecord | None:
+    """Decode a republish record; log and skip a record of another program."""
+    try:
+        return _decoder.decode(record.value or b"")
+    except (ValueError, RecursionError) as error:
+        log.warning("skipped %s-%d@%d: %s", record.topic, record.partition, record.offset, error)
+        return None
 
 
 async def _find_sent(settings: Settings, begun: Iterable[RepublishRecord]) -> list[RepublishRecord]:
@@ -208,8 +229,8 @@ async def _find_sent(settings: Settings, begun: Iterable[RepublishRecord]) -> li
     return found
 
 
-def _ids_in(headers: Sequence[tuple[str, bytes]]) -> list[str]:
-    return [value.decode() for key, value in headers if key == HEADER]
+def _ids_in(headers: Sequence[tuple[str, bytes | None]]) -> list[str]:
+    return [(value or b"").decode(errors="replace") for key, value in headers if key == HEADER]
 
 
 async def _send(settings: Settings, originals: Sequence[_Original]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from clients.kafka.reader import TopicReader
 from config.sections import KafkaSettings
-from streams.kafka.records import NO_OFFSET, SOURCE_OFFSET_HEADER
+from streams.kafka.records import NO_OFFSET, source_offset
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ async def _newest(reader: TopicReader) -> dict[int, int]:
     async for _, froms, ends in reader.backwards(_TAILS):
         lacking = {tp: first for tp, first in froms.items() if tp.partition not in found}
         async for record in reader.between(lacking, ends):
-            for key, value in record.headers:
-                if key == SOURCE_OFFSET_HEADER:
-                    found[record.partition] = max(found.get(record.partition, NO_OFFSET), int(value))
+            offset = source_offset(record.headers)
+            if offset is not None:
+                found[record.partition] = max(found.get(record.partition, NO_OFFSET), offset)
         if all(tp.partition in found for tp in froms):
             break
     return found

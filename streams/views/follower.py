@@ -24,7 +24,7 @@ from marketdata.codec import decode
 from marketdata.errors import DecodeError
 from marketdata.records import RECORDS, Record
 from marketdata.topics import TOPICS, TopicRole
-from streams.views.read_model import KafkaView, ReadModel, event_time
+from streams.views.read_model import KafkaView, ReadModel, latest_time_ms
 from streams.views.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -232,13 +232,14 @@ class Follower:
         where = (record.topic, record.partition, record.offset)
         try:
             decoded = decode(RECORDS[TOPICS[role].record], record.value)
-            at_ms = event_time(decoded)
+            at_ms = latest_time_ms(decoded)
             if self._is_ahead(at_ms):
                 topic.skipped += 1
                 if role is not TopicRole.TICKS:  # the clean agent reports these
                     log.warning("views skip %s-%d@%d: its time is ahead of the clock", *where)
                 return
-            changed = self._read_model.apply(role, decoded, record.timestamp)
+            if self._read_model.apply(role, decoded, record.timestamp):
+                self._on_record(role, decoded)
         except DecodeError as error:
             topic.undecodable += 1
             if role is not TopicRole.TICKS:
@@ -250,8 +251,6 @@ class Follower:
             return
         if self._now_ms() is None:
             self._unchecked_ms = max(at_ms, self._unchecked_ms or at_ms)
-        if changed:
-            self._on_record(role, decoded)
 
     def _select(self, role: TopicRole, records: list[ConsumerRecord]) -> list[ConsumerRecord]:
         if role in _THROTTLED:

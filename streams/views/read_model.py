@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from marketdata import candle_rules
+from marketdata.bounds import LATEST_MS
 from marketdata.enrichment import mid_price
 from marketdata.errors import DecodeError, InvalidValueError
 from marketdata.records import (
@@ -143,7 +144,7 @@ class ReadModel:
         """
         topic = self.topics[role]
         topic.records += 1
-        topic.arrived_ms = max(arrived_ms, topic.arrived_ms or 0)
+        topic.arrived_ms = max(min(arrived_ms, LATEST_MS), topic.arrived_ms or 0)  # a producer's clock can be wrong
         event_ms = event_time(record)
         topic.event_ms = max(event_ms, topic.event_ms or event_ms)
         if isinstance(record, DeadLetter):
@@ -267,6 +268,19 @@ def _store_once(stored: dict[str, T], key: str, record: T, limit: int) -> bool:
 def event_time(record: Record) -> int:
     """Return the event time, ms, that determines the age of a record's topic; for a candle, the end of its interval."""
     return event_time_ms(record) + (candle_rules.STEP_MS[record.interval] if isinstance(record, Candle) else 0)
+
+
+def latest_time_ms(record: Record) -> int:
+    """Return the latest time, ms, that is over when a record is made: event time, forecast anchor or score target.
+
+    A record that is ahead of the clock would rank before all later ones.
+    """
+    match record:
+        case Prediction():
+            return max(event_time(record), anchor_end_ms(record))
+        case Score():
+            return max(event_time(record), from_rfc3339(record.target_end), from_rfc3339(record.target_start))
+    return event_time(record)
 
 
 def newest_first(records: Iterable[Prediction]) -> list[Prediction]:

@@ -15,8 +15,9 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 from marketdata.__main__ import asyncapi_yaml
 from marketdata.asyncapi import REPUBLISHED
-from marketdata.codec import encode
+from marketdata.codec import decode, encode
 from marketdata.dead_letters import RepublishRecord
+from marketdata.errors import DecodeError
 from marketdata.records import RECORDS, Record, SourceState
 from marketdata.times import to_rfc3339
 from marketdata.topics import TOPICS
@@ -36,11 +37,18 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
+def bounded(hint: Any, meta: msgspec.Meta) -> st.SearchStrategy[Any]:
+    """Numbers within their bounds; texts and lists are far shorter than their maximum."""
+    if hint is int:
+        return st.integers(meta.ge, meta.le)  # type: ignore[arg-type]
+    return st.floats(meta.ge, meta.le) if hint is float else values(hint)
+
+
 def values(hint: Any) -> st.SearchStrategy[Any]:
     """Values of a field's type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint in PLAIN:
-        return PLAIN[hint]
+    if origin is typing.Annotated or hint in PLAIN:
+        return PLAIN[hint] if hint in PLAIN else bounded(*arguments)
     if origin in (UnionType, typing.Union):
         return st.one_of(*(values(one) for one in arguments))
     if isinstance(hint, EnumType) or origin is typing.Literal:
@@ -57,7 +65,7 @@ def structs(cls: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     times = {"observed_at", "received_at"} if cls is SourceState else set(getattr(cls, "TIMES", ()))
     fields = {
         name: (TIMES | st.none() if "None" in str(hint) else TIMES) if name in times else values(hint)
-        for name, hint in typing.get_type_hints(cls).items()
+        for name, hint in typing.get_type_hints(cls, include_extras=True).items()
         if name in cls.__struct_fields__ and name != "schema_version"
     }
     return st.builds(cls, **fields)
@@ -95,6 +103,45 @@ def test_the_topic_of_republish_records_is_documented(note: RepublishRecord) -> 
 def test_every_encoded_record_matches_its_schema(name: str, data: st.DataObject) -> None:
     record: Record = data.draw(structs(RECORDS[name]))
     validator(name).validate(json.loads(encode(record)))
+
+
+BOUNDED = [
+    (name, field, bound)
+    for name in sorted({topic.record for topic in TOPICS.values()})
+    for field, schema in DOCUMENT["components"]["schemas"][name]["properties"].items()
+    for bound in ("minimum", "maximum")
+    if bound in schema
+]
+
+
+@pytest.mark.parametrize(("name", "field", "bound"), BOUNDED)
+@given(data=st.data())
+def test_a_number_beyond_a_documented_bound_is_refused_by_the_codec(
+    name: str, field: str, bound: str, data: st.DataObject
+) -> None:
+    record: Record = data.draw(structs(RECORDS[name]))
+    limit = DOCUMENT["components"]["schemas"][name]["properties"][field][bound]
+    for value, accepted in ((limit, True), (limit + (abs(limit) + 1) * (1 if bound == "maximum" else -1), False)):
+        payload = json.dumps(json.loads(encode(record)) | {field: value}).encode()
+        if accepted:
+            validator(name).validate(json.loads(payload))
+            assert getattr(decode(RECORDS[name], payload), field) == value
+            continue
+        with pytest.raises(DecodeError) as caught:
+            decode(RECORDS[name], payload)
+        assert (caught.value.reason, caught.value.field) == ("absurd", field)
+        with pytest.raises(ValidationError):
+            validator(name).validate(json.loads(payload))
+
+
+def test_the_numbers_of_forecasts_are_bounded() -> None:
+    for name in ("Prediction", "Score"):
+        numbers = {
+            field
+            for field, schema in DOCUMENT["components"]["schemas"][name]["properties"].items()
+            if schema.get("type") in ("number", "integer")
+        }
+        assert numbers == {field for record, field, _ in BOUNDED if record == name}
 
 
 @pytest.mark.parametrize(

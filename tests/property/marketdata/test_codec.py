@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketdata.codec import decode, encode
+from marketdata.codec import decode, encode, encode_finite
 from marketdata.enrichment import enrich, mid_price, spread_bps
 from marketdata.errors import DecodeError, InvalidValueError
 from marketdata.records import RECORDS, Candle, Record, Score, SourceState, Tick
@@ -193,3 +193,27 @@ def test_a_number_out_of_the_range_of_floats_is_refused(field: str, number: str)
     with pytest.raises(DecodeError) as caught:
         decode(Tick, payload)
     assert (caught.value.reason, caught.value.field, caught.value.expected) == ("type", field, "a finite number")
+
+
+@pytest.mark.parametrize("cls", RECORDS.values())
+@given(payload=st.binary(max_size=50))
+def test_bytes_that_are_not_utf8_raise_a_decode_error_in_any_field(cls: type[Record], payload: bytes) -> None:
+    for value in (b'{"symbol":1,"a":"' + payload + b'"}', b'{"schema_version":"' + payload, b'{"' + payload + b'":1}'):
+        with pytest.raises(DecodeError):
+            decode(cls, value)
+
+
+def test_an_unexpected_error_is_a_decode_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marketdata.codec._check_times", lambda _record: 1 / 0)
+    tick = Tick(symbol="BTC-USD", tick_id="x", timestamp="2024-08-05T00:00:00.000Z", quote="USD")
+    with pytest.raises(DecodeError) as caught:
+        decode(Tick, encode_finite(tick))
+    assert caught.value.reason == "unexpected"
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+23:59", "1969-12-31T23:59:59.999Z", "9999-12-31T23:59:59-23:59"])
+def test_a_time_outside_the_calendar_of_records_is_refused(text: str) -> None:
+    tick = Tick(symbol="BTC-USD", tick_id="x", timestamp=text, quote="USD")
+    with pytest.raises(DecodeError) as caught:
+        decode(Tick, encode_finite(tick))
+    assert (caught.value.reason, caught.value.field, caught.value.value) == ("value", "timestamp", repr(text))

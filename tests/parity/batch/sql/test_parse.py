@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from msgspec.json import encode as to_json
 from msgspec.structs import replace
 from pyspark.sql import SparkSession
 
@@ -11,8 +12,9 @@ from batch.spark.dead_letters import refusal_of
 from batch.sql.parse import TICK as TICK_KIND
 from batch.sql.parse import parse_records
 from marketdata import candle_rules, tick_rules
-from marketdata.codec import encode
-from marketdata.records import Candle, Tick
+from marketdata.bounds import MAX_RECORD_BYTES
+from marketdata.codec import decode, encode
+from marketdata.records import Candle, SourceState, Tick
 from marketdata.rules import Rule, compared
 from marketdata.times import from_rfc3339
 from tests.support.odd_records import TIMESTAMP, odd_candle, odd_tick
@@ -79,6 +81,48 @@ def test_a_number_without_a_bound_must_be_finite(spark: SparkSession, field: str
     for value, text in zip(values[2:], found[2:], strict=True):
         error = refusal_of(TICK_KIND, value, str(text), from_rfc3339(TIMESTAMP))
         assert (error.reason, error.field, error.expected) == ("type", field, "a finite number")
+
+
+STATE = SourceState(status="ok", observed_at=TIMESTAMP, staleness_ms=10**15)
+EDGE = "9999-12-31T23:00:00.000Z"
+IMPLAUSIBLE = [
+    (replace(TICK, trade_timestamp="0001-01-01T00:00:00+23:59"), "value", "trade_timestamp"),
+    (replace(TICK, trade_timestamp="9999-12-31T23:00:00.001Z"), "value", "trade_timestamp"),
+    (replace(TICK, flags=("a",) * 101), "absurd", "flags"),
+    (replace(TICK, sources={str(n): STATE for n in range(101)}), "absurd", "sources"),
+    (
+        replace(TICK, sources={"binance": replace(STATE, staleness_ms=10**15 + 1)}),
+        "absurd",
+        "sources[...].staleness_ms",
+    ),
+    (
+        replace(TICK, sources={"x": replace(STATE, observed_at="1969-12-31T23:59:59.999Z")}),
+        "value",
+        "sources.x.observed_at",
+    ),
+    (
+        replace(TICK, sources={"x": replace(STATE, received_at="0001-01-01T00:00:00Z")}),
+        "value",
+        "sources.x.received_at",
+    ),
+]
+
+
+def test_spark_refuses_the_implausible_ticks_that_the_codec_refuses(spark: SparkSession) -> None:
+    plausible = [
+        replace(TICK, trade_timestamp=EDGE, flags=("a",) * 100, sources={str(n): STATE for n in range(100)}),
+        replace(TICK, trade_timestamp="1970-01-01T00:00:00Z", sources={"x": replace(STATE, staleness_ms=-(10**15))}),
+    ]
+    long = GOOD + b" " * (MAX_RECORD_BYTES - len(GOOD))
+    values = [*(to_json(tick) for tick, _, _ in IMPLAUSIBLE), long + b" ", *map(to_json, plausible), long]
+    found = refusals(spark, values)
+    assert [text is None for text in found] == [False] * (len(IMPLAUSIBLE) + 1) + [True] * 3
+    expected = [*((reason, field) for _, reason, field in IMPLAUSIBLE), ("absurd", "payload")]
+    for value, text, named in zip(values, found, expected, strict=False):
+        error = refusal_of(TICK_KIND, value, str(text), from_rfc3339(TIMESTAMP))
+        assert (error.reason, error.field) == named
+    for value in values[len(expected) :]:
+        tick_rules.check(decode(Tick, value))
 
 
 def test_a_null_text_violates_its_rule(spark: SparkSession) -> None:

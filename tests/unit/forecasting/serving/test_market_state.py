@@ -1,5 +1,6 @@
 """The state of one market: what it publishes, in which order, once; restarts; training. No Kafka, HDFS or Keras."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from forecasting.data.hourly_store import HourlyStore
 from forecasting.data.samples import Samples
 from forecasting.evaluation.conformal import Calibrator
 from forecasting.models.har import Har
-from forecasting.registry.versions import Loaded, Version, model_of
+from forecasting.registry.versions import Loaded, Registry, Version, model_of
 from forecasting.serving.market_state import MarketState
 from marketdata.errors import ForecastError, StorageError
 from marketdata.records import Prediction, Score
@@ -36,9 +37,13 @@ class FakeRegistry:
     named: list[str] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
+    _symbol: str = SYMBOL
 
-    def champion(self) -> dict[str, str] | None:
-        return None if self.champion_name is None else {"version": self.champion_name}
+    load_champion = Registry.load_champion
+
+    def promoted(self) -> Iterator[dict[str, str]]:
+        if self.champion_name is not None:
+            yield {"version": self.champion_name}
 
     def challengers(self, champion: str | None) -> dict[str, str]:
         return {model_of(name): name for name in self.named if model_of(name) != (champion and model_of(champion))}
