@@ -1,8 +1,8 @@
 """Interface of the sources: protocols, the messages they return, and the limits they have. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -79,6 +79,10 @@ class QuoteSource(Protocol):
         ...
 
 
+OnRefused = Callable[[Any, InvalidValueError], None]
+"""Called with a row of a response that is not valid, as decoded JSON, and its error; the row is left out."""
+
+
 class CandleSource(Protocol):
     """An exchange that stores candles."""
 
@@ -87,8 +91,12 @@ class CandleSource(Protocol):
     candles_cost: Cost
     candles_per_call: int
 
-    async def candles(self, market: Market, start_ms: int, now_ms: int, timeout_s: float) -> list[Candle]:
+    async def candles(
+        self, market: Market, start_ms: int, now_ms: int, timeout_s: float, on_refused: OnRefused
+    ) -> list[Candle]:
         """The oldest closed one-minute candles from `start_ms` on, ascending, at most `candles_per_call`.
+
+        Rows that are not valid are left out and passed to `on_refused`.
 
         Raises:
             RetryableSourceError: a retry may succeed.

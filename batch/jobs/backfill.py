@@ -27,6 +27,8 @@ from config import Settings
 from marketdata.candle_rules import STEP_MS
 from marketdata.times import HOUR_MS, floor_to, to_rfc3339
 
+_LISTED_FILES = 5
+
 
 def stored_times(hdfs: WebHdfs, settings: Settings) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
     """Return, by symbol, the hours and the minutes (start times, ms) that the tables contain."""
@@ -122,6 +124,10 @@ def summary(history: History, rows: int, to_ms: int) -> str:
     """Return one line for the log."""
     counts = {i: sum(len(k) for (_, j), k in history.klines.items() if i == j) for i in STEP_MS}
     refused = f"; refused: {', '.join(sorted(history.refused))}" if history.refused else ""
+    if history.n_refused:
+        refused += f"; {history.n_refused} invalid rows left out"
+    if history.failed:
+        refused += f"; {len(history.failed)} files not read: {', '.join(history.failed[:_LISTED_FILES])}"
     return (
         f"backfill to {to_rfc3339(to_ms)}: {counts['1h']} hours and {counts['1m']} minutes of klines, "
         f"{rows} hourly rows merged{refused}"

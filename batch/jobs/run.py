@@ -89,13 +89,20 @@ def run_backfill(
     to_ms: int | None,
     archive: str | None,
 ) -> int:
-    """Fill the tables with historical klines, which are fetched while Spark starts."""
+    """Fill the tables with historical klines, which are fetched while Spark starts.
+
+    Returns:
+        The exit code: 1 if a file of `archive` could not be read; what the others contain is stored.
+    """
     began = time.monotonic()
     end_ms = build_clock(settings).now_ms() if to_ms is None else to_ms
     hdfs = WebHdfs(settings.hdfs)
     hdfs.wait()
     if archive is not None:
         found = read_archives(Path(archive), settings.parsed_markets, stop.is_set)
+        if not found.klines:
+            _log.error("%s", summary(found, 0, end_ms))
+            return 1
         return _store_history(settings, hdfs, stop, lambda: found, None, end_ms, began)
     stored_hours, stored_minutes = stored_times(hdfs, settings)
     plan = make_plan(
@@ -137,7 +144,7 @@ def _store_history(
         hours = found.open_times("1h") if hours is None else hours
         rows = BackfillWriter(spark, store, hdfs, settings).write(found, hours, end_ms, stop.is_set)
     _log.info("%s in %.1f s", summary(found, rows, end_ms), time.monotonic() - began)
-    return 0
+    return 1 if found.failed else 0
 
 
 def run_hourly(settings: Settings, stop: StopFlag, *, from_ms: int | None, to_ms: int | None) -> int:

@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 def download_klines(client: KlineClient, spans: Sequence[Span], stopped: Callable[[], bool]) -> History:
     """Request all spans. A market that the exchange does not list is skipped with a warning.
 
+    Rows that are not valid are left out; the client logs them.
+
     Raises:
         RetryableSourceError: no usable response despite retries, or a ban or pause of more than two minutes.
         FatalSourceError: any refusal but an unknown symbol (firewall, location, …), or all symbols are unknown.
@@ -55,4 +57,4 @@ def download_klines(client: KlineClient, spans: Sequence[Span], stopped: Callabl
     if refused and len(refused) == len({span.market.symbol for span in spans}):
         msg = "backfill: " + "; ".join(f"{symbol}: {why}" for symbol, why in sorted(refused.items()))
         raise FatalSourceError(msg, SourceStatus.UNKNOWN_SYMBOL)
-    return History.of(found, refused)
+    return History.of(found, refused, n_refused=client.n_refused)

@@ -1,5 +1,6 @@
 """Historical klines in memory, from the exchange or from archives, and their conversion to Arrow."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,16 +15,27 @@ from exchanges.binance.klines import Kline
 class History:
     """Klines by (symbol, interval), each list ascending and unique by open time.
 
-    `refused` contains, by symbol, the error of each market that the exchange does not list.
+    `refused` contains, by symbol, the error of each market that the exchange does not list. `n_refused` counts rows
+    that were left out because they are not valid. `failed` are the files that could not be read.
     """
 
     klines: dict[tuple[str, str], list[Kline]]
     refused: dict[str, str]
+    n_refused: int = 0
+    failed: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, found: dict[tuple[str, str], dict[int, Kline]], refused: dict[str, str]) -> "History":
+    def of(
+        cls,
+        found: dict[tuple[str, str], dict[int, Kline]],
+        refused: dict[str, str],
+        *,
+        n_refused: int = 0,
+        failed: Sequence[str] = (),
+    ) -> "History":
         """Create from klines by (symbol, interval) and open time."""
-        return cls({key: [rows[at] for at in sorted(rows)] for key, rows in found.items()}, refused)
+        klines = {key: [rows[at] for at in sorted(rows)] for key, rows in found.items()}
+        return cls(klines, refused, n_refused, tuple(failed))
 
     def open_times(self, interval: str) -> dict[str, set[int]]:
         """Return the open times (ms) of the klines of an interval, by symbol."""

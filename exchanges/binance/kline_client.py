@@ -12,6 +12,7 @@ from config.sections import BinanceSettings
 from exchanges.binance.endpoints import KLINES, NAME, used_weight
 from exchanges.binance.klines import Kline, as_of_ms, closed_klines, klines_query
 from exchanges.http import BlockingJsonClient
+from exchanges.refused_rows import log_refused
 from marketdata.errors import InvalidValueError, RetryableSourceError
 from marketdata.vocabulary import SourceStatus
 
@@ -52,9 +53,12 @@ class KlineClient:
         self._lock = threading.Lock()
         self._pause_reason: RetryableSourceError | None = None
         self._pause_end = 0.0
+        self.n_refused = 0
 
     def fetch(self, symbol: str, interval: str, from_ms: int, to_ms: int) -> list[Kline]:
         """The closed candles with an open time in [from_ms, to_ms), at most 1,000, ascending.
+
+        Rows that are not valid are left out, logged, and counted in `n_refused`.
 
         Raises:
             FatalSourceError: the exchange refuses; `code` is -1121 when it does not have the symbol.
@@ -85,9 +89,17 @@ class KlineClient:
             self._start_pause(error)
             raise
         try:
-            klines = closed_klines(payload, interval, as_of_ms(to_ms, headers))
+            refused: list[str] = []
+            klines = closed_klines(
+                payload, interval, as_of_ms(to_ms, headers), lambda _row, error: refused.append(str(error))
+            )
         except InvalidValueError as error:
             raise RetryableSourceError(f"{NAME}: {symbol} {interval}: {error}", SourceStatus.BAD_PAYLOAD) from error
+        if refused:
+            with self._lock:
+                self.n_refused += len(refused)
+            where = f"{self._settings.base_url}{KLINES}?symbol={symbol}&interval={interval}&startTime={from_ms}"
+            log_refused(_log, where, refused)
         return [kline for kline in klines if from_ms <= kline.open_ms < to_ms]
 
     def _wait_for_pause(self) -> None:

@@ -9,9 +9,9 @@ and is valid when all of this holds:
 
 - It has at least 11 values. Binance may append values; everything after the first 11 is ignored.
 - Times are integers, ms or µs. A value of 10^14 or more is µs: as ms it would be the year 5138.
-- The open time is on the grid of the interval; open time < close time < next open time. The close time is usually the
-  last ms of the interval, but Binance closed candles early when trading halted
-  (https://github.com/binance/binance-public-data/issues/77).
+- The open time is on the grid of the interval, and the close time is the last ms of the interval. Binance closed
+  candles early when trading halted (https://github.com/binance/binance-public-data/issues/77); such a candle does not
+  cover its interval.
 - Prices and volumes are decimal strings; the number of trades is an integer.
 - The rules of `marketdata.candle_rules` hold: positive prices, low <= open and close <= high, no negative volume.
 """
@@ -23,6 +23,7 @@ from typing import Any
 
 from exchanges.binance.endpoints import KLINES_PER_REQUEST, NAME
 from exchanges.fields import decimal, integer
+from exchanges.interface import OnRefused
 from marketdata.candle_rules import RULES, STEP_MS, numbers_hold
 from marketdata.errors import InvalidValueError
 from marketdata.records import Candle
@@ -32,7 +33,7 @@ _MIN_VALUES = 11
 _MICROSECONDS_FROM = 10**14
 _RULES = tuple(rule for rule in RULES if rule.field != "symbol")
 _INTEGER_COLUMNS = (0, 6, 8)  # open time, close time, trades
-_INTEGER = re.compile(r"-?[0-9]{1,19}")
+_INTEGER = re.compile(r"(-?[0-9]{1,19})(\.0{1,9})?")  # programs that edit archives write whole numbers as 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +103,9 @@ def parse_row(row: Any, interval: str, prefix: str = "") -> Kline:
     close_ms = milliseconds(integer(row[6], f"{prefix}close_time"))
     if open_ms % step_ms:
         raise InvalidValueError(f"{prefix}open_time", row[0], f"the start of an interval of {interval}")
-    if not open_ms < close_ms < open_ms + step_ms:
-        raise InvalidValueError(
-            f"{prefix}close_time", row[6], f"a time after open_time {row[0]} and before the next interval of {interval}"
-        )
+    if close_ms != open_ms + step_ms - 1:
+        expected = f"the last millisecond of the interval of {interval} from open_time {row[0]}"
+        raise InvalidValueError(f"{prefix}close_time", row[6], expected)
     kline = Kline(
         open_ms,
         close_ms,
@@ -129,28 +129,53 @@ def csv_row(values: Sequence[str]) -> list[str | int]:
     """A line of an archive as the row that REST would return: times and number of trades as integers."""
     row: list[str | int] = [*values]
     for index in _INTEGER_COLUMNS:
-        if index < len(values) and _INTEGER.fullmatch(values[index]):
-            row[index] = int(values[index])
+        if index < len(values) and (whole := _INTEGER.fullmatch(values[index])):
+            row[index] = int(whole[1])
     return row
 
 
-def closed_klines(payload: Any, interval: str, as_of_ms: int) -> list[Kline]:
+def closed_klines(payload: Any, interval: str, as_of_ms: int, on_refused: OnRefused | None = None) -> list[Kline]:
     """The candles of a response that ended before `as_of_ms`.
 
-    All rows must be valid, unfinished candles too.
+    Args:
+        payload: decoded JSON.
+        interval: `1m` or `1h`.
+        as_of_ms: Unix time.
+        on_refused: called with each row that is not valid, unless it is of a later time; None to raise its error.
 
     Raises:
-        InvalidValueError: the payload is not an array of valid rows; `field` names row and value.
+        InvalidValueError: the payload is not an array; or, without `on_refused`, not one of valid rows.
     """
     if not isinstance(payload, list):
         raise InvalidValueError("klines", payload, "an array of arrays")
-    klines = [parse_row(row, interval, f"klines[{index}].") for index, row in enumerate(payload)]
-    return [kline for kline in klines if kline.close_ms < as_of_ms]
+    klines: list[Kline] = []
+    for index, row in enumerate(payload):
+        try:
+            kline = parse_row(row, interval, f"klines[{index}].")
+        except InvalidValueError as error:
+            if on_refused is None:
+                raise
+            if not _is_after(row, as_of_ms):
+                on_refused(row, error)
+            continue
+        if kline.close_ms < as_of_ms:
+            klines.append(kline)
+    return klines
 
 
-def closed_minute_candles(symbol: str, payload: Any, as_of_ms: int) -> list[Candle]:
+def closed_minute_candles(
+    symbol: str, payload: Any, as_of_ms: int, on_refused: OnRefused | None = None
+) -> list[Candle]:
     """`closed_klines` of one minute as records of the market `symbol`."""
-    return [kline.minute_candle(symbol) for kline in closed_klines(payload, "1m", as_of_ms)]
+    return [kline.minute_candle(symbol) for kline in closed_klines(payload, "1m", as_of_ms, on_refused)]
+
+
+def _is_after(row: Any, as_of_ms: int) -> bool:
+    """Whether a row, valid or not, is of a candle that has not ended yet."""
+    try:
+        return milliseconds(integer(row[6], "close_time")) >= as_of_ms
+    except (InvalidValueError, LookupError, TypeError):
+        return False
 
 
 def milliseconds(time: int) -> int:

@@ -17,7 +17,7 @@ from exchanges.binance.klines import as_of_ms, closed_minute_candles, klines_que
 from exchanges.fields import array_of_objects, decimal, index_by
 from exchanges.grouping import split_by_size
 from exchanges.http import JsonClient
-from exchanges.interface import Budget, Cost, PollResult, Quote
+from exchanges.interface import Budget, Cost, OnRefused, PollResult, Quote
 from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.records import Candle
@@ -136,10 +136,13 @@ class Binance:
                 invalid[market.symbol] = error
         return PollResult(quotes, invalid)
 
-    async def candles(self, market: Market, start_ms: int, now_ms: int, timeout_s: float) -> list[Candle]:
+    async def candles(
+        self, market: Market, start_ms: int, now_ms: int, timeout_s: float, on_refused: OnRefused | None = None
+    ) -> list[Candle]:
         """The oldest 1,000 closed candles from `start_ms` on; minutes without a trade may be absent.
 
-        The list is empty for a market that Binance does not have.
+        Rows that are not valid are left out and passed to `on_refused`; without it, they are an error. The list is
+        empty for a market that Binance does not have.
         """
         if not self._is_requested(market):
             return []
@@ -153,7 +156,7 @@ class Binance:
             return []
         self._mark_known(market)
         try:
-            return closed_minute_candles(market.symbol, payload, as_of_ms(now_ms, headers))
+            return closed_minute_candles(market.symbol, payload, as_of_ms(now_ms, headers), on_refused)
         except InvalidValueError as error:
             raise RetryableSourceError(f"{NAME}: {market.binance} 1m: {error}", SourceStatus.BAD_PAYLOAD) from error
 

@@ -79,6 +79,7 @@ def build_candles(
         metrics=state.metrics,
         publish=publish,
         topic=topic,
+        dead_letters=settings.topic(TopicRole.DEAD_LETTERS).name,
         published=lambda symbols, latest_ms: published_minutes(settings.kafka, topic, symbols, latest_ms),
         lookback_ms=settings.streams.candle_lookback_h * 3_600_000,
         delay_ms=DELAY_MS if exchanges.stream is None else STREAMED_DELAY_MS,

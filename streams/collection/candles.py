@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from clients.kafka.reader import TopicReader
 from config.sections import KafkaSettings
 from exchanges.interface import CandleSource
-from exchanges.retry_policy import RetryPolicy
+from exchanges.retry_policy import CANDLES, RetryPolicy
 from marketdata import candle_rules
 from marketdata.codec import encode
 from marketdata.markets import Market
@@ -21,6 +21,7 @@ from marketdata.records import Candle
 from marketdata.times import HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
 from streams.collection.candle_gaps import Minutes
 from streams.collection.ports import Publisher, SleepingClock
+from streams.collection.refused_rows import Refused, RefusedRows
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ STREAMED_DELAY_MS = 30_000  # with a stream: only candles that it has not sent b
 BUDGET_SHARE = 0.8  # of a minute: limit for the requests of all markets
 INSIDE_MS = 2 * HOUR_MS  # before a market's newest candle: missing minutes in this range are requested after a start
 _TAILS = (200, 5_000, 50_000, None)  # records to read from the end of a partition; None: all
+_CONCURRENT_MARKETS = 16  # requests that a refusal can still meet before the circuit opens
 _MAX_PENDING = 20_000  # candles of the stream; those dropped beyond it are requested
 
 
@@ -50,6 +52,7 @@ class CandleCollector:
         metrics: the worker's.
         publish: delivers records.
         topic: of the candles.
+        dead_letters: topic of the dead letters of invalid rows.
         published: reads the minutes on the topic.
         lookback_ms: of event time; where a market without candles on the topic starts.
         delay_ms: of event time; requests are sent this long after each minute.
@@ -65,6 +68,7 @@ class CandleCollector:
         metrics: Metrics,
         publish: Publisher,
         topic: str,
+        dead_letters: str,
         published: PublishedMinutes,
         lookback_ms: int,
         delay_ms: int = DELAY_MS,
@@ -76,6 +80,7 @@ class CandleCollector:
         self._metrics = metrics
         self._publish = publish
         self._topic = topic
+        self._refused = RefusedRows(source.name, publish, dead_letters, metrics)
         self._published = published
         self._lookback_ms = lookback_ms
         self._delay_ms = delay_ms
@@ -105,9 +110,14 @@ class CandleCollector:
         """Request and publish every market's missing closed candles; return their number."""
         minutes = await self._load()
         budget_s = self._clock.real_seconds(MINUTE_MS / 1000) * BUDGET_SHARE
-        counts = await asyncio.gather(
-            *(self._market(market, minutes[market.symbol], budget_s) for market in self._markets)
-        )
+        deadline = asyncio.get_running_loop().time() + budget_s
+        slots = asyncio.Semaphore(_CONCURRENT_MARKETS)
+
+        async def fetch_market(market: Market) -> int:
+            async with slots:
+                return await self._market(market, minutes[market.symbol], deadline)
+
+        counts = await asyncio.gather(*(fetch_market(market) for market in self._markets))
         return sum(counts)
 
     async def publish_pending(self) -> int:
@@ -146,15 +156,25 @@ class CandleCollector:
         finally:
             over.cancel()
 
-    async def _market(self, market: Market, minutes: Minutes, budget_s: float) -> int:
+    async def _market(self, market: Market, minutes: Minutes, deadline: float) -> int:
         count = given_up = 0
         while starts := minutes.due(now_ms := self._clock.now_ms()):
             start_ms = starts[0]
+            budget_s = deadline - asyncio.get_running_loop().time()
+            if budget_s <= 0:
+                break  # the next minute's requests continue
 
-            async def request(timeout_s: float, start_ms: int = start_ms, now_ms: int = now_ms) -> list[Candle]:
-                return await self._source.candles(market, start_ms, now_ms, timeout_s)
+            refused: list[Refused] = []
 
-            outcome = await self._retry_policy.call(request, budget_s)
+            async def request(
+                timeout_s: float, start_ms: int = start_ms, now_ms: int = now_ms, refused: list[Refused] = refused
+            ) -> list[Candle]:
+                refused.clear()  # of an earlier attempt
+                return await self._source.candles(
+                    market, start_ms, now_ms, timeout_s, lambda row, error: refused.append((row, error))
+                )
+
+            outcome = await self._retry_policy.call(request, budget_s, CANDLES, market.symbol)
             if outcome.value is None:
                 self._metrics.source_errors.labels(self._source.name, outcome.status).inc()
                 break
@@ -162,7 +182,8 @@ class CandleCollector:
             fresh = [candle for candle in page if candle.open_time_ms >= start_ms and minutes.take(candle.open_time_ms)]
             await self._send(fresh)
             count += len(fresh)
-            if len(page) < self._source.candles_per_call:
+            await self._refused.publish(market, refused, now_ms)
+            if not page or len(page) + len(refused) < self._source.candles_per_call:
                 given_up += minutes.mark_requested(start_ms, now_ms, now_ms)
                 break
             given_up += minutes.mark_requested(start_ms, max(page[-1].open_time_ms, start_ms) + MINUTE_MS, now_ms)

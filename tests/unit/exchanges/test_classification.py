@@ -166,8 +166,11 @@ async def test_the_websocket_handshake_classifies_a_refusal_alike(
     assert found(caught.value) == Expected(expected.error, expected.kind, expected.retry_after_s)
 
 
-@pytest.mark.parametrize("get", REST)
-@pytest.mark.parametrize("text", INVALID_BODIES)
+@pytest.mark.parametrize(
+    ("get", "text"),
+    # A row of candles that is not valid is left out, in live streams and in backfill.
+    [(get, text) for get in REST for text in INVALID_BODIES if (get, text) != (backfill, "[[1]]")],
+)
 async def test_a_body_without_the_documented_json_is_retryable(server: ScriptedServer, get: Get, text: str) -> None:
     server.respond(text=text)
     with pytest.raises(RetryableSourceError) as caught:

@@ -136,13 +136,27 @@ async def test_a_symbol_that_the_exchange_does_not_have_is_refused_with_its_code
     assert (caught.value.kind, caught.value.code) == ("bad_request", -1121)
 
 
-async def test_an_invalid_row_fails_the_request_and_is_named(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+async def test_an_invalid_row_is_left_out_and_named(server: ScriptedServer, caplog: pytest.LogCaptureFixture) -> None:
+    good = [NOON - 2 * MINUTE_MS, "10", "12", "9", "11", "3.5", NOON - MINUTE_MS - 1, "35", 7, "1", "10", "0"]
+    server.respond(body=[good, [NOON - MINUTE_MS, "10", "12", "11", "11", "3.5", NOON - 1, "35", 7, "1", "10", "0"]])
+    [klines] = await fetching(server.url)
+    assert [kline.open_ms for kline in klines] == [NOON - 2 * MINUTE_MS]
+    assert len(server.requests) == 1
+    [message] = caplog.messages
+    assert (
+        f"{server.url}/api/v3/klines?symbol=BTCUSDT&interval=1m&startTime={NOON - 3 * MINUTE_MS}: row left" in message
+    )
+    assert "klines[1].low: " in message
+    assert message.endswith("expected a number <= open")
+
+
+async def test_many_invalid_rows_are_counted_and_some_are_logged(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("exchanges.binance.kline_client._ATTEMPTS", 1)
-    server.respond(body=[[NOON - MINUTE_MS, "10", "12", "11", "11", "3.5", NOON - 1, "35", 7, "1", "10", "0"]])
-    with pytest.raises(
-        RetryableSourceError, match=r"BTCUSDT 1m: klines\[0\]\.low: .* expected a number <= open"
-    ) as caught:
-        await fetching(server.url)
-    assert caught.value.kind == "bad_payload"
+    server.respond(body=[[1]] * 1000)
+    with httpx.Client(trust_env=False, verify=False) as http:
+        client = KlineClient(http, BinanceSettings(base_url=server.url))
+        assert await asyncio.to_thread(client.fetch, "BTCUSDT", "1m", NOON - 3 * MINUTE_MS, NOON) == []
+        assert client.n_refused == 1000
+    assert len(caplog.messages) == 11
+    assert caplog.messages[-1].endswith("990 more rows left out")

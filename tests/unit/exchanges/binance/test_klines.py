@@ -12,6 +12,7 @@ from marketdata.errors import InvalidValueError
 from marketdata.markets import Market
 from marketdata.records import Candle
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339
+from tests.support.paths import ROOT
 
 NOON = from_rfc3339("2024-08-05T12:00:00Z")
 ROW = [NOON, "10", "12", "9", "11", "3.5", NOON + MINUTE_MS - 1, "35", 7, "1", "10", "0"]
@@ -54,7 +55,6 @@ def from_websocket(row: list[Any]) -> Candle:
         [*ROW, "appended", 1],
         ROW[:11],
         changed(at0=NOON * 1000, at6=(NOON + MINUTE_MS) * 1000 - 1),
-        changed(at6=NOON + 1_838),  # trading halted within the minute
     ],
 )
 def test_a_valid_row_is_the_same_candle(read: Read, row: list[Any]) -> None:
@@ -78,8 +78,9 @@ def test_a_valid_row_is_the_same_candle(read: Read, row: list[Any]) -> None:
     ("row", "field", "expected"),
     [
         (changed(at0=NOON + 1), "open_time", "start of an interval"),
-        (changed(at6=NOON), "close_time", "after open_time"),
-        (changed(at6=NOON + MINUTE_MS), "close_time", "before the next interval"),
+        (changed(at6=NOON), "close_time", "last millisecond of the interval of 1m from open_time"),
+        (changed(at6=NOON + MINUTE_MS), "close_time", "last millisecond of the interval"),
+        (changed(at6=NOON + 1_838), "close_time", "last millisecond of the interval"),  # trading halted in the minute
         (changed(at1="ten"), "open", "decimal number as a string"),
         (changed(at1=""), "open", "decimal number as a string"),
         (changed(at7="nan"), "quote_volume", "decimal number as a string"),
@@ -143,7 +144,7 @@ def test_the_grid_is_that_of_the_interval() -> None:
         parse_row(changed(at0=NOON + MINUTE_MS, at6=NOON + HOUR_MS - 1), "1h")
 
 
-@pytest.mark.parametrize("text", ["", "7.0", "0x7", "-", "٧", "7" * 5_000])
+@pytest.mark.parametrize("text", ["", "7.5", "7.", "0x7", "-", "٧", "7" * 5_000])
 def test_an_integer_of_an_archive_that_is_none_is_refused(text: str) -> None:
     line = [str(value) for value in changed(at8=text)]
     with pytest.raises(InvalidValueError, match="n_trades"):
@@ -158,6 +159,28 @@ def test_a_candle_is_closed_when_it_ended_before_the_given_time() -> None:
         (NOON + 2 * MINUTE_MS, [NOON, NOON + MINUTE_MS]),
     ):
         assert [kline.open_ms for kline in closed_klines(rows, "1m", as_of)] == opens
+
+
+def test_rows_that_are_not_valid_are_left_out_and_reported_unless_they_are_unfinished() -> None:
+    later = changed(at0=NOON + MINUTE_MS, at6=NOON + 2 * MINUTE_MS - 1)
+    rows = [ROW, ROW[:8], changed(at0=NOON + 1), later, changed(at0=1, at6=NOON + HOUR_MS), {}, None]
+    refused: list[tuple[Any, str]] = []
+    klines = closed_klines(rows, "1m", NOON + HOUR_MS, lambda row, error: refused.append((row, error.field)))
+    assert [kline.open_ms for kline in klines] == [NOON, NOON + MINUTE_MS]
+    assert refused == [
+        (rows[1], "klines[1].row"),
+        (rows[2], "klines[2].open_time"),
+        ({}, "klines[5].row"),
+        (None, "klines[6].row"),
+    ]
+
+
+def test_a_candle_that_was_cut_short_is_left_out() -> None:
+    rows = json.loads((ROOT / "tests/data/payloads/klines_short_close_1m.json").read_text())
+    refused: list[str] = []
+    [kline] = closed_klines(rows, "1m", rows[1][6] + 1, lambda _row, error: refused.append(str(error)))
+    assert kline.open_ms == rows[1][0]
+    assert len(refused) == 1
 
 
 def test_the_exchanges_clock_decides_unless_ours_is_behind() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from exchanges.interface import Budget, Cost
+from exchanges.interface import Budget, Cost, OnRefused
 from exchanges.retry_policy import RetryPolicy
 from marketdata.markets import Market
 from marketdata.records import Candle
@@ -90,7 +90,9 @@ class NothingTraded:
     candles_cost = Cost(calls=1)
     candles_per_call = 1000
 
-    async def candles(self, _market: Market, _start_ms: int, _now_ms: int, _timeout_s: float) -> list[Candle]:
+    async def candles(
+        self, _market: Market, _start_ms: int, _now_ms: int, _timeout_s: float, _on_refused: OnRefused
+    ) -> list[Candle]:
         return []
 
 
@@ -113,6 +115,7 @@ async def test_minutes_that_are_given_up_are_counted() -> None:
         metrics=metrics,
         publish=publish,
         topic="candles",
+        dead_letters="dead-letters",
         published=on_topic,
         lookback_ms=0,
     )
