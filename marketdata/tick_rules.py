@@ -4,6 +4,8 @@ To add a rule, add it to `RULES` and to `holds_all`; a property test checks that
 """
 
 import re
+from collections.abc import Mapping
+from types import SimpleNamespace
 
 from marketdata.bounds import MAX_AMOUNT, MAX_COUNT, MAX_PRICE, MIN_PRICE
 from marketdata.errors import DecodeError
@@ -11,6 +13,7 @@ from marketdata.records import Tick
 from marketdata.rules import (
     SYMBOL,
     AnyPresent,
+    Compares,
     Ends,
     Joins,
     Repeats,
@@ -49,6 +52,8 @@ RULES: tuple[Rule, ...] = (
     AnyPresent("price", Reason.NO_DATA, "a price, or a bid and an ask", "bid_price"),
     AnyPresent("price", Reason.NO_DATA, "a price, or a bid and an ask", "ask_price"),
 )
+
+_NUMBER_RULES = tuple(rule for rule in RULES if isinstance(rule, Compares))
 
 
 def holds_all(tick: Tick) -> bool:
@@ -96,6 +101,19 @@ def check(tick: Tick, latest_ms: int | None = None) -> int:
     if latest_ms is not None and timestamp_ms > latest_ms:
         raise ahead_of_clock(tick.timestamp, latest_ms)
     return timestamp_ms
+
+
+def check_numbers(fields: Mapping[str, object]) -> None:
+    """Check the numbers that one source contributes to a tick against the rules of these fields.
+
+    Args:
+        fields: of `Tick`, by name; absent ones count as null.
+
+    Raises:
+        DecodeError: the first rule that a field violates.
+    """
+    numbers = {**dict.fromkeys(rule.field for rule in _NUMBER_RULES), **fields}
+    validate(SimpleNamespace(**numbers), _NUMBER_RULES)  # type: ignore[arg-type]  # it has the rules' fields
 
 
 def ahead_of_clock(timestamp: str, latest_ms: int) -> DecodeError:

@@ -15,6 +15,8 @@ class SourceStatus(StrEnum):
     """The source answered, but without this market."""
     UNKNOWN_SYMBOL = "unknown_symbol"
     """The source reports that it does not list this market."""
+    INVALID = "invalid"
+    """The source's data about this market is not valid, and is left out of the tick."""
     DISABLED = "disabled"
     """Switched off in the settings."""
     NOT_POLLED = "not_polled"

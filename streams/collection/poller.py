@@ -23,7 +23,7 @@ from marketdata.records import Tick
 from marketdata.times import floor_to, to_rfc3339
 from marketdata.vocabulary import SourceStatus
 from streams.collection.ports import NewestTick, Publisher, SleepingClock, no_previous_tick
-from streams.collection.tick_builder import Bounds, Polled, build_tick
+from streams.collection.tick_builder import Bounds, Polled, build_tick, invalid_quotes
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Collector:
             metrics.skipped_polls.labels(reason)  # export 0 from the start
         self._summary: Counter[str] = Counter()
         self._logged_at = 0.0
-        self._refused: frozenset[str] = frozenset()
+        self._refused: frozenset[tuple[str, str, str]] = frozenset()
         self._absent: frozenset[str] = frozenset()  # markets that no source lists, whose single tick was published
 
     async def collect(self, instant_ms: int, budget_s: float) -> list[Tick]:
@@ -223,12 +223,14 @@ class Collector:
         return Polled(SourceStatus.OK, outcome.value, received_ms)
 
     def _count_refused(self, name: str, result: PollResult) -> None:
-        wrong = frozenset(f"{name} {symbol}: {error}" for symbol, error in result.invalid.items())
-        if wrong:
-            self._metrics.source_errors.labels(name, SourceStatus.BAD_PAYLOAD).inc(len(wrong))
-        for line in sorted(wrong - self._refused):
-            log.warning("refused a source's data: %s", line)
-        self._refused = frozenset(line for line in self._refused if not line.startswith(f"{name} ")) | wrong
+        invalid = invalid_quotes(result)
+        if invalid:
+            self._metrics.source_errors.labels(name, SourceStatus.INVALID).inc(len(invalid))
+        wrong = frozenset((name, symbol, error.field) for symbol, error in invalid.items())
+        for symbol, error in sorted(invalid.items()):
+            if (name, symbol, error.field) not in self._refused:  # once, not at each poll
+                log.warning("refused a source's data: %s %s: %s", name, symbol, error)
+        self._refused = frozenset(one for one in self._refused if one[0] != name) | wrong
 
     def _absent_now(self, ticks: Sequence[Tick], polled: Mapping[str, Polled]) -> frozenset[str]:
         """Return the markets without data although every available source responded, until they have data again.

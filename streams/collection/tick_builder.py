@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from exchanges.interface import PollResult
+from exchanges.interface import PollResult, Quote
+from marketdata import tick_rules
 from marketdata.enrichment import mid_price
+from marketdata.errors import InvalidValueError
 from marketdata.markets import Market
 from marketdata.records import SourceState, Tick
 from marketdata.times import to_rfc3339
@@ -35,6 +37,9 @@ class Bounds:
 def build_tick(market: Market, timestamp_ms: int, polled: Mapping[str, Polled], bounds: Bounds) -> Tick:
     """Build the tick of a poll; a failed source leaves its fields null and sets its status.
 
+    So does a source whose numbers violate the rules of a clean tick, if the other sources have a price. Otherwise its
+    numbers stay in the tick, so that its dead letter shows them.
+
     Args:
         market: of the tick.
         timestamp_ms: the instant of the grid, event time.
@@ -43,9 +48,12 @@ def build_tick(market: Market, timestamp_ms: int, polled: Mapping[str, Polled], 
     """
     fields: dict[str, float | str | None] = {}
     states: dict[str, SourceState] = {}
+    invalid: dict[str, float | str | None] = {}
     for name, outcome in polled.items():
         states[name], found = _one(market.symbol, outcome)
-        fields.update(found)
+        (invalid if states[name].status == SourceStatus.INVALID else fields).update(found)
+    if not _has_price(fields):
+        fields |= invalid
     given: dict[str, Any] = {**fields}  # the sources' fields are Tick's own names
     divergence = divergence_bps(given.get("price"), mid_price(given.get("bid_price"), given.get("ask_price")))
     return _tick(market, timestamp_ms, states, divergence, bounds, given)
@@ -85,6 +93,12 @@ def stream_tick(market: Market, interval: Interval, source: str, bounds: Bounds,
         "vwap": interval.value / interval.volume if interval.volume else None,
     }
     return _tick(market, interval.end_ms, states, None, bounds, given)
+
+
+def invalid_quotes(result: PollResult) -> dict[str, InvalidValueError]:
+    """Return the errors of the markets whose data is not valid, by symbol: as parsed, or by the rules of a tick."""
+    broken = {symbol: error for symbol, quote in result.quotes.items() if (error := _broken_rule(quote)) is not None}
+    return {**result.invalid, **broken}
 
 
 def divergence_bps(price: float | None, mid: float | None) -> float | None:
@@ -132,6 +146,8 @@ def _one(symbol: str, outcome: Polled) -> tuple[SourceState, Mapping[str, float 
     quote = outcome.result.quotes.get(symbol)
     if quote is None:
         return SourceState(status=_absent(symbol, outcome.result), received_at=received), {}
+    if _broken_rule(quote) is not None:
+        return SourceState(status=SourceStatus.INVALID, received_at=received), quote.fields
     staleness_ms = None
     if quote.observed_at_ms is not None and outcome.received_at_ms is not None:
         staleness_ms = outcome.received_at_ms - quote.observed_at_ms
@@ -144,10 +160,22 @@ def _one(symbol: str, outcome: Polled) -> tuple[SourceState, Mapping[str, float 
     return state, quote.fields
 
 
+def _broken_rule(quote: Quote) -> InvalidValueError | None:
+    try:
+        tick_rules.check_numbers(quote.fields)
+    except InvalidValueError as error:
+        return error
+    return None
+
+
+def _has_price(fields: Mapping[str, float | str | None]) -> bool:
+    return fields.get("price") is not None or None not in (fields.get("bid_price"), fields.get("ask_price"))
+
+
 def _absent(symbol: str, result: PollResult) -> str:
     """Why an answer has no quote of a market."""
     if symbol in result.invalid:
-        return SourceStatus.BAD_PAYLOAD
+        return SourceStatus.INVALID
     if symbol in result.deferred:
         return result.deferred_status
     return SourceStatus.UNKNOWN_SYMBOL if symbol in result.unknown else SourceStatus.MISSING

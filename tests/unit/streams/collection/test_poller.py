@@ -37,7 +37,7 @@ async def test_both_sources_make_one_tick_a_market() -> None:
     assert (eur.price, eur.bid_price) == (None, None)
     assert {name: state.status for name, state in eur.sources.items()} == {
         "coingecko": "missing",
-        "binance": "bad_payload",
+        "binance": "invalid",
     }
 
 

@@ -1,17 +1,26 @@
 """Derived fields of a tick: divergence, flags, and the traded volume that features use."""
 
+import json
+
+import httpx
 import pytest
 
+from exchanges.coingecko import CoinGecko
+from exchanges.http import JsonClient
 from exchanges.interface import PollResult, Quote, QuoteUpdate
+from marketdata import tick_rules
 from marketdata.codec import encode
+from marketdata.errors import DecodeError
 from marketdata.features import MarketFeatures
 from marketdata.markets import Market
 from marketdata.quote_tick import decode_quote
 from marketdata.records import Tick
 from marketdata.vocabulary import SourceStatus
 from streams.collection.conflation import Interval
-from streams.collection.tick_builder import Bounds, Polled, build_tick, stream_tick
+from streams.collection.tick_builder import Bounds, Polled, build_tick, invalid_quotes, stream_tick
 from streams.metrics import Metrics
+from tests.support.paths import ROOT
+from tests.support.scripted_server import ScriptedServer
 
 BTC = Market("BTC", "USD")
 START = 1_722_816_000_000
@@ -59,6 +68,77 @@ def test_the_price_is_compared_with_the_mid(price: float | None, divergence: flo
 def test_without_a_valid_quote_there_is_no_divergence() -> None:
     assert polled(200.0, book=BOOK | {"bid_price": 102.0}).divergence_bps is None
     assert polled(200.0, book={}).divergence_bps is None
+
+
+def odd(coingecko: dict[str, float | str | None], binance: dict[str, float | str | None]) -> Tick:
+    outcomes = {
+        name: Polled(SourceStatus.OK, PollResult({"BTC-USD": Quote(fields, None)}), START)
+        for name, fields in (("coingecko", coingecko), ("binance", binance))
+    }
+    return build_tick(BTC, START, outcomes, BOUNDS)
+
+
+COIN: dict[str, float | str | None] = {"price": 100.0, "volume_24h": 1.0, "high_24h": 110.0, "low_24h": 90.0}
+QUOTE: dict[str, float | str | None] = {**BOOK}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"price": 0.0},
+        {"price": -1.0},
+        {"price": 1e300},
+        {"high_24h": 0.0},
+        {"low_24h": 120.0},
+        {"market_cap": -5.0},
+        {"volume_24h": 1e300},
+    ],
+)
+def test_data_of_coingecko_that_is_not_valid_costs_no_quote_of_binance(changed: dict[str, float]) -> None:
+    tick = odd(COIN | changed, QUOTE)
+    assert tick_rules.check(tick) == START
+    assert {name: state.status for name, state in tick.sources.items()} == {"coingecko": "invalid", "binance": "ok"}
+    assert (tick.price, tick.price_usd, tick.volume_24h, tick.high_24h, tick.market_cap) == (None,) * 5
+    assert (tick.bid_price, tick.ask_price, tick.divergence_bps) == (99.0, 101.0, None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ask_price": 0.0},
+        {"bid_price": 0.0, "bid_qty": 0.0},
+        {"bid_price": 102.0},
+        {"ask_price": 1e300},
+        {"bid_qty": -1.0},
+        {"bid_price": 0.0, "ask_price": 0.0},
+    ],
+)
+def test_a_quote_of_binance_that_is_not_valid_costs_no_price_of_coingecko(changed: dict[str, float]) -> None:
+    tick = odd(COIN, QUOTE | changed)
+    assert tick_rules.check(tick) == START
+    assert {name: state.status for name, state in tick.sources.items()} == {"coingecko": "ok", "binance": "invalid"}
+    assert (tick.bid_price, tick.bid_qty, tick.ask_price, tick.ask_qty) == (None,) * 4
+    assert (tick.price, tick.price_usd, tick.high_24h) == (100.0, 100.0, 110.0)
+
+
+def test_a_tick_without_valid_data_keeps_the_numbers_for_its_dead_letter() -> None:
+    tick = odd({"price": None}, QUOTE | {"bid_price": 102.0})
+    with pytest.raises(DecodeError) as caught:
+        tick_rules.check(tick)
+    assert (caught.value.reason, caught.value.field) == ("crossed_quote", "ask_price")
+    assert (tick.bid_price, tick.sources["binance"].status) == (102.0, "invalid")
+
+
+async def test_a_zero_price_in_a_response_of_coingecko(server: ScriptedServer, client: httpx.AsyncClient) -> None:
+    server.respond(body=json.loads((ROOT / "tests/data/payloads/coingecko_zero_price.json").read_text()))
+    result = await CoinGecko(JsonClient("coingecko", server.url, client), 30, None).poll([BTC], 5.0)
+    assert {symbol: error.field for symbol, error in invalid_quotes(result).items()} == {"BTC-USD": "price"}
+    outcomes = {
+        "coingecko": Polled(SourceStatus.OK, result, START),
+        "binance": Polled(SourceStatus.OK, PollResult({"BTC-USD": Quote(QUOTE, None)}), START),
+    }
+    tick = build_tick(BTC, START, outcomes, BOUNDS)
+    assert (tick_rules.check(tick), tick.sources["coingecko"].status, tick.bid_price) == (START, "invalid", 99.0)
 
 
 def test_old_data_is_flagged_by_its_source() -> None:
