@@ -1,8 +1,18 @@
 """Pauses after refusals: firewalls and CDNs refuse for minutes, so no refusal stops a source for good."""
 
 import random
+from dataclasses import dataclass
 
 _FIRST_S, _LONGEST_S = 30.0, 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A source is not asked for `seconds` real seconds; `kind` and `problem` are those of the error before it."""
+
+    kind: str
+    problem: str
+    seconds: float
 
 
 def refusal_pause_s(refusals: int) -> float:

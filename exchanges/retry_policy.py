@@ -55,8 +55,8 @@ class RetryMetrics(Protocol):
         """A request is about to be repeated after an error of `kind`."""
         ...
 
-    def paused(self, operation: str, pause_s: float) -> None:
-        """An operation pauses for `pause_s` real seconds; 0 when it responds again."""
+    def paused(self, operation: str, pause_s: float, error: SourceError | None = None) -> None:
+        """An operation pauses for `pause_s` real seconds after an error; 0 and None when it responds again."""
         ...
 
 
@@ -65,7 +65,7 @@ class NoMetrics:
 
     def retried(self, kind: str) -> None: ...
 
-    def paused(self, operation: str, pause_s: float) -> None: ...
+    def paused(self, operation: str, pause_s: float, error: SourceError | None = None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -170,7 +170,7 @@ class RetryPolicy:
             if error.retry_after_s is not None:
                 wait_s = self._real_seconds(error.retry_after_s)
                 self._shared.pause(error, self._monotonic() + wait_s)
-                self._metrics.paused(operation, wait_s)
+                self._metrics.paused(operation, wait_s, error)
                 detail += f"; not requested for {wait_s:.3g} s ({error.retry_after_s:g} s of exchange time)"
             return Outcome(error.kind, detail=detail)
         except FatalSourceError as error:
@@ -198,7 +198,7 @@ class RetryPolicy:
             wait_s = self._real_seconds(refusal_pause_s(circuit.refusals))
             circuit.pause(error, now + wait_s)
             if circuit is self._circuit(operation):
-                self._metrics.paused(operation, wait_s)
+                self._metrics.paused(operation, wait_s, error)
         return f"not requested for {circuit.end - now:.3g} s"
 
     def _pause(self, error: RetryableSourceError, left_s: float) -> bool | float:

@@ -16,7 +16,7 @@ from exchanges.deduplication import DeliveredRanges
 from exchanges.grouping import split_by_size
 from exchanges.interface import StreamSource
 from exchanges.refusals import refusal_pause_s
-from marketdata.errors import FatalSourceError, RetryableSourceError
+from marketdata.errors import FatalSourceError, RetryableSourceError, SourceError
 from marketdata.vocabulary import SourceStatus
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ class ConnectionMetrics(Protocol):
         """A connection failed or was lost, or a message was not valid."""
         ...
 
-    def paused(self, pause_s: float) -> None:
-        """A refusal is followed by a pause of `pause_s` real seconds; 0 when it is over and the exchange accepts."""
+    def paused(self, pause_s: float, error: SourceError | None = None) -> None:
+        """A refusal is followed by a pause of `pause_s` real seconds; 0 and None when the exchange accepts."""
         ...
 
     def up(self, change: int) -> None:

@@ -105,10 +105,10 @@ class Connection:
                 async for attempt in connect_attempts(None, self._clock.real_seconds):
                     with attempt:
                         await self._stay_connected()
-            except FatalSourceError:
+            except FatalSourceError as error:
                 self._refusals += 1
                 pause_s = self._clock.real_seconds(refusal_pause_s(self._refusals))
-                self._metrics.paused(pause_s)
+                self._metrics.paused(pause_s, error)
                 await asyncio.sleep(pause_s)
             await asyncio.sleep(random.uniform(0.0, JITTER_S))  # noqa: S311  not for cryptography
 

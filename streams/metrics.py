@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from exchanges.refusals import Pause
+from marketdata.errors import SourceError
 from marketdata.records import Tick
 
 _LATENCIES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -16,6 +18,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.pauses: dict[tuple[str, str], Pause] = {}  # by source and operation
         self.source_requests = Counter(
             "bitcoin_source_requests", "HTTP requests sent to a source", ["source"], registry=registry
         )
@@ -185,8 +188,12 @@ class SourceMetrics:
     def retried(self, kind: str) -> None:
         self._metrics.source_retries.labels(self._source, kind).inc()
 
-    def paused(self, operation: str, pause_s: float) -> None:
+    def paused(self, operation: str, pause_s: float, error: SourceError | None = None) -> None:
         self._metrics.source_pause.labels(self._source, operation).set(pause_s)
+        if error is None:
+            self._metrics.pauses.pop((self._source, operation), None)
+        else:
+            self._metrics.pauses[self._source, operation] = Pause(error.kind, str(error), pause_s)
 
 
 class StreamMetrics:
@@ -208,8 +215,8 @@ class StreamMetrics:
     def failed(self, kind: str) -> None:
         self._metrics.source_errors.labels(self._source, kind).inc()
 
-    def paused(self, pause_s: float) -> None:
-        self._metrics.source_pause.labels(self._source, "stream").set(pause_s)
+    def paused(self, pause_s: float, error: SourceError | None = None) -> None:
+        self._metrics.source(self._source).paused("stream", pause_s, error)
 
     def up(self, change: int) -> None:
         self._connections.inc(change)

@@ -5,9 +5,10 @@ All routes are read-only. `streams.views.responses` computes the JSON documents.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from clients.clock import Clock
 from config.settings import Settings
+from exchanges.refusals import Pause
 from marketdata.errors import InvalidValueError
 from marketdata.records import Record, Tick
 from marketdata.topics import TopicRole
@@ -69,7 +71,7 @@ def attach(app: Any, settings: Settings, clock: Clock) -> "Views":
         settings: the worker's settings.
         clock: event time. It need not be started yet (RuntimeError); views then show the time as unknown.
     """
-    views = Views(settings, clock)
+    views = Views(settings, clock, app.worker_state.metrics.pauses)
     views.add_to(app.web.web_app)
     symbols = frozenset(settings.forecasting.symbols)
     app.worker_state.metrics.registry.register(ReadModelCollector(views.read_model, views.now_ms, symbols))
@@ -79,8 +81,11 @@ def attach(app: Any, settings: Settings, clock: Clock) -> "Views":
 class Views:
     """The read model, its follower and the routes of one worker."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, pauses: Mapping[tuple[str, str], Pause] = MappingProxyType({})
+    ) -> None:
         self._settings = settings
+        self._pauses = pauses
         self._clock = clock
         self.read_model = ReadModel(settings.markets)
         self.hub = Hub()
@@ -167,7 +172,7 @@ class Views:
             await asyncio.sleep(_HEALTH_S)
 
     def _health_document(self) -> responses.Document:
-        document = responses.health(self.read_model, self.follower.kafka, self._settings, self.now_ms())
+        document = responses.health(self.read_model, self.follower.kafka, self._settings, self.now_ms(), self._pauses)
         return document | {"plot": self._settings.forecasting.plot_path.is_file()}
 
     # Pages

@@ -6,10 +6,12 @@ docs/api.md describes every field. `now_ms` is event time, None while unknown.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from clients.clock import clock_speed
 from config.settings import Settings
+from exchanges.refusals import Pause
 from marketdata.enrichment import mid_price, spread_bps
 from marketdata.records import Prediction, Score, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
@@ -172,8 +174,22 @@ def summarise(found: Iterable[Score]) -> list[Document]:
     return rows
 
 
-def health(read_model: ReadModel, kafka: KafkaView, settings: Settings, now_ms: int | None) -> Document:
-    """Return each part's last event, age and state: ok, waiting (no data yet), late or outage."""
+def health(
+    read_model: ReadModel,
+    kafka: KafkaView,
+    settings: Settings,
+    now_ms: int | None,
+    pauses: Mapping[tuple[str, str], Pause] = MappingProxyType({}),
+) -> Document:
+    """Return each part's last event, age and state: ok, waiting (no data yet), late or outage.
+
+    Args:
+        read_model: the newest records.
+        kafka: state of the brokers.
+        settings: of the worker.
+        now_ms: event time; None while it is unknown.
+        pauses: of this worker, by source and operation.
+    """
     forecasts = forecast_health.forecasts(read_model, settings, now_ms)
     parts = [_part(read_model, kafka, settings, now_ms, *part) for part in _PARTS]
     for part in parts:
@@ -191,6 +207,16 @@ def health(read_model: ReadModel, kafka: KafkaView, settings: Settings, now_ms: 
         "state": worst,
         "parts": parts,
         "sources": sources,
+        "pauses": [
+            {
+                "source": source,
+                "operation": operation,
+                "kind": pause.kind,
+                "problem": pause.problem,
+                "pause_s": pause.seconds,
+            }
+            for (source, operation), pause in sorted(pauses.items())
+        ],
         "flags": [
             {"flag": flag, "n_markets": len(symbols), "markets": symbols[:_LISTED_MARKETS]}
             for flag, symbols in sorted(flagged.items())

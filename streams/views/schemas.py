@@ -147,6 +147,16 @@ class SourceHealth(TypedDict):
     stale_markets: int
 
 
+class SourcePause(TypedDict):
+    """A source that this worker does not ask for `pause_s` real seconds, after the error `kind`: `problem`."""
+
+    source: str
+    operation: str
+    kind: str
+    problem: str
+    pause_s: float
+
+
 class Lag(TypedDict):
     """Consumer lag of the worker's agents, in records."""
 
@@ -257,6 +267,7 @@ class Health(TypedDict):
     state: State
     parts: list[PartHealth]
     sources: list[SourceHealth]
+    pauses: list[SourcePause]
     flags: list[Flagged]
     divergence: Divergence
     kafka: KafkaHealth

@@ -264,6 +264,9 @@ function alerts(document) {
         : `${TITLES[s.source] ?? s.source}: outage (${s.status})${s.failing_since ? ` since ${hourMinute(ms(s.failing_since))} UTC` : ""}; ${effect}`);
     }
   }
+  for (const p of document.pauses) {
+    texts.push(`${TITLES[p.source] ?? p.source}: ${p.operation} not requested for ${age(p.pause_s)} (${p.kind}), then again: ${p.problem}`);
+  }
   for (const p of document.parts) {
     if (p.state === "outage" && p.part !== "predictions") texts.push(`${p.name}: outage, no new data since ${hourMinute(ms(p.last_event))} UTC`);
   }

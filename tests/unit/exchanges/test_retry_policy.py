@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from exchanges.retry_policy import CANDLES, QUOTES, NoMetrics, RetryPolicy
-from marketdata.errors import FatalSourceError, RetryableSourceError
+from marketdata.errors import FatalSourceError, RetryableSourceError, SourceError
 from tests.support.fake_clock import FakeClock
 
 
@@ -113,7 +113,8 @@ class Pauses(NoMetrics):
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def paused(self, operation: str, pause_s: float) -> None:
+    def paused(self, operation: str, pause_s: float, error: SourceError | None = None) -> None:
+        assert (error is None) == (pause_s == 0)
         self.seconds[operation] = pause_s
 
 

@@ -7,9 +7,11 @@ import msgspec
 import pytest
 
 from config import Settings
+from marketdata.errors import FatalSourceError
 from marketdata.records import Prediction, Score, SourceState, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
 from marketdata.topics import TopicRole
+from streams.metrics import Metrics
 from streams.views import responses
 from streams.views.pages import STATIC
 from streams.views.read_model import KafkaView, ReadModel
@@ -280,3 +282,19 @@ def test_a_snapshot_has_one_market_in_full_and_the_others_as_rows() -> None:
     assert document["is_forecast"]
     assert len(document["markets"]["rows"]) == 1_000
     assert len(msgspec.json.encode(document)) < 60_000
+
+
+def test_health_lists_what_a_worker_does_not_request_now() -> None:
+    metrics = Metrics()
+    error = FatalSourceError("binance: wss://host/stream: HTTP 451", "geo_blocked")
+    metrics.stream("binance").paused(30.0, error)
+    metrics.source("binance").paused("candles", 5.0, FatalSourceError("no", "forbidden"))
+    metrics.source("binance").paused("candles", 0.0)
+
+    def pauses() -> object:
+        return responses.health(ReadModel(["BTC-USD"]), KafkaView(), Settings(), START, metrics.pauses)["pauses"]
+
+    paused = {"source": "binance", "operation": "stream", "kind": "geo_blocked", "problem": str(error), "pause_s": 30.0}
+    assert pauses() == [paused]
+    metrics.stream("binance").paused(0.0)
+    assert pauses() == []
