@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 WITH_JAVA = eval "$$($(RUN) -m devstack env)" &&
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo live check test lint docs bench lock down clean
+.PHONY: help setup demo live check test lint docs fuzz bench lock down clean
 
 help:   ## print this list
 	@sed -n 's/^\([a-z]*\): *[a-z ]*## */\1\t/p' Makefile | expand -t 8
@@ -48,6 +48,9 @@ docs: setup  ## the documentation as a site in build/site; warnings are errors
 	@rm -rf build/docs && mkdir -p build/docs
 	@cp --parents -r *.md LICENSE docs examples devstack/sample/README.md build/docs
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+fuzz: setup   ## mutated and generated records through whole handlers (ARGS="--cases N --seed S")
+	@$(RUN) -m tests.fuzz $(ARGS)
 
 bench: setup  ## measure; tables and JSON in build/bench
 	@$(WITH_JAVA) $(RUN) -m benchmarks

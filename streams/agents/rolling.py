@@ -83,12 +83,8 @@ def roll(  # noqa: C901  one pass without helper calls: it runs for every tick
                 done.replayed += 1
                 continue
             second = timestamp_ms // SECOND_MS
-            if market.second is None:
-                market.second = second
-            elif second > market.second:
+            if market.second is not None and second > market.second:
                 done.rows.append(_row(key, market))
-                market.second = second
-            market.offset = record.offset
             if not state.add(
                 timestamp_ms,
                 quote.bid_price,
@@ -99,6 +95,9 @@ def roll(  # noqa: C901  one pass without helper calls: it runs for every tick
                 quote.traded_value,
             ):
                 done.late += 1
+            market.offset = record.offset
+            if market.second is None or second > market.second:
+                market.second = second
         except Exception as error:  # noqa: BLE001  one record must not fail its batch; the dead letter keeps its bytes
             _refuse(done, record, error, now_ms)
     for key, market in markets.items():

@@ -5,15 +5,17 @@ from typing import Any
 import msgspec
 from aiokafka.structs import ConsumerRecord
 from faust.cli import argument, option
+from rich.markup import escape
 
 from clients.kafka.reader import TopicReader
-from marketdata.errors import InvalidValueError
+from marketdata.errors import InvalidValueError, shorten
 from marketdata.records import FeatureRow, Prediction, Record, WindowFeatures
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 from streams.commands.arguments import decoded, find_market, find_role, newest, record_of
 from streams.commands.command import COUNT, JSON_OPTION, StreamsCommand, shown
 
+_MAX_SHOWN = 1_000  # characters of a field: Rich highlights in quadratic time
 _MARKET_TAIL = 2_000  # records to read from each partition to find one market's newest
 _FEATURES_TAIL = 2_000
 _PREDICTIONS_TAIL = 2_000
@@ -54,13 +56,13 @@ class tail(StreamsCommand):  # noqa: N801  Faust derives the command name
             line = {
                 "partition": raw.partition,
                 "offset": raw.offset,
-                "arrived": to_rfc3339(raw.timestamp),
+                "arrived": _arrived(raw),
                 "key": None if raw.key is None else raw.key.decode(errors="replace"),
                 "record": value,
             }
             self.lines([line])
             return
-        where = f"[dim]{raw.partition}@{raw.offset} {to_rfc3339(raw.timestamp)}[/dim]"
+        where = f"[dim]{raw.partition}@{raw.offset} {_arrived(raw)}[/dim]"
         if record is None:
             self.console.print(f"{where} [red]not a {cls.__name__}:[/red]", end=" ")
             self.console.print(repr(raw.value)[:200], markup=False, soft_wrap=True)
@@ -70,11 +72,22 @@ class tail(StreamsCommand):  # noqa: N801  Faust derives the command name
             for field, value in msgspec.to_builtins(record).items()
             if value is not None and field not in {"symbol", "schema_version", "tick_id"}
         }
-        self.console.print(f"{where} [bold cyan]{record.symbol}[/bold cyan]", end=" ")
+        self.console.print(f"{where} [bold cyan]{escape(shorten(record.symbol))}[/bold cyan]", end=" ")
         self.console.print(
-            " ".join(f"{field}={value}" for field, value in fields.items()), markup=False, soft_wrap=True
+            " ".join(shorten(f"{field}={value}", _MAX_SHOWN) for field, value in fields.items()),
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
         )
         self.stdout.flush()
+
+
+def _arrived(raw: ConsumerRecord) -> str | None:
+    """Return a record's timestamp; None if it is no time, as a producer can write on a topic without LogAppendTime."""
+    try:
+        return to_rfc3339(raw.timestamp)
+    except InvalidValueError:
+        return None
 
 
 class features(StreamsCommand):  # noqa: N801

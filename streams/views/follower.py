@@ -247,6 +247,7 @@ class Follower:
             return
         except Exception:
             topic.undecodable += 1
+            topic.unexpected += 1
             log.exception("views skip %s-%d@%d", *where)
             return
         if self._now_ms() is None:

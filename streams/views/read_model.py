@@ -85,10 +85,15 @@ class SourceView:
 
 @dataclass(slots=True)
 class TopicView:
-    """Reading progress of a topic. `event_ms`: newest event time. `arrived_ms`: newest append time of the broker."""
+    """Reading progress of a topic.
+
+    unexpected: of the undecodable records, those of an unknown cause. event_ms: newest event time. arrived_ms: newest
+    append time of the broker.
+    """
 
     records: int = 0
     undecodable: int = 0
+    unexpected: int = 0
     skipped: int = 0
     lag: int = 0
     event_ms: int | None = None

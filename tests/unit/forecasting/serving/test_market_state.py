@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
@@ -330,3 +331,20 @@ def test_a_model_is_retrained_before_it_is_too_old_to_serve() -> None:
     assert own.retrain_every_h + 24 <= own.max_model_age_h
     with pytest.raises(ValidationError, match=r"retrain_every_h: 200: expected at most max_model_age_h \(168\)"):
         ForecastingSettings(retrain_every_h=200)
+
+
+async def test_a_prediction_that_cannot_be_scored_does_not_stop_the_scores_of_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    market = MarketUnderTest(tmp_path)
+    await market.update()
+    published = market.predictions
+    broken = msgspec.structs.replace(published[0], prediction_id="broken", quantiles={})
+    certain = msgspec.structs.replace(published[0], prediction_id="certain", interval_level=1.0)
+    market.state.restore([broken, certain, *published], [])
+    market.rows(ROWS.slice(0, N + 1))
+    market.clock.ms += HOUR_MS
+    await market.update()
+    assert {one.prediction_id for one in market.scores} == {one.prediction_id for one in published}
+    for name in ("broken", "certain"):
+        assert f"prediction={name} cannot be scored" in caplog.text

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketdata.codec import decode, encode
-from marketdata.records import DeadLetter, Tick
+from marketdata.records import DeadLetter, SourceState, Tick
 from marketdata.tick_rules import RULES
 from marketdata.times import to_rfc3339
 from streams.agents.cleaning import Cleaned, clean
@@ -227,3 +227,15 @@ def test_the_state_of_a_minutely_feed_is_small() -> None:
     for minute in range(1_000):
         seen.add(NOW_MS + minute * 60_000)
     assert len(seen.to_bytes()) < 450
+
+
+def test_an_error_after_the_checks_becomes_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Seen, "add", lambda *_args: 1 / 0)
+    done = run([record(encode(tick()))])
+    assert [letter.reason for letter in letters(done)] == ["unexpected"]
+    assert done.reasons == ["unexpected"]
+
+
+def test_a_huge_staleness_is_refused() -> None:
+    value = encode(tick(sources={"binance": SourceState(status="ok", staleness_ms=10**4_000)}))
+    assert [letter.field for letter in letters(run([record(value)]))] == ["sources[...].staleness_ms"]

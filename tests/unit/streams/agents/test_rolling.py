@@ -110,3 +110,18 @@ def test_an_agent_is_stalled_when_records_wait_and_nothing_happens() -> None:
     assert liveness({"clean": 0, "features": 3}, {"clean": 999.0, "features": STALLED_S}) == {}
     wrong = liveness({"clean": 0, "features": 3}, {"clean": 999.0, "features": STALLED_S + 1})
     assert wrong == {"features": "3 records are waiting and none was handled for 61 s"}
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_time_at_the_edge_of_the_calendar_becomes_a_dead_letter(text: str) -> None:
+    value = record(0, 0).value.replace(to_rfc3339(START_MS).encode(), text.encode())
+    raw = ConsumerRecord("ticks-clean", 1, 0, 0, 1, b"BTC-USD", value, None, -1, -1, ())
+    done = run([raw, record(1, 0)], States())
+    assert [decode(DeadLetter, letter[1]).field for letter in done.dead_letters] == ["timestamp"]
+    assert len(done.rows) == 1
+
+
+def test_an_error_within_the_state_becomes_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MarketFeatures, "add", lambda *_args: 1 / 0)
+    done = run([record(0, 0)], States())
+    assert done.reasons == ["unexpected"]
