@@ -25,6 +25,8 @@ from streams.kafka.records import OutgoingRecord, source_offset_headers
 
 log = logging.getLogger(__name__)
 
+_UNDECODABLE = (msgspec.MsgspecError, InvalidValueError, TypeError, UnicodeDecodeError, RecursionError)
+
 
 @dataclass(slots=True)
 class Rolled:
@@ -126,7 +128,7 @@ def _offset(row: OutgoingRecord) -> int:
 
 def _refuse(done: Rolled, record: ConsumerRecord, error: Exception, now_ms: int) -> None:
     reason: str = Reason.NOT_A_TICK
-    if not isinstance(error, (msgspec.MsgspecError, InvalidValueError, TypeError, UnicodeDecodeError)):
+    if not isinstance(error, _UNDECODABLE):
         reason = Reason.UNEXPECTED
         log_unexpected(log, record, error)
     elif isinstance(error, DecodeError):

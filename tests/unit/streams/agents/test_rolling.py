@@ -125,3 +125,10 @@ def test_an_error_within_the_state_becomes_a_dead_letter(monkeypatch: pytest.Mon
     monkeypatch.setattr(MarketFeatures, "add", lambda *_args: 1 / 0)
     done = run([record(0, 0)], States())
     assert done.reasons == ["unexpected"]
+
+
+def test_deep_nesting_is_refused_with_the_codecs_reason() -> None:
+    deep = b'{"symbol":"BTC-USD","n_trades":' + b"[" * 100_000
+    raw = ConsumerRecord("ticks-clean", 1, 0, 0, 1, b"BTC-USD", deep, None, -1, -1, ())
+    (letter,) = [decode(DeadLetter, one) for _key, one, _headers in run([raw], States()).dead_letters]
+    assert (letter.reason, letter.field) == ("type", "n_trades")
