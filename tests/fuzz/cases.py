@@ -17,7 +17,7 @@ from marketdata.codec import encode
 from marketdata.records import Record
 from marketdata.times import HOUR_MS, MINUTE_MS, SECOND_MS, to_rfc3339
 from marketdata.topics import TopicRole
-from tests.support import view_records
+from tests.support import builders
 from tests.support.damage import damaged
 from tests.support.forecasting_hours import START_MS
 from tests.support.odd_records import odd_candle, odd_tick
@@ -61,18 +61,18 @@ def valid(rng: random.Random, role: TopicRole) -> Record:
     """Return a record that its readers accept, of the last hours."""
     at_ms = NOW_MS - NOW_MS % MINUTE_MS - rng.randrange(50 * 60) * MINUTE_MS
     hour_ms = at_ms - at_ms % HOUR_MS
-    made = view_records.prediction(hour_ms, prediction_id=f"BTC-USD|{to_rfc3339(hour_ms)}|1|m{rng.randrange(100)}")
+    made = builders.prediction(hour_ms, prediction_id=f"BTC-USD|{to_rfc3339(hour_ms)}|1|m{rng.randrange(100)}")
     prediction = replace(made, quantiles={level_name(level): 95.0 + 10 * level for level in LEVELS})
     stream = {"n_updates": 3, "n_trades": 2, "traded_volume": 1.5, "vwap": 100.0} if rng.random() < 0.5 else {}
-    tick = view_records.tick(at_ms, bid_qty=1.0, ask_qty=2.0, divergence_bps=1.0, **stream)
+    tick = builders.tick(at_ms, bid_qty=1.0, ask_qty=2.0, divergence_bps=1.0, **stream)
     records: dict[TopicRole, tuple[Record, ...]] = {
         TopicRole.TICKS: (tick, tick, odd_tick(rng.choice)),
         TopicRole.TICKS_CLEAN: (tick, tick, odd_tick(rng.choice)),
-        TopicRole.CANDLES: (view_records.candle(at_ms - MINUTE_MS), odd_candle(rng.choice)),
-        TopicRole.FEATURES: (view_records.feature_row(at_ms),),
+        TopicRole.CANDLES: (builders.candle(at_ms - MINUTE_MS), odd_candle(rng.choice)),
+        TopicRole.FEATURES: (builders.feature_row(at_ms),),
         TopicRole.PREDICTIONS: (prediction,),
-        TopicRole.PREDICTION_SCORES: (view_records.score(prediction),),
-        TopicRole.DEAD_LETTERS: (view_records.dead_letter(at_ms),),
+        TopicRole.PREDICTION_SCORES: (builders.score(prediction),),
+        TopicRole.DEAD_LETTERS: (builders.dead_letter(at_ms),),
     }
     return rng.choice(records[role])
 

@@ -22,7 +22,7 @@ from batch.spark.dead_letters import DeadLetterWriter
 from batch.sql.parse import CANDLE, TICK
 from clients.kafka.reader import TopicReader
 from config.sections import ForecastingSettings
-from devstack.events import EventTeller
+from devstack.events import EventReporter
 from forecasting.data.hourly_store import HourlyStore
 from forecasting.registry.versions import Registry
 from forecasting.serving import kafka
@@ -360,14 +360,14 @@ class DemoEvents(Handler):
 
     async def handle(self, batch: Sequence[Case]) -> None:
         lines: list[str] = []
-        teller = EventTeller(self.settings, lines.append, lambda: None)
+        reporter = EventReporter(self.settings, lines.append, lambda: None)
         try:
             for _role, record in self.records(batch):
-                teller.handle(record)
+                reporter.handle(record)
         finally:
-            await teller.close()
-        self.outcomes.update(teller.skipped)
-        self.outcomes["accepted"] += len(batch) - teller.skipped.total()
+            await reporter.close()
+        self.outcomes.update(reporter.skipped)
+        self.outcomes["accepted"] += len(batch) - reporter.skipped.total()
         assert len(lines) == len(batch)
 
 

@@ -136,7 +136,7 @@ def test_undecodable_bytes_are_refused_with_the_codecs_reason() -> None:
     ],
 )
 def test_a_text_of_half_a_megabyte_is_refused_by_its_field(changed: dict[str, Any], field: str) -> None:
-    one = tick(**changed)
+    one = tick(**{"tick_id": "BTC-USD", "quote": "USD", **changed})
     records = [record(encode(one), key=one.symbol.encode())]
     # A check in quadratic time would take 10^11 steps, and run into pytest's timeout.
     (letter,) = letters(run(records))

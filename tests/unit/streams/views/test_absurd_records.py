@@ -10,14 +10,14 @@ from marketdata.times import HOUR_MS, to_rfc3339
 from marketdata.topics import TopicRole
 from streams.views import responses
 from streams.views.pages import Views
-from tests.support import view_records
+from tests.support import builders
 from tests.support.fake_clock import FakeClock
 from tests.support.stack import settings_with
 
 NOW_MS = 1_722_816_000_000
-PREDICTION = view_records.prediction(NOW_MS)
-SCORE = view_records.score(view_records.prediction(NOW_MS - 2 * HOUR_MS))
-TICK = view_records.tick(NOW_MS)
+PREDICTION = builders.prediction(NOW_MS)
+SCORE = builders.score(builders.prediction(NOW_MS - 2 * HOUR_MS))
+TICK = builders.tick(NOW_MS)
 
 
 @pytest.fixture
