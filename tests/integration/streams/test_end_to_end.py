@@ -145,8 +145,8 @@ async def test_a_failing_source_leaves_nulls_and_the_other_continues(
     assert {tick.sources["binance"].status for tick in failed} == {"ok"}  # otherwise it is a dead letter
     assert None not in {tick.bid_price for tick in failed}
     assert ticks[-1].price is not None
-    assert "coingecko: server_error" in program.output()
-    assert "coingecko responds again" in program.output()
+    assert "coingecko quotes: server_error" in program.output()
+    assert "coingecko quotes: responds again" in program.output()
 
 
 async def test_a_worker_without_an_exchange_ends_with_an_error(settings: Settings, tmp_path: Path) -> None:
