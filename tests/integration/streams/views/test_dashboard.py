@@ -147,7 +147,8 @@ async def test_the_page_draws_and_updates(live: Settings, page: Browser, tmp_pat
         assert not page.run("return document.querySelector('#forecast.overdue')")
         eventually(lambda: "Forecasts" not in page.text("#alerts"), 20, "the end of the overdue alert")
         eventually(lambda: drawn_pixels(page, "forecast-chart") > empty, 20, "the band in the forecast chart")
-        await send(live, TopicRole.PREDICTION_SCORES, [(key, encode(score(made, scored_at=made.issued_at)))])
+        past = prediction(floor_to(now_ms, HOUR_MS) - HOUR_MS)  # the running hour has no score yet
+        await send(live, TopicRole.PREDICTION_SCORES, [(key, encode(score(past, scored_at=made.issued_at)))])
         eventually(lambda: "100.0 %" in page.text("#scores"), 20, "the score on the page")
         await send(live, TopicRole.DEAD_LETTERS, [(key, encode(dead_letter(now_ms, value="<b>1.0</b>")))])
         eventually(lambda: "1 dead letter" in page.text("#health-notes"), 20, "the dead letter on the page")
