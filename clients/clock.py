@@ -10,7 +10,12 @@ import stamina
 
 from config.settings import Settings
 from exchanges.binance import endpoints
-from marketdata.errors import RetryableSourceError
+from exchanges.body import Body
+from exchanges.fields import decode_json, integer
+from marketdata.bounds import LATEST_MS
+from marketdata.errors import InvalidValueError, RetryableSourceError
+
+_MAX_BODY_BYTES = 64 << 10  # {"serverTime": 1722816000000}
 
 
 class Clock(Protocol):
@@ -103,6 +108,26 @@ def clock_speed(settings: Settings) -> float:
     return settings.clock.speed if settings.clock.source == "exchange" else 1.0
 
 
+def _get(url: str, timeout_s: float) -> bytes:
+    """The body of a GET; not `exchanges.http`, which imports asyncio.
+
+    Raises:
+        httpx.HTTPError: no response, or another status than 2xx.
+        InvalidValueError: the body is too large, or does not decompress.
+        OSError: not within `timeout_s`, or for example no more file descriptors.
+    """
+    deadline = time.monotonic() + timeout_s
+    headers = {"accept-encoding": "gzip"}
+    with httpx.stream("GET", url, headers=headers, timeout=timeout_s, trust_env=False) as response:
+        body = Body(response.raise_for_status(), _MAX_BODY_BYTES)
+        for chunk in response.iter_raw():
+            if time.monotonic() > deadline:  # httpx limits only the wait for each chunk
+                raise TimeoutError(f"no response within {timeout_s:g} s")
+            if not body.add(chunk):
+                break
+    return body.content()
+
+
 def build_clock(settings: Settings, *, resync_s: float | None = 30.0, wait_s: float = 0.0) -> Clock:
     """The clock that `clock.source` names.
 
@@ -120,11 +145,14 @@ def build_clock(settings: Settings, *, resync_s: float | None = 30.0, wait_s: fl
 
     def fetch_ms() -> int:
         try:
-            response = httpx.get(url, timeout=settings.binance.timeout_s, trust_env=False)
-            return int(response.raise_for_status().json()["serverTime"])
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            server_ms = integer(decode_json(_get(url, settings.binance.timeout_s))["serverTime"], "serverTime")
+        except (httpx.HTTPError, InvalidValueError, OSError, KeyError, TypeError) as error:
             msg = f'{url}: no exchange time: {error!r}; expected {{"serverTime": ms}}'
             raise RetryableSourceError(msg, "clock") from error
+        if not 0 < server_ms <= LATEST_MS:
+            msg = f"{url}: serverTime: {server_ms}: expected Unix time in ms"
+            raise RetryableSourceError(msg, "clock")
+        return server_ms
 
     for attempt in stamina.retry_context(
         on=RetryableSourceError,

@@ -45,11 +45,14 @@ MAX_RETRY_AFTER_S = 3600.0
 _RATE_LIMITED, _BANNED = 429, 418
 _RETRYABLE_4XX = frozenset({408, 425})
 _REFUSAL_KINDS = {401: SourceStatus.UNAUTHORISED, 403: SourceStatus.FORBIDDEN, 451: SourceStatus.GEO_BLOCKED}
+_HOST_REFUSES = frozenset({403, 451})
 _SUCCESS, _REDIRECT, _CLIENT_ERROR, _SERVER_ERROR = 200, 300, 400, 500
 _MAX_SHOWN = 120
 
 
-def classify_status(where: str, status: int, headers: Mapping[str, str], body: bytes = b"") -> SourceError:
+def classify_status(
+    where: str, status: int, headers: Mapping[str, str], body: bytes = b"", setting: str = ""
+) -> SourceError:
     """The error of a response that cannot be used.
 
     Args:
@@ -57,6 +60,7 @@ def classify_status(where: str, status: int, headers: Mapping[str, str], body: b
         status: HTTP status; 2xx only where a success was not expected, such as a WebSocket handshake.
         headers: case-insensitive mapping.
         body: as received; its text becomes part of the message.
+        setting: name of the setting that holds the host; messages about a refusing host name it.
     """
     shown = _shown(body)
     message = f"{where}: HTTP {status}: {shown}" if shown else f"{where}: HTTP {status}"
@@ -66,10 +70,24 @@ def classify_status(where: str, status: int, headers: Mapping[str, str], body: b
         return _retryable(message, SourceStatus.BANNED, _retry_after_s(headers, DEFAULT_BAN_S))
     if not _CLIENT_ERROR <= status < _SERVER_ERROR or status in _RETRYABLE_4XX:
         return _retryable(message, SourceStatus.SERVER_ERROR, _retry_after_s(headers, None))
+    if status in _HOST_REFUSES and setting:
+        message += f"; if it lasts, set {setting} to a host that accepts requests from this network"
     return FatalSourceError(message, _REFUSAL_KINDS.get(status, SourceStatus.BAD_REQUEST), _code(body))
 
 
-def decode_response(where: str, status: int, headers: Mapping[str, str], body: bytes) -> Any:
+def unreachable(where: str, error: Exception, setting: str) -> RetryableSourceError:
+    """The error of a host that cannot be resolved or connected to, or that ends the connection.
+
+    Args:
+        where: source and request; the message starts with it.
+        error: of the HTTP library.
+        setting: name of the setting that holds the host.
+    """
+    message = f"{where}: {error!r}; if it lasts, check the network, or set {setting} to another host"
+    return RetryableSourceError(message, SourceStatus.CONNECTION)
+
+
+def decode_response(where: str, status: int, headers: Mapping[str, str], body: bytes, setting: str = "") -> Any:
     """Decoded JSON of a 2xx response.
 
     Raises:
@@ -77,7 +95,7 @@ def decode_response(where: str, status: int, headers: Mapping[str, str], body: b
         FatalSourceError: any other status.
     """
     if not _SUCCESS <= status < _REDIRECT:
-        raise classify_status(where, status, headers, body)
+        raise classify_status(where, status, headers, body, setting)
     try:
         return decode_json(body)
     except InvalidValueError as error:

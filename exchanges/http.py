@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from exchanges.body import MAX_BODY_BYTES, Body
-from exchanges.classification import decode_response
+from exchanges.classification import decode_response, unreachable
 from marketdata.errors import InvalidValueError, RetryableSourceError
 from marketdata.vocabulary import SourceStatus
 
@@ -42,7 +42,7 @@ class JsonClient:
         """Open no connection.
 
         Args:
-            source: name of the source, for messages.
+            source: name of the source and of its section of the settings, for messages.
             base_url: prefix of each path.
             client: sends the requests.
             headers: sent with each request.
@@ -50,6 +50,7 @@ class JsonClient:
             on_headers: called with the headers of each response, whatever its status.
         """
         self._source = source
+        self._setting = f"{source}.base_url"
         self._base_url = base_url.rstrip("/")
         self._client = client
         self._headers = _ACCEPTED | dict(headers or {})
@@ -75,7 +76,7 @@ class JsonClient:
             RetryableSourceError: no response, a status that may pass, or a body that is too large or not JSON.
             FatalSourceError: the source refuses the request.
         """
-        where = _request_name(self._source, path, params)
+        where = _request_name(self._source, self._base_url + path, params)
         self._on_request()
         try:
             async with (
@@ -88,8 +89,9 @@ class JsonClient:
                     if not body.add(chunk):
                         break
         except (TimeoutError, httpx.RequestError, InvalidValueError) as error:
-            raise _request_error(where, error, timeout_s) from error
-        return decode_response(where, response.status_code, response.headers, body.content()), response.headers
+            raise _request_error(where, error, timeout_s, self._setting) from error
+        decoded = decode_response(where, response.status_code, response.headers, body.content(), self._setting)
+        return decoded, response.headers
 
 
 class BlockingJsonClient:
@@ -105,6 +107,7 @@ class BlockingJsonClient:
     ) -> None:
         """Open no connection; arguments are those of `JsonClient`."""
         self._source = source
+        self._setting = f"{source}.base_url"
         self._base_url = base_url.rstrip("/")
         self._client = client
         self._on_headers = on_headers
@@ -118,7 +121,7 @@ class BlockingJsonClient:
             RetryableSourceError: no response, a status that may pass, or a body that is too large or not JSON.
             FatalSourceError: the source refuses the request.
         """
-        where = _request_name(self._source, path, params)
+        where = _request_name(self._source, self._base_url + path, params)
         deadline = time.monotonic() + timeout_s
         try:
             with self._client.stream(
@@ -132,22 +135,23 @@ class BlockingJsonClient:
                     if not body.add(chunk):
                         break
         except (TimeoutError, httpx.RequestError, InvalidValueError) as error:
-            raise _request_error(where, error, timeout_s) from error
-        return decode_response(where, response.status_code, response.headers, body.content()), response.headers
+            raise _request_error(where, error, timeout_s, self._setting) from error
+        decoded = decode_response(where, response.status_code, response.headers, body.content(), self._setting)
+        return decoded, response.headers
 
 
-def _request_name(source: str, path: str, params: Mapping[str, str]) -> str:
+def _request_name(source: str, url: str, params: Mapping[str, str]) -> str:
     query = "&".join(f"{name}={value}" for name, value in params.items())
     if len(query) > _MAX_QUERY:
         query = query[:_MAX_QUERY] + "…"
-    return f"{source}: GET {path}?{query}" if query else f"{source}: GET {path}"
+    return f"{source}: GET {url}?{query}" if query else f"{source}: GET {url}"
 
 
 def _request_error(
-    where: str, error: TimeoutError | httpx.RequestError | InvalidValueError, timeout_s: float
+    where: str, error: TimeoutError | httpx.RequestError | InvalidValueError, timeout_s: float, setting: str
 ) -> RetryableSourceError:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return RetryableSourceError(f"{where}: no response within {timeout_s:.3g} s", SourceStatus.TIMEOUT)
     if isinstance(error, InvalidValueError):
         return RetryableSourceError(f"{where}: {error}", SourceStatus.BAD_PAYLOAD)
-    return RetryableSourceError(f"{where}: {error!r}", SourceStatus.CONNECTION)
+    return unreachable(where, error, setting)

@@ -16,13 +16,13 @@ from enum import StrEnum
 
 import aiohttp
 
-from exchanges.classification import classify_status
+from exchanges.classification import classify_status, unreachable
 from exchanges.deduplication import Deduplicator
 from exchanges.interface import QuoteUpdate, ServerShutdown, StreamEvent, StreamSource, SubscriptionAck, TradeUpdate
 from exchanges.reconnect import JITTER_S, ConnectBudget, connect_attempts
 from exchanges.refusals import refusal_pause_s
 from exchanges.subscription import CONNECT_S, ConnectionMetrics, EventClock, Link, Subscriber, connection_lost
-from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError, SourceError
+from marketdata.errors import FatalSourceError, InvalidValueError, SourceError
 from marketdata.vocabulary import SourceStatus
 
 log = logging.getLogger(__name__)
@@ -178,6 +178,7 @@ class Connection:
         """
         await self._budget.take()
         name, url = self._source.name, self._source.url
+        setting = f"{name}.stream_url"
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -189,11 +190,11 @@ class Connection:
                     timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
                 )
         except aiohttp.WSServerHandshakeError as error:
-            raise classify_status(f"{name}: {url}", error.status, error.headers or {}) from error
+            raise classify_status(f"{name}: {url}", error.status, error.headers or {}, setting=setting) from error
         except aiohttp.TooManyRedirects as error:
             raise classify_status(f"{name}: {url}", error.history[-1].status, {}) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise RetryableSourceError(f"{name}: {url}: no connection: {error!r}", SourceStatus.CONNECTION) from error
+            raise unreachable(f"{name}: {url}: no connection", error, setting) from error
         link = Link(socket, loop.time(), self._deduplicator.open())
         link.reader = asyncio.create_task(self._read(link))
         self._links.append(link)

@@ -1,12 +1,23 @@
 """The exchange's clock advances at its speed between two requests, never backwards, and while no answer comes."""
 
+import asyncio
+import errno
+import os
+
 import httpx
 import pytest
+from aiohttp import web
 
 from clients.clock import ExchangeClock, build_clock
+from config import Settings
 from marketdata.errors import RetryableSourceError
 from tests.support.fake_clock import FakeClock
+from tests.support.scripted_server import running_server
 from tests.support.stack import settings_with
+
+
+def settings_of(url: str) -> Settings:
+    return settings_with({"BDI_CLOCK__SOURCE": "exchange", "BDI_CLOCK__SPEED": "1", "BDI_BINANCE__BASE_URL": url})
 
 
 class Exchange:
@@ -64,22 +75,69 @@ def test_without_a_first_answer_there_is_no_clock() -> None:
 
 
 @pytest.mark.parametrize(("wait_s", "answers_after", "has_clock"), [(0.0, 1, False), (20.0, 1, True), (0.5, 99, False)])
-def test_the_first_answer_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, wait_s: float, answers_after: int, has_clock: bool
-) -> None:
-    settings = settings_with({"BDI_CLOCK__SOURCE": "exchange", "BDI_CLOCK__SPEED": "1"})
-    requested: list[str] = []
+async def test_the_first_answer_is_waited_for(wait_s: float, answers_after: int, has_clock: bool) -> None:
+    async with running_server() as server:
+        server.respond(200, {"serverTime": 1_722_816_000_000})
+        answer = server.handler
+        server.respond(503)
 
-    def get(url: str, **_options: object) -> httpx.Response:
-        requested.append(url)
-        if len(requested) <= answers_after:
-            raise httpx.ConnectError("refused")
-        return httpx.Response(200, json={"serverTime": 1_722_816_000_000}, request=httpx.Request("GET", url))
+        async def later(request: web.Request) -> web.StreamResponse:
+            assert answer is not None
+            return await answer(request) if len(server.requests) > answers_after else web.Response(status=503)
 
-    monkeypatch.setattr(httpx, "get", get)
-    if has_clock:
-        assert build_clock(settings, wait_s=wait_s).now_ms() >= 1_722_816_000_000
-    else:
-        with pytest.raises(RetryableSourceError, match="/api/v3/time: no exchange time: ConnectError"):
-            build_clock(settings, wait_s=wait_s)
-    assert len(requested) == 1 if wait_s == 0 else len(requested) >= 2
+        server.handler = later
+        settings = settings_of(server.url)
+        if has_clock:
+            clock = await asyncio.to_thread(build_clock, settings, wait_s=wait_s)
+            assert clock.now_ms() >= 1_722_816_000_000
+        else:
+            with pytest.raises(RetryableSourceError, match="no exchange time: HTTPStatusError"):
+                await asyncio.to_thread(build_clock, settings, wait_s=wait_s)
+        assert len(server.requests) == 1 if wait_s == 0 else len(server.requests) >= 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "<html>",
+        "[]",
+        "{}",
+        '{"serverTime": null}',
+        '{"serverTime": "1722816000000"}',
+        '{"serverTime": 1e400}',
+        '{"serverTime": 0}',
+        '{"serverTime": -1}',
+        '{"serverTime": 99999999999999999}',
+        '{"serverTime": 1722816000000, "x": "' + "x" * (65 << 10) + '"}',
+        "[" * 100_000,
+    ],
+    ids=lambda body: body[:40],
+)
+async def test_an_answer_without_a_plausible_time_is_refused(body: str) -> None:
+    async with running_server() as server:
+        server.respond(200, text=body)
+        with pytest.raises(RetryableSourceError) as caught:
+            await asyncio.to_thread(build_clock, settings_of(server.url))
+    assert caught.value.kind == "clock"
+    assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize("status", [403, 404, 418, 429, 451, 500])
+async def test_no_status_ends_a_clock_that_runs(status: int) -> None:
+    async with running_server() as server:
+        server.respond(200, {"serverTime": 1_722_816_000_000})
+        clock = await asyncio.to_thread(build_clock, settings_of(server.url), resync_s=0.0)
+        server.respond(status)
+        before = await asyncio.to_thread(clock.now_ms)
+        assert await asyncio.to_thread(clock.now_ms) >= before >= 1_722_816_000_000
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENETUNREACH, errno.EACCES])
+def test_an_error_of_the_operating_system_ends_no_clock(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(*_words: object, **_options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(httpx, "stream", fail)
+    with pytest.raises(RetryableSourceError, match=os.strerror(number)):
+        build_clock(settings_of("http://127.0.0.1:9"))

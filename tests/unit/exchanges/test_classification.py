@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
@@ -278,3 +279,28 @@ def test_the_message_names_request_status_body_and_pause() -> None:
     error = classify_status("binance: GET /x", 429, {"retry-after": "7"}, b"Too\n  many " + b"x" * 200)
     assert str(error) == "binance: GET /x: HTTP 429: Too many " + "x" * 111 + "…; retry after 7 s"
     assert str(classify_status("x", 451, {})) == "x: HTTP 451"
+
+
+@pytest.mark.parametrize("get", [*REST, open_stream])
+@pytest.mark.parametrize("status", [403, 451])
+async def test_a_refusing_host_is_named_with_its_setting(server: ScriptedServer, get: Get, status: int) -> None:
+    server.respond(status, {})
+    with pytest.raises(FatalSourceError) as caught:
+        await get(server.url, TIMEOUT_S)
+    assert server.url.removeprefix("http") in str(caught.value)
+    assert re.search(
+        r"; if it lasts, set \w+\.(base|stream)_url to a host that accepts requests from this network$",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize("get", [*REST, open_stream])
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "does-not-exist.invalid"])
+async def test_an_unreachable_host_is_named_with_its_setting(get: Get, host: str) -> None:
+    with pytest.raises(RetryableSourceError) as caught:
+        await get(f"http://{host}", TIMEOUT_S)
+    assert found(caught.value) == retryable("connection")
+    assert f"://{host}/" in str(caught.value)
+    assert re.search(
+        r"; if it lasts, check the network, or set \w+\.(base|stream)_url to another host$", str(caught.value)
+    )
