@@ -19,6 +19,7 @@ _ABOUT = """\
 Each message is one JSON object in UTF-8. Every field is always present, null means unknown, and numbers are finite.
 Times are RFC 3339 in UTC with milliseconds, and event time unless the field's description differs; the timestamp of a
 message is its time of arrival at the broker. The key is the market's symbol, so the messages of a market are in order.
+Statuses of parts have Unix time of the writer's machine; their key is the part and its instance.
 Messages about republished dead letters have no schema_version; their key is the dead letter's id.
 
 Names, partitions and retention are the defaults; settings can change them (docs/settings.md). For the meaning and unit
@@ -33,10 +34,12 @@ _WRITERS = {
     TopicRole.FEATURES: "the features agent; a higher `revision` replaces the row of the same symbol and timestamp",
     TopicRole.PREDICTIONS: "forecasting, each prediction once",
     TopicRole.PREDICTION_SCORES: "forecasting, each score once",
+    TopicRole.PART_STATUS: "`batch` and `forecasting`, for each of their parts at each change and every few seconds",
 }
 _REPUBLISH_WRITER = "`dead-letters republish`, before and after it republishes a dead letter"
 _KEYS = {
     "DeadLetter": ("The key of the refused record, if any.", "BTC-USD"),
+    "PartStatus": ("Part and instance: `part/host:pid`.", "raw/host-1:4711"),
     "RepublishRecord": (
         "The dead letter's id: `topic-partition@offset#hash` of the original.",
         "cryptoTopic-1@5#2d711642b726",
@@ -64,11 +67,9 @@ def document() -> dict[str, Any]:
 
 
 def _channel(topic: Topic) -> dict[str, Any]:
-    config = topic.config
-    configuration = {
-        "cleanup.policy": config["cleanup.policy"].split(","),
+    configuration = topic.config | {
+        "cleanup.policy": topic.config["cleanup.policy"].split(","),
         "retention.ms": topic.retention_ms,
-        "message.timestamp.type": config["message.timestamp.type"],
     }
     return _addressed(topic, topic.record, _WRITERS[topic.role], topic.name, topic.partitions, configuration)
 

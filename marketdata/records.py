@@ -18,13 +18,14 @@ from marketdata.bounds import (
     Loss,
     Offset,
     Partition,
+    PeriodS,
     Price,
     Share,
     Sigma,
     Text,
 )
 from marketdata.times import from_rfc3339
-from marketdata.vocabulary import Basis, Origin, Role
+from marketdata.vocabulary import Activity, Basis, Origin, Role
 
 SCHEMA_VERSION = 1
 
@@ -263,13 +264,37 @@ class Score(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
     winkler_bps: Loss
 
 
+class PartStatus(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a program reports about one of its parts, at each change and periodically (`part-status`).
+
+    Times are Unix time of the program's machine, not event time. symbol: the market that the part works for; empty for
+    all. part: a `ProductPart`. instance: `host:pid`. since: the beginning of `state`. lag: of `raw` unread records, of
+    `hourly` closed hours without a row, else null. next_report_s: seconds until the next report at the latest; null in
+    the last report of a program that ended.
+    """
+
+    TIMES: ClassVar[tuple[str, ...]] = ("reported_at", "since", "last_success")
+    symbol: Text = ""
+    part: Text
+    instance: Text
+    reported_at: str
+    state: Activity
+    reason: Text | None
+    since: str
+    last_success: str | None
+    lag: Count | None
+    next_report_s: PeriodS | None
+
+
 RECORDS: dict[str, type[Record]] = {
-    cls.__name__: cls for cls in (Tick, Candle, FeatureRow, HourlyRow, DeadLetter, Prediction, Score)
+    cls.__name__: cls for cls in (Tick, Candle, FeatureRow, HourlyRow, DeadLetter, Prediction, Score, PartStatus)
 }
 
 
 def event_time_ms(record: Record) -> int:
     """Return the event time in ms: a candle's open time, a dead letter's refusal, a prediction's issue.
+
+    The time of a part's status is that of its report, Unix time of its machine.
 
     Raises:
         TypeError: the record's type has no topic.
@@ -285,4 +310,6 @@ def event_time_ms(record: Record) -> int:
             return from_rfc3339(record.issued_at)
         case Score():
             return from_rfc3339(record.scored_at)
+        case PartStatus():
+            return from_rfc3339(record.reported_at)
     raise TypeError(f"record: {type(record).__name__}: expected a record that has a topic")

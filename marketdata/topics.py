@@ -21,11 +21,15 @@ class TopicRole(StrEnum):
     FEATURES = "features"
     PREDICTIONS = "predictions"
     PREDICTION_SCORES = "prediction_scores"
+    PART_STATUS = "part_status"
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as it is created. `retention_ms` counts from arrival at the broker; -1: unlimited."""
+    """A topic as it is created. `retention_ms` counts from arrival at the broker; -1: unlimited.
+
+    compacted: the broker keeps the newest record of each key only; its small segments are read whole at each start.
+    """
 
     role: TopicRole
     name: str
@@ -33,6 +37,7 @@ class Topic:
     retention_ms: int
     partitions: int = 4
     replication_factor: int = 1
+    compacted: bool = False
 
     def deployed(self, *, name: str, partitions: int, replication_factor: int, retention_ms: int) -> "Topic":
         """Return the topic with the name, size and retention of one deployment."""
@@ -43,15 +48,17 @@ class Topic:
     @property
     def config(self) -> dict[str, str]:
         """The topic configuration at the broker."""
+        compaction = {"segment.bytes": str(1 << 20), "min.cleanable.dirty.ratio": "0.1"} if self.compacted else {}
         return {
-            "cleanup.policy": "delete",
+            "cleanup.policy": "compact,delete" if self.compacted else "delete",
             "retention.ms": str(self.retention_ms),
             "message.timestamp.type": "LogAppendTime",
+            **compaction,
         }
 
 
-def _topic(role: TopicRole, name: str, record: str, days: int) -> Topic:
-    return Topic(role, name, record, days * _DAY_MS if days >= 0 else -1)
+def _topic(role: TopicRole, name: str, record: str, days: int, *, compacted: bool = False) -> Topic:
+    return Topic(role, name, record, days * _DAY_MS if days >= 0 else -1, compacted=compacted)
 
 
 TOPICS: dict[TopicRole, Topic] = {
@@ -64,5 +71,6 @@ TOPICS: dict[TopicRole, Topic] = {
         _topic(TopicRole.FEATURES, "features", "FeatureRow", 7),
         _topic(TopicRole.PREDICTIONS, "predictions", "Prediction", -1),
         _topic(TopicRole.PREDICTION_SCORES, "prediction-scores", "Score", -1),
+        _topic(TopicRole.PART_STATUS, "part-status", "PartStatus", 30, compacted=True),
     )
 }

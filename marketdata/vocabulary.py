@@ -133,3 +133,32 @@ class StaleReason(StrEnum):
     """Trained with another horizon or sequence length."""
     CHAMPION_TRAILS_HAR = "champion_trails_har"
     """Its mean pinball loss is above that of HAR; the number of compared hours follows."""
+
+
+class ProductPart(StrEnum):
+    """A part of the product whose program reports its state on `part-status`."""
+
+    RAW = "raw"
+    """Ticks and candles to HDFS (`batch raw`)."""
+    HOURLY = "hourly"
+    """Closed hours to hourly_metrics (`batch raw`, `batch hourly`)."""
+    BACKFILL = "backfill"
+    """History from klines (`batch backfill`)."""
+    FORECASTER = "forecaster"
+    """Predictions and scores (`forecasting serve`)."""
+    TRAINER = "trainer"
+    """Trainings (`forecasting serve`, `forecasting train`)."""
+
+
+class Activity(StrEnum):
+    """What a part reports about itself."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    """For what `reason` names."""
+    FAILING = "failing"
+    """Because of `reason`; if the program continues, it retries."""
+    DONE = "done"
+    """A job that ended successfully."""
+    STOPPED = "stopped"
+    """A program that ended on request."""

@@ -22,7 +22,7 @@ from clients.kafka.topics import partitions_of
 from config.settings import Settings
 from marketdata.codec import decode
 from marketdata.errors import DecodeError
-from marketdata.records import RECORDS, Record
+from marketdata.records import RECORDS, PartStatus, Record
 from marketdata.topics import TOPICS, TopicRole
 from streams.views.read_model import KafkaView, ReadModel, latest_time_ms
 from streams.views.throttle import Throttle
@@ -185,6 +185,7 @@ class Follower:
             TopicRole.CANDLES: read_model.points,
             TopicRole.FEATURES: 8,
             TopicRole.DEAD_LETTERS: 1_000,
+            TopicRole.PART_STATUS: _MAX_RECORDS_BACK,  # compacted: the whole topic
         }.get(role, read_model.forecasts)
         per_partition = each * len(read_model.symbols) // self._settings.kafka.partitions
         return min(_MAX_RECORDS_BACK, max(each, per_partition) * 3 // 2)
@@ -232,6 +233,9 @@ class Follower:
         where = (record.topic, record.partition, record.offset)
         try:
             decoded = decode(RECORDS[TOPICS[role].record], record.value)
+            if isinstance(decoded, PartStatus):  # its times are not event time
+                self._read_model.apply_status(decoded, record.timestamp)
+                return
             at_ms = latest_time_ms(decoded)
             if self._is_ahead(at_ms):
                 topic.skipped += 1

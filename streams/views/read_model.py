@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from marketdata import candle_rules
-from marketdata.bounds import LATEST_MS
+from marketdata.bounds import EARLIEST_MS, LATEST_MS
 from marketdata.enrichment import mid_price
 from marketdata.errors import DecodeError, InvalidValueError
+from marketdata.part_status import Report
 from marketdata.records import (
     Candle,
     DeadLetter,
     FeatureRow,
+    PartStatus,
     Prediction,
     Record,
     Score,
@@ -33,6 +35,7 @@ MAX_POINTS = 1_440  # a day of minutes
 _POINTS_BUDGET = 200_000  # points of all markets together: about 50 MB
 _FORECASTS_BUDGET = 50_000
 _MAX_SOURCES = 16  # bounds memory: any program can write ticks
+_MAX_INSTANCES = 64  # of all parts; each restart of a program is a new one
 
 CandlePoint = tuple[int, float, float, float, float, float]
 TickPoint = tuple[int, float | None]
@@ -131,6 +134,7 @@ class ReadModel:
         self.markets = {symbol: MarketView(deque(maxlen=self.points)) for symbol in self.symbols}
         self.topics: dict[TopicRole, TopicView] = {role: TopicView() for role in TopicRole}
         self.sources: dict[str, SourceView] = {}
+        self.reports: dict[tuple[str, str], Report] = {}
         self.dead_letters: deque[DeadLetter] = deque(maxlen=100)
         self.dead_letter_reasons: Counter[str] = Counter()
         self.other_markets = 0
@@ -177,6 +181,16 @@ class ReadModel:
             case Score():
                 changed = _store_once(market.scores, record.prediction_id, record, self.forecasts)
         return changed
+
+    def apply_status(self, status: PartStatus, arrived_ms: int) -> None:
+        """Store the newest report of a part's instance; forget the instances that reported longest ago."""
+        topic = self.topics[TopicRole.PART_STATUS]
+        topic.records += 1
+        report = Report(status, max(min(arrived_ms, LATEST_MS), EARLIEST_MS))
+        self.reports.pop(report.key, None)  # in the order of arrival
+        self.reports[report.key] = report
+        while len(self.reports) > _MAX_INSTANCES:
+            del self.reports[next(iter(self.reports))]
 
     def _apply_tick(self, market: MarketView, tick: Tick, event_ms: int) -> bool:
         if all(state.status != SourceStatus.NOT_POLLED for state in tick.sources.values()) and (

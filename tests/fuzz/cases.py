@@ -73,6 +73,7 @@ def valid(rng: random.Random, role: TopicRole) -> Record:
         TopicRole.PREDICTIONS: (prediction,),
         TopicRole.PREDICTION_SCORES: (builders.score(prediction),),
         TopicRole.DEAD_LETTERS: (builders.dead_letter(at_ms),),
+        TopicRole.PART_STATUS: (builders.part_status(at_ms), builders.part_status(at_ms, next_report_s=None)),
     }
     return rng.choice(records[role])
 

@@ -7,6 +7,7 @@ from marketdata.records import (
     Candle,
     DeadLetter,
     FeatureRow,
+    PartStatus,
     Prediction,
     Score,
     SourceState,
@@ -14,7 +15,7 @@ from marketdata.records import (
     WindowFeatures,
 )
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339, to_rfc3339
-from marketdata.vocabulary import Origin, Reason, Role, SourceStatus
+from marketdata.vocabulary import Activity, Origin, ProductPart, Reason, Role, SourceStatus
 
 START_MS = 1_722_816_000_000
 """2024-08-05T00:00:00Z."""
@@ -166,3 +167,22 @@ def dead_letter(at_ms: int = START_MS, symbol: str = SYMBOL, *, original: bytes 
         "payload": base64.b64encode(original).decode(),
     }
     return DeadLetter(**values | fields)
+
+
+def part_status(
+    at_ms: int = START_MS, part: str = ProductPart.RAW, instance: str = "host:1", **fields: Any
+) -> PartStatus:
+    """A part that runs since `at_ms` and reports every 5 s."""
+    at = to_rfc3339(at_ms)
+    values: dict[str, Any] = {
+        "part": part,
+        "instance": instance,
+        "reported_at": at,
+        "state": Activity.RUNNING,
+        "reason": None,
+        "since": at,
+        "last_success": at,
+        "lag": 3,
+        "next_report_s": 5.0,
+    }
+    return PartStatus(**values | fields)

@@ -139,7 +139,9 @@ def test_times_survive_the_wire(ms: int) -> None:
 
 def test_every_record_is_registered_under_its_name() -> None:
     assert all(cls.__name__ == name for name, cls in RECORDS.items())
-    assert {"Tick", "Candle", "FeatureRow", "HourlyRow", "DeadLetter", "Prediction", "Score"} == set(RECORDS)
+    assert {"Tick", "Candle", "FeatureRow", "HourlyRow", "DeadLetter", "Prediction", "Score", "PartStatus"} == set(
+        RECORDS
+    )
 
 
 @given(ticks)

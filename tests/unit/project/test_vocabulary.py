@@ -15,6 +15,7 @@ OTHER_MEANINGS = {
     "poll", "stream", "both",
     "empty", "json", "schema_version", "type", "value", "key", "symbol", "quote", "tick_id", "future",
     "ticks", "live", "backfill", "lost",
+    "raw", "hourly", "waiting",
 }  # fmt: skip
 
 VALUES = {
