@@ -6,6 +6,7 @@ import sys
 
 import stamina
 from py4j.protocol import Py4JError
+from pydantic import ValidationError
 from pyspark.errors import PySparkException
 
 from clients.logging_setup import set_up_logging
@@ -70,11 +71,7 @@ def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int
         return run_hourly(settings, stop, from_ms=start_ms, to_ms=end_ms)
     if options.job == "backfill":
         if options.symbols:
-            try:
-                settings = settings.model_validate({**settings.model_dump(), "markets": options.symbols})
-            except ValueError as error:
-                msg = f"--symbols: {options.symbols!r}: expected distinct symbols like BTC-USD,ETH-USD"
-                raise ConfigurationError(msg) from error
+            settings = _with_markets(settings, options.symbols)
         return run_backfill(
             settings,
             stop,
@@ -84,6 +81,16 @@ def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int
             archive=options.archive,
         )
     return run_verify(settings, as_json=options.json)
+
+
+def _with_markets(settings: Settings, symbols: str) -> Settings:
+    """Return the settings with the markets of `--symbols`; those of the forecasts need not be among them."""
+    forecasting = {**settings.forecasting.model_dump(), "symbols": ()}
+    try:
+        return settings.model_validate({**settings.model_dump(), "markets": symbols, "forecasting": forecasting})
+    except ValidationError as error:
+        reasons = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors(include_input=False))
+        raise ConfigurationError(f"--symbols: {symbols!r}: {reasons}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

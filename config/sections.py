@@ -1,6 +1,7 @@
 """The sections of the settings tree. The docstring of each field is its description in docs/settings.md."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -37,6 +38,19 @@ def _address(*schemes: str) -> AfterValidator:
 
 
 _Http = Annotated[str, _address("http", "https")]
+_CoinId = Annotated[str, Field(pattern=r"^[^\s,]+$")]
+
+
+def _upper_keys(value: object) -> object:
+    return {str(key).upper(): one for key, one in value.items()} if isinstance(value, Mapping) else value
+
+
+def _upper(symbols: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(symbol.upper() for symbol in symbols)
+
+
+Symbols = Annotated[tuple[str, ...], AfterValidator(_upper)]
+"""Names of markets, in upper case."""
 
 
 class _Section(BaseModel):
@@ -142,7 +156,9 @@ class BinanceSettings(_Section):
     timeout_s: float = Field(5.0, gt=0)
     """Timeout of one request, in real seconds."""
     weight_per_minute: int = Field(6000, ge=1)
-    """Limit of request weight; the worker checks its poll plan against it at start."""
+    """Limit of request weight; a lower limit in the exchange's `exchangeInfo` replaces it."""
+    usd_asset: str = Field("USDT", pattern=r"^[A-Z0-9]{2,10}$")
+    """Asset that replaces the quote USD if the exchange lists no pair with USD: BTC-USD is BTCUSDT."""
 
 
 class CoinGeckoSettings(_Section):
@@ -162,8 +178,8 @@ class CoinGeckoSettings(_Section):
     """Limit of the plan; the worker warns at start if its poll plan exceeds it."""
     calls_per_month: int | None = Field(10_000, ge=1)
     """Limit of the plan; none: unlimited."""
-    coin_ids: dict[str, str] = {}
-    """CoinGecko's ids of further coins than BTC, ETH and XRP, as a JSON object: `{"SOL": "solana"}`."""
+    coin_ids: Annotated[dict[str, _CoinId], BeforeValidator(_upper_keys)] = {}
+    """CoinGecko's ids by base, as a JSON object: `{"W": "wormhole"}`. A coin without an id is `no_coin_id` in ticks."""
 
 
 class StreamsSettings(_Section):
@@ -249,7 +265,7 @@ class BatchSettings(_Section):
 class ForecastingSettings(_Section):
     """The trainer and the predictor."""
 
-    symbols: tuple[str, ...] = ("BTC-USD",)
+    symbols: Symbols = ("BTC-USD",)
     """Markets to forecast."""
     model: Literal["lstm-quantile", "lstm-plain"] = "lstm-quantile"
     """Model to train as champion."""

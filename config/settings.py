@@ -34,10 +34,11 @@ from config.sections import (
     HdfsSettings,
     KafkaSettings,
     StreamsSettings,
+    Symbols,
     TopicSettings,
 )
 from marketdata.errors import ConfigurationError, InvalidValueError
-from marketdata.markets import Market
+from marketdata.markets import Market, close_matches
 from marketdata.topics import TOPICS, Topic, TopicRole
 
 PREFIX = "BDI_"
@@ -108,7 +109,7 @@ class Settings(BaseSettings):
 
     profile: str = "local"
     """Name of the loaded profile."""
-    markets: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = (
+    markets: Annotated[Symbols, NoDecode, BeforeValidator(_split)] = (
         "BTC-USD",
         "ETH-USD",
         "XRP-USD",
@@ -116,7 +117,7 @@ class Settings(BaseSettings):
         "ETH-EUR",
         "XRP-EUR",
     )
-    """Markets to collect; a comma-separated list in the environment."""
+    """Markets to collect, as BASE-QUOTE (docs/sources.md#markets); a comma-separated list in the environment."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Log level of every program."""
     kafka: KafkaSettings = KafkaSettings()
@@ -140,26 +141,34 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _known_markets(self) -> Self:
-        for symbol in self.markets:
-            try:
-                Market.parse(symbol, self.coingecko.coin_ids)
-            except InvalidValueError as error:
-                raise ValueError(f"markets: {error}") from error
+    def _valid_markets(self) -> Self:
+        try:
+            markets = self.parsed_markets
+        except InvalidValueError as error:
+            raise ValueError(f"markets: {error}") from error
+        first: dict[str, Market] = {}
+        for market in markets:
+            other = first.setdefault(market.binance, market)
+            if other is not market:
+                both = f"{other.symbol} and {market.symbol}"
+                msg = f"markets: {both}: expected one of them, or another binance.usd_asset: both are {market.binance}"
+                raise ValueError(msg)
         return self
 
     @model_validator(mode="after")
     def _forecast_symbols_are_markets(self) -> Self:
         for symbol in self.forecasting.symbols:
             if symbol not in self.markets:
-                msg = f"forecasting.symbols: {symbol!r}: expected one of markets: {', '.join(self.markets)}"
+                expected = f"one of markets: {', '.join(self.markets)}{close_matches(symbol, self.markets)}"
+                msg = f"forecasting.symbols: {symbol!r}: expected {expected}"
                 raise ValueError(msg)
         return self
 
     @property
     def parsed_markets(self) -> tuple[Market, ...]:
         """Return the markets, in the order of the settings."""
-        return tuple(Market.parse(symbol, self.coingecko.coin_ids) for symbol in self.markets)
+        ids, usd_asset = self.coingecko.coin_ids, self.binance.usd_asset
+        return tuple(Market.parse(symbol, ids, usd_asset) for symbol in self.markets)
 
     def topic(self, role: TopicRole) -> Topic:
         """Return the topic of a role with the name, partitions and retention of this deployment."""

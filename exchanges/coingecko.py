@@ -48,24 +48,29 @@ class CoinGecko:
         return Cost(calls=len(self._calls(markets)))
 
     async def poll(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
-        """price, volume_24h, market_cap, changes and range of the day, trade_timestamp (`last_updated`)."""
+        """price, volume_24h, market_cap, changes and range of the day, trade_timestamp (`last_updated`).
+
+        Markets without a coin id are not requested; their status is `no_coin_id`.
+        """
         quotes: dict[str, Quote] = {}
         invalid: dict[str, InvalidValueError] = {}
         calls = self._calls(markets)
         responses = await asyncio.gather(*(self._call(currency, group, timeout_s) for currency, group in calls))
         for (_currency, group), rows in zip(calls, responses, strict=True):
             for market in group:
-                row = rows.get(market.coingecko_id)
+                row = rows.get(str(market.coingecko_id))
                 if row is None:
                     continue
                 try:
                     quotes[market.symbol] = _quote(row)
                 except InvalidValueError as error:
                     invalid[market.symbol] = error
-        return PollResult(quotes, invalid)
+        absent = {market.symbol: SourceStatus.NO_COIN_ID for market in markets if market.coingecko_id is None}
+        return PollResult(quotes, invalid, absent=absent)
 
     async def _call(self, currency: str, markets: Sequence[Market], timeout_s: float) -> dict[Any, Mapping[str, Any]]:
-        params = _params(currency, ",".join(market.coingecko_id for market in markets))
+        ids = dict.fromkeys(str(market.coingecko_id) for market in markets)  # BTC-USD and BTC-USDT have one id
+        params = _params(currency, ",".join(ids))
         payload, _headers = await self._http.get(_MARKETS, params, timeout_s)
         try:
             return index_by(array_of_objects(payload, "markets"), "id")
@@ -76,7 +81,8 @@ class CoinGecko:
         """Currency and markets of each call; one call names at most 250 ids, and its URL is limited."""
         by_currency: defaultdict[str, list[Market]] = defaultdict(list)
         for market in markets:
-            by_currency[market.coingecko_currency].append(market)
+            if market.coingecko_id is not None:
+                by_currency[market.coingecko_currency].append(market)
         return [
             (currency, part)
             for currency, group in by_currency.items()

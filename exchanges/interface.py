@@ -33,6 +33,7 @@ class PollResult:
     unknown: symbols that the source does not have; later polls do not request them.
     deferred: symbols that this poll did not reach; a later poll requests them. deferred_status: their status, the kind
     of an error that ended the poll or `missing`.
+    absent: why the source has no quote of a market, by symbol, where it is another reason.
     """
 
     quotes: Mapping[str, Quote]
@@ -40,6 +41,7 @@ class PollResult:
     unknown: frozenset[str] = frozenset()
     deferred: frozenset[str] = frozenset()
     deferred_status: SourceStatus = SourceStatus.MISSING
+    absent: Mapping[str, SourceStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from forecasting.registry.versions import Registry
 from forecasting.serving.threads import in_thread
 from marketdata.codec import encode
 from marketdata.errors import ConfigurationError, ForecastError
+from marketdata.markets import close_matches
 
 _FINISH_S = 2.0  # of the 5 s in which a program ends; the rest is for closing clients (GRACEFUL_CLOSE_S)
 
@@ -26,12 +27,12 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if args.command == "report":
         from forecasting.report import write_report
 
-        symbol = args.symbol or settings.forecasting.symbols[0]
+        symbol = (args.symbol or settings.forecasting.symbols[0]).upper()
         names = args.models.split(",") if args.models else None
         _check((symbol,), settings)
         write_report(_storage(settings), settings, symbol=symbol, names=names, quick=args.quick, progress=progress)
         return 0
-    symbols = tuple(args.symbol or settings.forecasting.symbols)
+    symbols = tuple(symbol.upper() for symbol in args.symbol or settings.forecasting.symbols)
     _check(symbols, settings)
     if args.command == "train":
         return _train(settings, symbols, args.model or settings.forecasting.model)
@@ -50,7 +51,8 @@ def progress(what: str, done: int, total: int) -> None:
 def _check(symbols: tuple[str, ...], settings: Settings) -> None:
     for symbol in symbols:
         if symbol not in settings.markets:
-            raise ConfigurationError(f"symbol: {symbol!r}: expected one of the markets {', '.join(settings.markets)}")
+            known = f"{', '.join(settings.markets)}{close_matches(symbol, settings.markets)}"
+            raise ConfigurationError(f"symbol: {symbol!r}: expected one of the markets {known}")
 
 
 def _storage(settings: Settings) -> WebHdfs:

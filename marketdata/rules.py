@@ -14,6 +14,7 @@ from typing import Literal
 
 from marketdata.bounds import MAX_AMOUNT, MAX_COUNT, MAX_PRICE, MIN_PRICE
 from marketdata.errors import DecodeError
+from marketdata.markets import SYMBOL_PATTERN
 from marketdata.records import Record
 from marketdata.vocabulary import Reason
 
@@ -110,7 +111,7 @@ class AnyPresent(Rule):
         return getattr(record, self.field) is not None or getattr(record, self.other) is not None
 
 
-SYMBOL = Matches("symbol", Reason.SYMBOL, "BASE-QUOTE in upper case", "[A-Z0-9]{2,12}-[A-Z]{3,5}")
+SYMBOL = Matches("symbol", Reason.SYMBOL, "BASE-QUOTE in upper case", SYMBOL_PATTERN)
 """The part after the hyphen is the quote currency."""
 
 

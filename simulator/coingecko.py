@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from aiohttp import web
 
-from marketdata.markets import BINANCE_QUOTES, COINGECKO_IDS
+from marketdata.markets import COINGECKO_IDS
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
 from simulator import derive
 from simulator.candles import Candles
@@ -14,7 +14,7 @@ from simulator.state import STATE, ExchangeState, as_of_ms, json_bytes
 
 NAMES = {"BTC": "Bitcoin", "ETH": "Ethereum", "XRP": "XRP"}
 MAX_SUPPLY = {"BTC": 21_000_000.0, "XRP": 100_000_000_000.0}
-OTHER_IDS = {"BNB": "binancecoin", "SOL": "solana", "ADA": "cardano", "DOGE": "dogecoin", "LTC": "litecoin"}
+QUOTES = {"USD": "USDT", "EUR": "EUR"}
 DEFAULT_PAGE, MAX_PAGE = 100, 250
 FINE_DAYS, HOURLY_DAYS = 1, 90
 CANDLES_FINE_DAYS, CANDLES_MIDDLE_DAYS = 2, 30
@@ -50,16 +50,15 @@ def answer(value: object, status: int = 200) -> web.Response:
 
 def coins(state: ExchangeState) -> list[Coin]:
     """Return the coins that have a dollar market."""
-    quote = BINANCE_QUOTES["USD"]
+    quote = QUOTES["USD"]
     bases = [symbol.removesuffix(quote) for symbol in state.market.symbols if symbol.endswith(quote)]
-    ids = OTHER_IDS | COINGECKO_IDS
-    return [Coin(base, ids.get(base, base.lower())) for base in bases]
+    return [Coin(base, COINGECKO_IDS.get(base, base.lower())) for base in bases]
 
 
 def _symbol(state: ExchangeState, coin: Coin, currency: str) -> str:
-    if currency.upper() not in BINANCE_QUOTES:
+    if currency.upper() not in QUOTES:
         raise CoinGeckoError(400, "invalid vs_currency")
-    symbol = coin.base + BINANCE_QUOTES[currency.upper()]
+    symbol = coin.base + QUOTES[currency.upper()]
     if symbol not in state.market.symbols:
         raise CoinGeckoError(400, "invalid vs_currency")
     return symbol

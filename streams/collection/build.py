@@ -87,14 +87,17 @@ def build_candles(
 
 
 def poll_plan_warnings(settings: Settings, clock: Clock, state: WorkerState) -> list[str]:
-    """List the request limits that the configured polls exceed, one line each."""
-    return plan_warnings(
-        [] if settings.streams.feed == FeedMode.STREAM else state.exchanges.sources,
-        state.exchanges.candles,
-        settings.parsed_markets,
-        settings.streams.poll_interval_s,
-        1 / clock.real_seconds(1.0),
+    """List the request limits that the configured polls exceed, and the coins without an id, one line each."""
+    markets = settings.parsed_markets
+    sources = [] if settings.streams.feed == FeedMode.STREAM else state.exchanges.sources
+    warnings = plan_warnings(
+        sources, state.exchanges.candles, markets, settings.streams.poll_interval_s, 1 / clock.real_seconds(1.0)
     )
+    unknown = sorted({market.base for market in markets if market.coingecko_id is None})
+    if unknown and any(source.name == coingecko.NAME for source in sources):
+        shown = ", ".join(unknown)
+        warnings.append(f"{coingecko.NAME}: no id of {shown}: these coins are not requested; set coingecko.coin_ids")
+    return warnings
 
 
 def _newest(settings: Settings, *, streamed: bool) -> NewestTick:

@@ -178,4 +178,6 @@ def _absent(symbol: str, result: PollResult) -> str:
         return SourceStatus.INVALID
     if symbol in result.deferred:
         return result.deferred_status
-    return SourceStatus.UNKNOWN_SYMBOL if symbol in result.unknown else SourceStatus.MISSING
+    if symbol in result.unknown:
+        return SourceStatus.UNKNOWN_SYMBOL
+    return result.absent.get(symbol, SourceStatus.MISSING)

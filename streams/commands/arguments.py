@@ -10,6 +10,7 @@ from faust.cli import option
 from clients.kafka.reader import TopicReader, read_record
 from config.settings import Settings
 from marketdata.errors import InvalidValueError
+from marketdata.markets import close_matches
 from marketdata.records import RECORDS, Record
 from marketdata.times import from_rfc3339
 from marketdata.topics import TOPICS, TopicRole
@@ -84,7 +85,8 @@ def find_market(settings: Settings, text: str) -> str:
         InvalidValueError: the market is not configured.
     """
     if text.upper() not in settings.markets:
-        raise InvalidValueError("market", text, f"one of {', '.join(settings.markets)}")
+        matches = close_matches(text, settings.markets)
+        raise InvalidValueError("market", text, f"one of {', '.join(settings.markets)}{matches}")
     return text.upper()
 
 

@@ -18,6 +18,7 @@ from clients.clock import Clock
 from config.settings import Settings
 from exchanges.refusals import Pause
 from marketdata.errors import InvalidValueError
+from marketdata.markets import close_matches
 from marketdata.records import Record, Tick
 from marketdata.topics import TopicRole
 from streams.views import openapi, responses
@@ -254,9 +255,10 @@ class Views:
         raise _NotFoundError("path", request.path, "a path of docs/api.md")
 
     def _market(self, symbol: str) -> str:
-        if symbol not in self.read_model.markets:
-            raise _NotFoundError("symbol", symbol, f"one of {', '.join(self.read_model.symbols)}")
-        return symbol
+        known = self.read_model.symbols
+        if symbol.upper() not in known:
+            raise _NotFoundError("symbol", symbol, f"one of {', '.join(known)}{close_matches(symbol, known)}")
+        return symbol.upper()
 
     def _optional_market(self, request: web.Request) -> str | None:
         symbol = request.query.get("symbol")

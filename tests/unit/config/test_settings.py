@@ -105,9 +105,26 @@ def test_a_malformed_file_is_one_clear_error(tmp_path: Path) -> None:
 def test_markets_may_be_comma_separated_and_are_validated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_MARKETS", "BTC-USD, ETH-EUR")
     assert [market.binance for market in load_settings("local").parsed_markets] == ["BTCUSDT", "ETHEUR"]
-    monkeypatch.setenv("BDI_MARKETS", "BTC-USD,DOGE-USD")
-    with pytest.raises(ConfigurationError, match="DOGE-USD"):
+    monkeypatch.setenv("BDI_MARKETS", "BTC-USD,DOGE-USDD")
+    with pytest.raises(ConfigurationError, match=r"'DOGE-USDD': expected one of the quotes .* matches: DOGE-USD"):
         load_settings("local")
+
+
+def test_names_of_markets_are_read_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDI_MARKETS", "btc-usd,w-Usdt")
+    monkeypatch.setenv("BDI_FORECASTING__SYMBOLS", "w-usdt")
+    monkeypatch.setenv("BDI_COINGECKO__COIN_IDS", '{"w": "wormhole"}')
+    settings = load_settings("local")
+    assert (settings.markets, settings.forecasting.symbols) == (("BTC-USD", "W-USDT"), ("W-USDT",))
+    assert settings.coingecko.coin_ids == {"W": "wormhole"}
+
+
+def test_another_asset_may_replace_the_dollar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDI_MARKETS", "BTC-USD,BTC-USDT")
+    with pytest.raises(ConfigurationError, match=r"markets: BTC-USD and BTC-USDT: expected one .* both are BTCUSDT"):
+        load_settings("local")
+    monkeypatch.setenv("BDI_BINANCE__USD_ASSET", "FDUSD")
+    assert [market.binance for market in load_settings("local").parsed_markets] == ["BTCFDUSD", "BTCUSDT"]
 
 
 def test_lists_of_a_section_may_be_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +138,9 @@ def test_lists_of_a_section_may_be_comma_separated(monkeypatch: pytest.MonkeyPat
     ("key", "value", "message"),
     [
         ("BDI_FORECASTING__SYMBOLS", "DOGE-USD", r"forecasting\.symbols: 'DOGE-USD': expected one of markets: BTC-USD"),
+        ("BDI_FORECASTING__SYMBOLS", "BTC-USDT", r"'BTC-USDT': expected one of markets: .*; close matches: BTC-USD"),
+        ("BDI_MARKETS", "BTCUSDT", r"markets: symbol: 'BTCUSDT': expected BASE-QUOTE, .*; close matches: BTC-USDT"),
+        ("BDI_COINGECKO__COIN_IDS", '{"W": "a,b"}', r"coingecko\.coin_ids\.W: .*pattern"),
         ("BDI_TOPICS__NAMES", "{not json", r"topics.*expected JSON"),
         ("BDI_KAFKA__BROKERS", "nohost", r"kafka\.brokers: .*pattern"),
         (
@@ -135,7 +155,11 @@ def test_lists_of_a_section_may_be_comma_separated(monkeypatch: pytest.MonkeyPat
         ),
         ("BDI_HDFS__WEBHDFS", "namenode:9870", r"hdfs\.webhdfs: 'namenode:9870': expected http://HOST"),
         ("BDI_MARKETS", "BTC-USD,BTC-USD", r"refused:\n  markets: \('BTC-USD', 'BTC-USD'\): expected one or more"),
-        ("BDI_MARKETS", "BTC-XXX", r"refused:\n  markets: symbol: 'BTC-XXX': expected one of the currencies EUR, USD"),
+        (
+            "BDI_MARKETS",
+            "BTC-XXX",
+            r"refused:\n  markets: symbol: 'BTC-XXX': expected one of the quotes USD, USDT, USDC,",
+        ),
         ("BDI_DEVSTACK__EXCHANGE_START", "yesterday", r"devstack\.exchange_start: .*'yesterday': expected RFC 3339"),
         ("BDI_STREAMS__WEBPORT", "1", r"streams\.webport: unknown setting; expected one of .*web_port"),
     ],
@@ -187,15 +211,20 @@ def test_topics_take_prefix_name_and_retention_from_settings(tmp_path: Path) -> 
     assert settings.topic(TopicRole.FEATURES).name == "a.features"
 
 
-def test_a_further_coin_needs_its_coingecko_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BDI_MARKETS", "BTC-USD,SOL-EUR")
-    message = (
-        r"markets: symbol: 'SOL-EUR': expected one of the coins BTC, ETH, XRP, or a coin listed in coingecko\.coin_ids"
-    )
-    with pytest.raises(ConfigurationError, match=message):
-        load_settings("local")
-    monkeypatch.setenv("BDI_COINGECKO__COIN_IDS", '{"SOL": "solana"}')
-    assert [market.coingecko_id for market in load_settings("local").parsed_markets] == ["bitcoin", "solana"]
+def test_a_base_of_one_letter_is_a_market(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('markets = ["BTC-USD", "W-USD"]\n[coingecko]\ncoin_ids = {W = "wormhole"}\n')
+    market = load_settings("local", mine).parsed_markets[1]
+    assert (market.symbol, market.binance, market.coingecko_id) == ("W-USD", "WUSDT", "wormhole")
+
+
+def test_coin_ids_hold_for_every_coin_and_none_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDI_MARKETS", "BTC-USD,1INCH-EUR,SOL-EUR")
+    ids = [market.coingecko_id for market in load_settings("local").parsed_markets]
+    assert ids == ["bitcoin", None, "solana"]
+    monkeypatch.setenv("BDI_COINGECKO__COIN_IDS", '{"1INCH": "1inch", "BTC": "another-id"}')
+    ids = [market.coingecko_id for market in load_settings("local").parsed_markets]
+    assert ids == ["another-id", "1inch", "solana"]
 
 
 FORMER = [*RENAMED.items()]

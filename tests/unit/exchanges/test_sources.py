@@ -12,6 +12,7 @@ from exchanges.binance.rest import Binance
 from exchanges.coingecko import CoinGecko
 from exchanges.http import JsonClient
 from marketdata.markets import Market
+from streams.collection.tick_builder import Bounds, Polled, build_tick
 from tests.support.scripted_server import ScriptedServer
 
 BTC_USD, BTC_EUR, ETH_USD = Market("BTC", "USD"), Market("BTC", "EUR"), Market("ETH", "USD")
@@ -86,6 +87,20 @@ async def test_one_request_to_coingecko_per_currency_keeps_nulls(
     assert fields["trade_timestamp"] == "2024-08-05T00:00:00.500Z"
     assert set(result.quotes) == {"BTC-USD"}
     assert str(result.invalid["BTC-EUR"]) == "current_price: '50000': expected a finite number or null"
+
+
+async def test_coingecko_is_not_asked_for_a_coin_without_an_id(
+    server: ScriptedServer, client: httpx.AsyncClient
+) -> None:
+    server.respond(body=[coin()])
+    source, unknown = coingecko(server, client), Market("W", "USD")
+    result = await source.poll([BTC_USD, Market("BTC", "USDT"), unknown], 5.0)
+    assert [request.query["ids"] for request in server.requests] == ["bitcoin"]
+    assert (set(result.quotes), result.absent) == ({"BTC-USD", "BTC-USDT"}, {"W-USD": "no_coin_id"})
+    tick = build_tick(unknown, MINUTE, {"coingecko": Polled("ok", result, MINUTE)}, Bounds())
+    assert (tick.price, tick.sources["coingecko"].status) == (None, "no_coin_id")
+    assert (await source.poll([unknown], 5.0)).quotes == {}
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Symbols and event times: parsing, formatting and refusals."""
 
+import re
+
 import pytest
 
 from marketdata.errors import InvalidValueError
-from marketdata.markets import Market
+from marketdata.markets import QUOTES, Market
+from marketdata.rules import SYMBOL
 from marketdata.times import floor_to, from_http_date, from_rfc3339, to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
 
@@ -19,7 +22,38 @@ def test_a_market_has_an_identifier_at_each_exchange() -> None:
     assert Market.parse("BTC-USD").binance == "BTCUSDT"
 
 
-@pytest.mark.parametrize("text", ["BTCUSD", "btc-usd", "BTC-USD ", "BTC-GBP", "DOGE-USD", ""])
+@pytest.mark.parametrize("quote", QUOTES)
+@pytest.mark.parametrize("base", ["W", "1INCH", "1000SATS", "DOGE"])
+def test_any_base_and_every_quote_is_a_market(base: str, quote: str) -> None:
+    market = Market.parse(f"{base}-{quote}".lower())
+    assert (market.base, market.quote) == (base, quote)
+    assert market.binance == base + ("USDT" if quote == "USD" else quote)
+    assert re.fullmatch(SYMBOL.pattern, market.symbol)
+    assert market.coingecko_currency == ("usd" if quote in {"USD", "USDT", "USDC", "FDUSD"} else quote.lower())
+
+
+@pytest.mark.parametrize(
+    ("text", "matches"),
+    [
+        ("BTCUSD", "BTC-USD"),
+        ("w/usdt", "W-USDT"),
+        ("BTC-USDD", "BTC-USD, BTC-USDT, BTC-USDC"),
+        ("BTC-EURO", "BTC-EUR, BTC-USD, BTC-TRY"),
+    ],
+)
+def test_the_refusal_of_a_market_names_close_matches(text: str, matches: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"; close matches: {matches}$"):
+        Market.parse(text)
+
+
+def test_a_coin_without_an_id_is_no_error() -> None:
+    assert Market("W", "USD").coingecko_id is None
+    assert Market.parse("BTC-USD", {"BTC": "another-id"}).coingecko_id == "another-id"
+
+
+@pytest.mark.parametrize(
+    "text", ["BTCUSD", "BTC-USD ", "BTC-XYZ", "BTC-BTC", "BTC-USD-EUR", "ß-USD", "-USD", "BTC-", ""]
+)
 def test_an_invalid_symbol_is_refused(text: str) -> None:
     with pytest.raises(InvalidValueError) as caught:
         Market.parse(text)

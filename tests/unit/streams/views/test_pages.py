@@ -39,10 +39,10 @@ async def client(views: Views) -> AsyncIterator[TestClient[web.Request, web.Appl
 @pytest.mark.parametrize(
     ("path", "status", "field", "expected"),
     [
-        ("/api/markets/DOGE-USD/features", 404, "symbol", "one of BTC-USD, ETH-USD"),
-        ("/api/markets/btc-usd/history", 404, "symbol", "one of BTC-USD, ETH-USD"),
-        ("/api/predictions?symbol=XRP-USD", 404, "symbol", "one of BTC-USD, ETH-USD"),
-        ("/api/events?symbol=XRP-USD", 404, "symbol", "one of BTC-USD, ETH-USD"),
+        ("/api/markets/EUR-JPY/features", 404, "symbol", "one of BTC-USD, ETH-USD"),
+        ("/api/markets/btc-us/history", 404, "symbol", "one of BTC-USD, ETH-USD; close matches: BTC-USD, ETH-USD"),
+        ("/api/predictions?symbol=EUR-JPY", 404, "symbol", "one of BTC-USD, ETH-USD"),
+        ("/api/events?symbol=EUR-JPY", 404, "symbol", "one of BTC-USD, ETH-USD"),
         ("/api/scores?limit=0", 400, "limit", "a whole number from 1 to 500"),
         ("/api/scores?limit=1e3", 400, "limit", "a whole number from 1 to 500"),
         ("/api/markets/BTC-USD/history?points=99999999999999999999", 400, "points", "a whole number from 1 to 1440"),
@@ -67,6 +67,13 @@ async def test_invalid_requests_get_a_clear_error(
     assert answer.status == status
     error = (await answer.json())["error"]
     assert (error["field"], error["expected"]) == (field, expected)
+
+
+async def test_a_market_is_found_in_any_case(client: Client) -> None:
+    for path in ("/api/markets/{}/history", "/api/markets/{}/features", "/api/predictions?symbol={}"):
+        upper, lower = await client.get(path.format("BTC-USD")), await client.get(path.format("btc-usd"))
+        assert (upper.status, lower.status) == (200, 200)
+        assert await upper.read() == await lower.read()
 
 
 async def test_documents_are_available_before_the_first_record(client: Client) -> None:
