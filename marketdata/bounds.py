@@ -21,8 +21,8 @@ MAX_BPS = 1e9
 """Errors and losses in basis points of log price. Two plausible prices differ by less than 830,000."""
 MAX_SIGMA = 1e3
 """The scale of a target in log price; exp of more is not finite."""
-MAX_PERIOD_S = 86_400
-"""Seconds between two reports of a program: a day."""
+MIN_PERIOD_S, MAX_PERIOD_S = 0.001, 86_400
+"""Seconds between two reports of a program; at most a day."""
 MAX_TEXT = 1_000
 """Characters of a text of forecasts, feature rows and part statuses, such as a model version."""
 MAX_ITEMS = 100
@@ -42,7 +42,7 @@ Loss = Annotated[float, Meta(ge=0, le=MAX_BPS)]
 Count = Annotated[int, Meta(ge=0, le=int(MAX_COUNT))]
 DurationMs = Annotated[int, Meta(ge=-int(MAX_COUNT), le=int(MAX_COUNT))]
 HorizonH = Annotated[int, Meta(ge=1, le=MAX_HORIZON_H)]
-PeriodS = Annotated[float, Meta(gt=0, le=MAX_PERIOD_S)]
+PeriodS = Annotated[float, Meta(ge=MIN_PERIOD_S, le=MAX_PERIOD_S)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Partition = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
