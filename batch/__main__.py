@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from functools import partial
 
 import stamina
 from py4j.protocol import Py4JError
@@ -41,6 +42,11 @@ def _parser() -> argparse.ArgumentParser:
     backfill.add_argument(
         "--archive", metavar="FOLDER", help="read downloaded kline archives instead of the exchange API"
     )
+    backfill.add_argument(
+        "--retry",
+        action="store_true",
+        help="while the exchange or HDFS fails, try again after pauses that grow up to 1 h, until all is stored",
+    )
     verify = jobs.add_parser(
         "verify", help="check the stored tables; exit code 1 if a check fails or nothing is stored"
     )
@@ -61,6 +67,7 @@ def _time_ms(text: str | None, option: str) -> int | None:
 
 
 def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int:
+    from batch.jobs.retry import until_done
     from batch.jobs.run import run_backfill, run_hourly, run_raw, run_verify
 
     start_ms = _time_ms(getattr(options, "start", None), "--from")
@@ -72,7 +79,8 @@ def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int
     if options.job == "backfill":
         if options.symbols:
             settings = _with_markets(settings, options.symbols)
-        return run_backfill(
+        run = partial(
+            run_backfill,
             settings,
             stop,
             hours=options.hours,
@@ -80,6 +88,7 @@ def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int
             to_ms=end_ms,
             archive=options.archive,
         )
+        return until_done("backfill", run, stop) if options.retry else run()
     return run_verify(settings, as_json=options.json)
 
 
@@ -100,7 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings()
         set_up_logging(settings.log_level)
-        stamina.instrumentation.set_on_retry_hooks([_log_retry])
+        # A job that repeats itself reports each change of its state, not each request.
+        stamina.instrumentation.set_on_retry_hooks([] if getattr(options, "retry", False) else [_log_retry])
         with stop.signals():
             return _run(options, settings, stop)
     except (Py4JError, PySparkException):

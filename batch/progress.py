@@ -1,4 +1,4 @@
-"""Progress lines of long jobs, which the demo reads."""
+"""Lines about long jobs on standard error, which the demo reads."""
 
 import sys
 
@@ -10,3 +10,9 @@ def write_progress(what: str, done: int, total: int) -> None:
     if done == total or done % max(1, total // _STEPS) == 0:
         sys.stderr.write(f"progress: {what} {done}/{total}\n")
         sys.stderr.flush()
+
+
+def write_waiting(what: str, reason: str) -> None:
+    """Write `waiting: WHAT: REASON` to standard error: the job tries again later."""
+    sys.stderr.write(f"waiting: {what}: {' '.join(reason.split())}\n")
+    sys.stderr.flush()

@@ -38,6 +38,10 @@ class StopFlag:
         self._cancel = cancel
         self._install()  # again: PySpark installs its own SIGINT handler
 
+    def idle(self) -> None:
+        """From now on a signal ends the program at once again, as before `running`."""
+        self._cancel = None
+
     def _handle(self, number: int, _frame: object) -> None:
         _log.info("%s: stopping", signal.Signals(number).name)
         self._event.set()

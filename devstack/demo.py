@@ -9,7 +9,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from clients.stop_signals import stop_event
 from config import Settings
 from devstack.events import EventReporter, follow_health, follow_replay
 from devstack.health import http_problem
-from devstack.progress import ProgressReporter, open_reporter
+from devstack.process import tail
+from devstack.progress import ProgressReporter, open_reporter, waiting_in
 from devstack.stack import Part, PartExit, Stack, build_parts, exchange_address
 from devstack.state import StackState, supervisor_lock
 from devstack.supervisor import check_all, running_state
@@ -29,7 +30,7 @@ from marketdata.errors import StackError
 _PYTHON = sys.executable
 TOPICS = (_PYTHON, "-m", "faust", "-A", "streams", "topics", "create")
 WORKER = (_PYTHON, "-m", "faust", "-A", "streams", "worker", "-l", "info")
-BACKFILL = (_PYTHON, "-m", "batch", "backfill")
+BACKFILL = (_PYTHON, "-m", "batch", "backfill", "--retry")
 RAW = (_PYTHON, "-m", "batch", "raw")
 TRAIN = (_PYTHON, "-m", "forecasting", "train")
 SERVE = (_PYTHON, "-m", "forecasting", "serve")
@@ -198,11 +199,11 @@ class Demo:
 
                 async def storage() -> None:
                     await asyncio.gather(ready["hdfs"], ready["exchange"])
-                    await self._job("backfill", "load history", BACKFILL)
+                    has_history = await self.load_history(BACKFILL)
                     await topics_made.wait()
                     await self._stack.run(self._program("raw", RAW))
-                    if not await has_models(settings):
-                        await self._job("train", "train models", TRAIN)
+                    if has_history and not await has_models(settings):
+                        await self.train(TRAIN)
 
                 group.create_task(streams())
                 group.create_task(storage())
@@ -227,14 +228,72 @@ class Demo:
     def _program(self, name: str, command: tuple[str, ...]) -> Part:
         return Part(name, "", command, _no_check, stage=_PROGRAMS_STAGE, grace_s=_PROGRAMS_GRACE_S)
 
+    async def load_history(self, command: tuple[str, ...]) -> bool:
+        """Run the backfill until it is complete or has to wait; then it continues in the background.
+
+        Returns:
+            Whether it is complete.
+
+        Raises:
+            StackError: it ended with another exit code than 0 before it had to wait.
+        """
+        waits = asyncio.Event()
+        job = asyncio.create_task(self._job("backfill", "load history", command, waits))
+        waiting = asyncio.create_task(waits.wait())
+        try:
+            await asyncio.wait({job, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+        finally:
+            waiting.cancel()
+        if job.done():
+            job.result()
+            return True
+        self._progress.line(
+            "load history: continues in the background; what answers is collected meanwhile, and forecasts start "
+            "when there is history"
+        )
+        self._run_in_background(self._without_failing("load history", job))
+        return False
+
+    async def train(self, command: tuple[str, ...]) -> None:
+        """Train the first models; if that fails, the forecaster tries again while it serves."""
+        work = self._job("train", "train models", command)
+        await self._without_failing("train models", work, "; the forecaster trains again in the background")
+
+    async def _without_failing(self, label: str, work: Awaitable[None], effect: str = "") -> None:
+        try:
+            await work
+        except StackError as error:
+            self._progress.line(f"{label} failed{effect}: {error}")
+
     async def _stage(self, label: str, work: Coroutine[None, None, None]) -> None:
         self._progress.begin(label)
-        await work
+        try:
+            await work
+        except StackError:
+            self._progress.drop(label)
+            raise
         self._progress.end(label)
 
-    async def _job(self, name: str, label: str, command: tuple[str, ...]) -> None:
+    async def _job(self, name: str, label: str, command: tuple[str, ...], waits: asyncio.Event | None = None) -> None:
+        """Run a program to its end. `waits` is set when it has to wait; each reason is reported once.
+
+        Raises:
+            StackError: the exit code is not 0.
+        """
+        reported: str | None = None
+
         def follow(log: Path) -> None:
+            nonlocal reported
             self._progress.follow(label, log)
+            reason = waiting_in(tail(log))
+            if reason is not None and reason != reported:
+                self._progress.line(f"waiting     {reason}")
+                reported = reason
+            if reason is not None and waits is not None:
+                waits.set()
 
         work = self._stack.job(name, command, stage=_PROGRAMS_STAGE, grace_s=_PROGRAMS_GRACE_S, follow=follow)
         await self._stage(label, work)

@@ -1,7 +1,7 @@
 """Progress output: live bars on a terminal, plain lines elsewhere.
 
 Progress is read from a job's log: the last `N/M` sets the bar, and the text before it is the name of the step
-(`progress: train epoch 3/6`).
+(`progress: train epoch 3/6`). A job that tries again later writes `waiting: JOB: REASON`.
 """
 
 import re
@@ -17,6 +17,7 @@ from devstack.process import tail
 
 _COUNT = re.compile(r"(?:^|[^\d/.-])(\d+)/(\d+)(?![\d/])")
 _PLAIN_EVERY_S = 5.0
+_WAITING = "waiting: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,11 @@ def count_in(lines: list[str]) -> Count | None:
                 step = line[: found.start(1)].removeprefix("progress:").strip(" :")
                 return Count(step, done, total)
     return None
+
+
+def waiting_in(lines: list[str]) -> str | None:
+    """Return the last line that begins with `waiting: `, without it, or None."""
+    return next((line.removeprefix(_WAITING) for line in reversed(lines) if line.startswith(_WAITING)), None)
 
 
 class _TimeLeft:
@@ -69,7 +75,10 @@ class ProgressReporter(Protocol):
         """Update the display from the log of a running job."""
 
     def end(self, job: str) -> None:
-        """End the display of a job."""
+        """End the display of a completed job."""
+
+    def drop(self, job: str) -> None:
+        """End the display of a failed job."""
 
     def close(self) -> None:
         """Restore the terminal."""
@@ -110,6 +119,9 @@ class PlainReporter:
     def end(self, job: str) -> None:
         self.line(f"{job} done after {time.monotonic() - self._began[job]:.1f} s")
 
+    def drop(self, job: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -143,8 +155,11 @@ class LiveReporter(PlainReporter):
             self._progress.update(self._tasks[job], completed=count.done, total=count.total, count=text)
 
     def end(self, job: str) -> None:
-        self._progress.remove_task(self._tasks.pop(job))
+        self.drop(job)
         super().end(job)
+
+    def drop(self, job: str) -> None:
+        self._progress.remove_task(self._tasks.pop(job))
 
     def close(self) -> None:
         self._progress.stop()

@@ -4,6 +4,8 @@ Records are published through a function that the service passes in; what was pu
 """
 
 import logging
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
@@ -11,6 +13,7 @@ import msgspec
 
 from clients.clock import Clock
 from config.sections import ForecastingSettings
+from exchanges.refusals import refusal_pause_s
 from forecasting.data.hourly_grid import Hours, to_hours
 from forecasting.data.hourly_store import HourlyStore
 from forecasting.data.samples import WEEK_H, Samples, build_samples
@@ -30,6 +33,7 @@ from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
 log = logging.getLogger(__name__)
 
 RETRY_TRAINING_H = 6
+"""Hours of new rows after which a model that was not promoted is trained again."""
 
 Publish: TypeAlias = Callable[[Prediction | Score], Awaitable[None]]
 """Publishes a record of this market; returns once the broker has it."""
@@ -47,6 +51,7 @@ class MarketState:
         registry: versions of the market.
         clock: event time.
         start_training: starts a training process.
+        monotonic: real seconds.
     """
 
     def __init__(
@@ -57,17 +62,22 @@ class MarketState:
         registry: Registry,
         clock: Clock,
         start_training: StartTraining = TrainingChild.start,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.symbol = symbol
         self._settings = settings
         self._store = store
         self._clock = clock
         self._start_training = start_training
+        self._monotonic = monotonic
         self._models = LoadedModels(symbol, registry)
         self._published = PublishedRecords(symbol)
         self._samples: Samples | None = None
         self._training: TrainingChild | None = None
         self._tried_ms: dict[str, int] = {}  # by model: end of the newest hour when its last training started
+        self._failures: Counter[str] = Counter()  # by model: failed trainings in a row
+        self._retry_s: dict[str, float] = {}  # by model: when a failed training is repeated, monotonic
+        self._waiting_for: str | None = None
         self._is_restored = False
         self._is_scoring_due = True
         self._predicted_through_ms = 0  # end of the newest hour whose predictions are complete
@@ -81,6 +91,11 @@ class MarketState:
     def is_restored(self) -> bool:
         """Whether the published records are known."""
         return self._is_restored
+
+    @property
+    def waiting_for(self) -> str | None:
+        """Why there are no forecasts, or None."""
+        return self._waiting_for
 
     def restore(self, predictions: Iterable[Prediction], scores: Iterable[Score]) -> None:
         """Replace the published records by those on the topics (of any market)."""
@@ -182,7 +197,9 @@ class MarketState:
             KafkaError: the outcome of a publication is unknown.
         """
         if self._samples is None or (at := newest_hour(self._samples)) is None:
+            self._wait_for("an hour with a price in hourly_metrics, from `batch backfill`, or from `batch raw`")
             return
+        self._wait_for(None)
         hour_end_ms = int(self._samples.hours.start_ms[at]) + HOUR_MS
         if not await self._is_prediction_due(hour_end_ms):
             return
@@ -193,6 +210,14 @@ class MarketState:
                 await self._publish_prediction(prediction, publish)
         self._predicted_through_ms = hour_end_ms
         await in_thread(lambda: self._plot(forecasts))
+
+    def _wait_for(self, what: str | None) -> None:
+        if what != self._waiting_for:
+            if what is None:
+                log.info("symbol=%s has hours now", self.symbol)
+            else:
+                log.warning("symbol=%s no forecasts: waiting for %s", self.symbol, what)
+        self._waiting_for = what
 
     async def _is_prediction_due(self, hour_end_ms: int) -> bool:
         """Whether the hour is new, or the registry has a first champion since; loads a new champion."""
@@ -258,15 +283,28 @@ class MarketState:
             plots.save(plots.draw(forecasts.champion_run, self._samples, title), self._settings.plot_path)
 
     def check_training(self) -> None:
-        """Log the end of a training. If it promoted a version, the next prediction loads it."""
-        if self._training is not None and self._training.exit_code is not None:
-            log.info(
-                "symbol=%s training of %s ended exit_code=%s",
+        """Log the end of a training. If it promoted a version, the next prediction loads it; if it failed, retry.
+
+        The pause before the retry grows with each failure, up to an hour of real time; only the first one is logged.
+        """
+        training = self._training
+        if training is None or training.exit_code is None:
+            return
+        self._training = None
+        if training.exit_code == 0:
+            del self._failures[training.model]
+            log.info("symbol=%s training of %s ended exit_code=0", self.symbol, training.model)
+            return
+        self._failures[training.model] += 1
+        failures = self._failures[training.model]
+        self._retry_s[training.model] = self._monotonic() + refusal_pause_s(failures)
+        if failures == 1:
+            log.warning(
+                "symbol=%s training of %s ended exit_code=%s, retrying after pauses of up to 1 h",
                 self.symbol,
-                self._training.model,
-                self._training.exit_code,
+                training.model,
+                training.exit_code,
             )
-            self._training = None
 
     async def retrain(self) -> None:
         """Start the training of the first model that is due, unless one runs or there is too little history."""
@@ -278,15 +316,17 @@ class MarketState:
         if model is None:
             return
         self._tried_ms[model] = end_ms
+        self._retry_s.pop(model, None)
         self._training = await self._start_training(self.symbol, model)
         log.info("symbol=%s training of %s started through=%s", self.symbol, model, to_rfc3339(end_ms))
 
     def _model_to_train(self, end_ms: int) -> str | None:
-        """The first configured model whose version is old enough and that was not tried lately."""
+        """The first configured model whose version is old enough and whose next training is due."""
         for model in dict.fromkeys([self._settings.model, *self._settings.challengers]):
             loaded = self._models.newest(model)
             through_ms = None if loaded is None else loaded.version.trained_through_ms
             is_due = through_ms is None or end_ms >= through_ms + self._settings.retrain_every_h * HOUR_MS
-            if is_due and end_ms - self._tried_ms.get(model, 0) >= RETRY_TRAINING_H * HOUR_MS:
+            has_new_rows = end_ms - self._tried_ms.get(model, 0) >= RETRY_TRAINING_H * HOUR_MS
+            if is_due and (has_new_rows or self._monotonic() >= self._retry_s.get(model, float("inf"))):
                 return model
         return None

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from devstack.events import follow_replay, format_prediction, format_score
-from devstack.progress import Count, PlainReporter, _TimeLeft, count_in, open_reporter
+from devstack.progress import Count, PlainReporter, _TimeLeft, count_in, open_reporter, waiting_in
 from marketdata.records import Prediction, Score
 from tests.support.exchange_server import running_exchange
 
@@ -25,6 +25,12 @@ from tests.support.exchange_server import running_exchange
 )
 def test_the_last_count_of_a_log_is_its_progress(lines: list[str], expected: Count | None) -> None:
     assert count_in(lines) == expected
+
+
+def test_the_last_reason_to_wait_is_found() -> None:
+    lines = ["waiting: backfill: HTTP 451", "waiting: backfill: HTTP 403", "progress: klines 2/9"]
+    assert waiting_in(lines) == "backfill: HTTP 403"
+    assert waiting_in(lines[2:]) is None
 
 
 def test_plain_progress_is_lines(tmp_path: Path) -> None:
@@ -54,8 +60,11 @@ def test_a_terminal_shows_the_lines_too() -> None:
     progress = open_reporter(Console(file=out, force_terminal=True, width=100))
     progress.begin("train")
     progress.end("train")
+    progress.begin("load history")
+    progress.drop("load history")
     progress.close()
     assert "train done after" in out.getvalue()
+    assert "load history done" not in out.getvalue()
 
 
 _TIMES = {

@@ -53,6 +53,13 @@ def test_every_dependency_is_a_service() -> None:
     assert {needed for service in SERVICES.values() for needed in service.get("depends_on", ())} <= SERVICES.keys()
 
 
+def test_only_the_creation_of_topics_must_complete_before_a_service_starts() -> None:
+    """Else a refusing exchange, which the backfill waits for, would keep services from starting."""
+    conditions = {(to, d["condition"]) for one in SERVICES.values() for to, d in one.get("depends_on", {}).items()}
+    assert {to for to, condition in conditions if condition == "service_completed_successfully"} == {"topics"}
+    assert "--retry" in SERVICES["backfill"]["command"]
+
+
 def test_what_a_container_writes_is_stored_in_a_volume(monkeypatch: pytest.MonkeyPatch) -> None:
     """The image's own folders belong to root, and are deleted with the container."""
     monkeypatch.delenv("BDI_CONFIG", raising=False)

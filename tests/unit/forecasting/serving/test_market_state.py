@@ -85,7 +85,9 @@ class MarketUnderTest:
 
     def restarted(self) -> MarketState:
         store = HourlyStore(self.storage, "/hours", SYMBOL)
-        self.state = MarketState(SYMBOL, self.settings, store, self.registry, self.clock, self.start_training)
+        self.state = MarketState(
+            SYMBOL, self.settings, store, self.registry, self.clock, self.start_training, self.clock.monotonic
+        )
         self.state.restore(self.predictions, self.scores)
         return self.state
 
@@ -273,12 +275,49 @@ async def test_issued_at_is_the_time_of_each_publication(market: MarketUnderTest
     assert [from_rfc3339(p.issued_at) - END_MS for p in market.predictions] == [1_500, 2_000]
 
 
-async def test_without_rows_nothing_happens(tmp_path: Path) -> None:
+async def test_without_rows_it_waits_and_states_the_reason_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     market = MarketUnderTest(tmp_path)
     market.storage.contents.clear()
-    await market.update()
+    for _ in range(3):
+        await market.update()
     assert market.records == []
     assert market.trainings == []
+    assert market.state.waiting_for is not None
+    reason = "waiting for an hour with a price in hourly_metrics, from `batch backfill`, or from `batch raw`"
+    assert caplog.messages == [f"symbol={SYMBOL} no forecasts: {reason}"]
+    market.rows(ROWS.slice(0, N))
+    await market.update()
+    assert market.state.waiting_for is None
+    assert len(market.predictions) == 2
+    assert len(market.trainings) == 1
+
+
+async def test_a_failed_training_is_retried_after_growing_pauses_until_it_succeeds(
+    market: MarketUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
+    await market.update()
+    pauses = []
+    for failure in range(1, 10):
+        market.trainings[-1].exit_code = 1
+        await market.update()
+        began, step_s = market.clock.now_s, min(30.0 * 2.0 ** (failure - 1), 3_600.0) / 6
+        while len(market.trainings) == failure:
+            market.clock.now_s += step_s
+            await market.update()
+        pauses.append(market.clock.now_s - began)
+    assert all(15.0 <= pause <= 30.0 * 2.0**n for n, pause in enumerate(pauses))
+    assert all(1_800.0 <= pause <= 3_600.0 for pause in pauses[7:])
+    market.trainings[-1].exit_code = 0
+    await market.update()
+    market.clock.now_s += 4_000.0
+    await market.update()
+    assert len(market.trainings) == 10
+    failed = [message for message in caplog.messages if "retrying after" in message]
+    assert failed == [
+        f"symbol={SYMBOL} training of lstm-quantile ended exit_code=1, retrying after pauses of up to 1 h"
+    ]
 
 
 async def test_models_are_trained_one_after_another_and_retried_after_six_hours(tmp_path: Path) -> None:
