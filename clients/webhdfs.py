@@ -24,6 +24,7 @@ from marketdata.parquet import read_parquet
 
 T = TypeVar("T")
 
+CSRF_HEADER = "X-XSRF-HEADER"  # Hadoop's name, core-default.xml; any value
 _READ_ATTEMPTS = 6
 _PARALLEL_READS = 8
 _log = getLogger(__name__)
@@ -46,6 +47,20 @@ class TornReadError(Exception):
 _ERRORS = (requests.RequestException, HTTPError, HdfsError, TornReadError)
 
 
+def connect(settings: HdfsSettings, timeout_s: float = 30.0) -> InsecureClient:
+    """Return the package's client, which sends the header that a NameNode with `dfs.webhdfs.rest-csrf.enabled` wants.
+
+    Args:
+        settings: address and user.
+        timeout_s: of one request: to connect, and between two packets of the response.
+    """
+    session = requests.Session()
+    session.trust_env = False  # loopback and cluster addresses must not go through a proxy of the environment
+    session.headers[CSRF_HEADER] = "bitcoin-data-ia"
+    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=_PARALLEL_READS))
+    return InsecureClient(settings.webhdfs, user=settings.user, timeout=timeout_s, session=session)
+
+
 class WebHdfs:
     """A WebHDFS client for whole files. Blocking; listing and reading are retried, writing is not.
 
@@ -56,10 +71,7 @@ class WebHdfs:
     """
 
     def __init__(self, settings: HdfsSettings, timeout_s: float = 30.0, attempts: int = _READ_ATTEMPTS) -> None:
-        session = requests.Session()
-        session.trust_env = False  # loopback and cluster addresses must not go through a proxy of the environment
-        session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=_PARALLEL_READS))
-        self._client = InsecureClient(settings.webhdfs, user=settings.user, timeout=timeout_s, session=session)
+        self._client = connect(settings, timeout_s)
         self._settings = settings
         self._attempts = attempts
         self._staging = f"{settings.root}/_staging/webhdfs"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from clients.webhdfs import CSRF_HEADER
 from devstack.health import endpoint
 from devstack.jars import class_path, pyspark_jar
 from devstack.java import Java, scratch_flags
@@ -65,6 +66,8 @@ class Hdfs:
             # The DataNode starts at the same time as the NameNode: with frequent retries it registers without delay.
             "ipc.client.connect.retry.interval": "100",
             "ipc.client.connect.max.retries": "600",
+            # Pages that change the daemons, such as /logLevel, are for administrators, and there is none.
+            "hadoop.security.authorization": "true",
         }
         hdfs = {
             "dfs.namenode.http-address": f"{web_host}:{web_port}",
@@ -79,6 +82,11 @@ class Hdfs:
             "dfs.replication": "1",
             "dfs.permissions.enabled": "false",
             "dfs.webhdfs.enabled": "true",
+            # A web page can make a browser send a POST, and so truncate a file, but it cannot add this header. By
+            # default, Hadoop wants the header only of user agents that look like browsers.
+            "dfs.webhdfs.rest-csrf.enabled": "true",
+            "dfs.webhdfs.rest-csrf.custom-header": CSRF_HEADER,
+            "dfs.webhdfs.rest-csrf.browser-useragents-regex": ".*",
             "dfs.namenode.safemode.extension": "0",
             "dfs.heartbeat.interval": "1",
             "dfs.namenode.fs-limits.min-block-size": "1024",

@@ -80,7 +80,7 @@ async def http_problem(url: str) -> str | None:
 
 
 async def hdfs_problem(webhdfs: str) -> str | None:
-    """The NameNode is healthy if, by its JMX page, it has left safe mode and has a live DataNode."""
+    """The NameNode is healthy if, by its JMX page, it has left safe mode and has a live DataNode with disks."""
     response = await _get(f"{webhdfs}/jmx", qry="Hadoop:service=NameNode,name=FSNamesystemState")
     if isinstance(response, str):
         return response
@@ -92,7 +92,10 @@ async def hdfs_problem(webhdfs: str) -> str | None:
         return "is starting"
     if beans[0]["FSState"] != "Operational":
         return f"state {beans[0]['FSState']}"
-    return None if beans[0]["NumLiveDataNodes"] > 0 else "no live DataNode"
+    if beans[0]["NumLiveDataNodes"] == 0:
+        return "no live DataNode"
+    # A registered DataNode accepts blocks only after the heartbeat that reports its disks.
+    return None if beans[0]["CapacityTotal"] > 0 else "no DataNode reported its disks yet"
 
 
 async def webhdfs_problem(webhdfs: str) -> str | None:

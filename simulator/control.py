@@ -1,17 +1,38 @@
-"""Control endpoints for tests and tools: clock, faults, limits, journal. No real exchange has them."""
+"""Control endpoints for tests and tools: clock, faults, limits, journal. No real exchange has them.
+
+Requests that change something need the header `X-Exchange-Control`, with any value. Web pages of other origins cannot
+send it: a form has no headers, and a script's request with it is preceded by a preflight, which this server refuses.
+"""
 
 import msgspec
 from aiohttp import web
 
 from marketdata.errors import InvalidValueError
+from marketdata.hosts import host_name, is_address, is_loopback
 from marketdata.times import to_rfc3339
 from simulator.faults import FAULTS
 from simulator.state import STATE, ExchangeState, json_bytes
+
+PREFIX = "/control"
+HEADER = "X-Exchange-Control"
+HOST = web.AppKey("host", str)  # lower case: the name or address that the server listens on
+_READING = ("GET", "HEAD")
 
 
 def answer(value: object, status: int = 200) -> web.Response:
     """Return a JSON response."""
     return web.Response(body=json_bytes(value), status=status, content_type="application/json")
+
+
+def foreign(request: web.Request) -> web.Response | None:
+    """Return the refusal of a request that a web page of another origin may have caused, else None."""
+    own = request.app[HOST]
+    name = host_name(request.headers.get("Host", ""))
+    if not (is_loopback(name) or is_address(name) or name == own):
+        return answer({"error": f"Host: {name!r}: expected localhost, an IP address or {own}"}, 421)
+    if request.path.startswith(PREFIX) and request.method not in _READING and HEADER not in request.headers:
+        return answer({"error": f"{HEADER}: missing: expected this header, with any value"}, 403)
+    return None
 
 
 async def _json_object(request: web.Request, *known: str) -> dict[str, object]:

@@ -17,7 +17,7 @@ from simulator.state import AS_OF, STATE, ExchangeState, JournalEntry
 
 logger = logging.getLogger(__name__)
 
-BINANCE, COINGECKO, CONTROL = "/binance", "/coingecko", "/control"
+BINANCE, COINGECKO, CONTROL = "/binance", "/coingecko", control.PREFIX
 SAVE_EVERY_S = 0.5
 RETRY_AFTER_S = 30.0
 HTTP_NO_KEY, HTTP_BANNED, HTTP_TOO_MANY = 401, 418, 429
@@ -129,6 +129,8 @@ async def _answer(request: web.Request, handler: Handler, state: ExchangeState) 
 async def exchange_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Apply weights, faults and error formats; set the Date header in exchange time; write the journal."""
     state = request.app[STATE]
+    if (refused := control.foreign(request)) is not None:
+        return refused
     if request.path.startswith(CONTROL):
         try:
             return await handler(request)
@@ -148,10 +150,16 @@ async def exchange_middleware(request: web.Request, handler: Handler) -> web.Str
     return response
 
 
-def build_app(state: ExchangeState) -> web.Application:
-    """Build the application of a state, for any aiohttp runner."""
+def build_app(state: ExchangeState, host: str = "127.0.0.1") -> web.Application:
+    """Build the application of a state, for any aiohttp runner.
+
+    Args:
+        state: what the exchange serves.
+        host: the name or address to listen on, which requests may name in their Host header.
+    """
     app = web.Application(middlewares=[exchange_middleware])
     app[STATE] = state
+    app[control.HOST] = host.lower()
     app.add_routes(binance_rest.routes(BINANCE))
     app.add_routes(binance_ws.routes(BINANCE))
     app.add_routes(coingecko.routes(COINGECKO))
@@ -186,7 +194,7 @@ async def serve(
     Raises:
         OSError: the port is in use.
     """
-    runner = web.AppRunner(build_app(state), access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(build_app(state, host), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     keeper: asyncio.Task[None] | None = None
     try:

@@ -10,14 +10,13 @@ rebinding). Responses never contain the token.
 import hmac
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from ipaddress import ip_address
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from yarl import URL
 
 from config.sections import StreamsSettings
 from marketdata.errors import ConfigurationError
+from marketdata.hosts import host_name, is_loopback
 
 COOKIE = "bitcoin_data_access"
 PARAMETER = "token"
@@ -50,16 +49,6 @@ def require_guarded(streams: StreamsSettings, address: str) -> None:
         )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a name or address is loopback; names other than localhost are not resolved."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def guard(streams: StreamsSettings, refuse: Refuse) -> Middleware:
     """Return the middleware that passes requests on or responds with `refuse`."""
     token = None if streams.web_token is None else streams.web_token.get_secret_value()
@@ -70,9 +59,9 @@ def guard(streams: StreamsSettings, refuse: Refuse) -> Middleware:
             return await handler(request)
         if token is not None:
             return await _with_token(request, handler, token, refuse)
-        if not streams.web_open and (name := _host(request)) is not None:
-            known = is_loopback(name) or name == streams.web_host.lower()
-            if not known:
+        if not streams.web_open and (header := request.headers.get("Host")) is not None:  # browsers always send one
+            name = host_name(header)
+            if not is_loopback(name) and name != streams.web_host.lower():
                 return refuse("Host", name, "this machine's loopback name or address", _MISDIRECTED)
         return await handler(request)
 
@@ -114,14 +103,3 @@ def _cookie(token: str) -> str:
 def _equal(given: str, expected: str) -> bool:
     """Compare in constant time."""
     return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
-
-
-def _host(request: web.Request) -> str | None:
-    """Return the name in the Host header, lower case and without port; None if there is none (browsers send one)."""
-    text = request.headers.get("Host")
-    if text is None:
-        return None
-    try:
-        return (URL.build(scheme="http", authority=text).host or "").lower()
-    except ValueError:
-        return ""

@@ -12,6 +12,7 @@ from aiohttp import web
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, from_rfc3339
 from simulator.candles import Candles
 from simulator.clock import ReplayClock
+from simulator.control import HEADER
 from simulator.history import MarketHistory
 from simulator.recording import Recording
 from simulator.server import build_app
@@ -88,7 +89,7 @@ async def running_exchange(
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
-        async with aiohttp.ClientSession() as client:
+        async with aiohttp.ClientSession(headers={HEADER: "test"}) as client:
             yield Exchange(f"http://{host}:{port}", state, client)
     finally:
         await runner.cleanup()

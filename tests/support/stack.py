@@ -15,18 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import pandas as pd
 import pytest
-from hdfs import InsecureClient
 from pydantic import BaseModel, SecretStr
 
 from clients.process import bound
+from clients.webhdfs import connect
 from config import Settings, load_settings
 from devstack.process import tail
 from devstack.stack import ROOT
 from devstack.state import load_state
 from devstack.supervisor import require_java
 from marketdata.parquet import read_parquet
+from simulator.control import HEADER
 
 T = TypeVar("T")
 _LOOK_S = 0.05
@@ -147,7 +149,7 @@ def read_table(settings: Settings, path: str) -> pd.DataFrame:
 
     As Spark and pyarrow do, names that start with `_` or `.` are left out.
     """
-    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    client = connect(settings.hdfs)
     if client.status(path, strict=False) is None:
         return pd.DataFrame()
     frames = []
@@ -186,9 +188,10 @@ class ExchangeUnderTest:
     def coingecko(self) -> str:
         return f"{self.address}/coingecko/api/v3"
 
-    @property
-    def control(self) -> str:
-        return f"{self.address}/control"
+    def control(self, method: str, path: str, **body: object) -> None:
+        """Send a request to a control endpoint, such as `faults`; keywords are its JSON object."""
+        url, headers = f"{self.address}/control/{path}", {HEADER: "test"}
+        httpx.request(method, url, headers=headers, json=body or None, trust_env=False).raise_for_status()
 
 
 @contextmanager

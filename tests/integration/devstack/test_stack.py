@@ -5,14 +5,15 @@ import json
 import subprocess
 import sys
 
+import httpx
 import pandas as pd
 import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from hdfs import InsecureClient
 
 from clients.kafka.connection import client_options, close_client
+from clients.webhdfs import connect
 from config import Settings
 from devstack.stack import ROOT
 from devstack.state import SCRATCH, load_state
@@ -37,15 +38,37 @@ async def test_kafka_carries_a_record(settings: Settings) -> None:
 
 
 def test_hdfs_keeps_a_file(settings: Settings) -> None:
-    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    client = connect(settings.hdfs)
     path = f"{settings.hdfs.root}/hello"
     client.write(path, b"rows")
     with client.read(path) as reader:
         assert reader.read() == b"rows"
 
 
+def test_a_web_page_cannot_change_hdfs(settings: Settings) -> None:
+    """A form sends POST, and scripts of old browsers send more; none of them sends the header of the CSRF filter."""
+    client = connect(settings.hdfs)
+    path = f"{settings.hdfs.root}/kept"
+    client.write(path, b"rows")
+    namenode = f"{settings.hdfs.webhdfs}/webhdfs/v1{path}"
+    browser = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0)", "Origin": "http://page.example"}
+    reading = httpx.get(namenode, params={"op": "OPEN", "user.name": settings.hdfs.user}, trust_env=False)
+    datanode = reading.headers["Location"].replace("op=OPEN", "op={op}")
+    assert httpx.get(datanode.format(op="OPEN"), headers=browser, trust_env=False).content == b"rows"
+    query = f"?op={{op}}&user.name={settings.hdfs.user}&newlength=0&recursive=true&overwrite=true"
+    for address in (namenode + query, datanode):
+        for method, op in (("POST", "TRUNCATE"), ("POST", "APPEND"), ("PUT", "CREATE"), ("DELETE", "DELETE")):
+            answer = httpx.request(method, address.format(op=op), headers=browser, trust_env=False)
+            assert (answer.status_code, "CSRF" in answer.reason_phrase) == (400, True), (address, op)
+    level = {"log": "org.apache.hadoop", "level": "ERROR"}
+    answer = httpx.get(f"{settings.hdfs.webhdfs}/logLevel", params=level, headers=browser, trust_env=False)
+    assert answer.status_code == 403
+    with client.read(path) as reader:
+        assert reader.read() == b"rows"
+
+
 def test_read_table_skips_hidden_folders(settings: Settings) -> None:
-    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    client = connect(settings.hdfs)
     for path, rows in (("date=2024-08-05/a", [1, 2]), ("date=2024-08-06/b", [3]), ("_staging/c", [4])):
         data = io.BytesIO()
         pd.DataFrame({"row": rows}).to_parquet(data)

@@ -111,19 +111,13 @@ async def assert_candles(settings: Settings, exchange: ExchangeUnderTest) -> Non
         assert candles == closed_minute_candles(symbol, answer.json(), opens[-1] + 2 * MINUTE_MS)
 
 
-async def control(exchange: ExchangeUnderTest, method: str, body: object = None) -> None:
-    """Enable a fault, or disable all."""
-    async with httpx.AsyncClient(trust_env=False) as client:
-        (await client.request(method, f"{exchange.control}/faults", json=body)).raise_for_status()
-
-
 async def test_a_failing_source_leaves_nulls_and_the_other_continues(
     settings: Settings, start_exchange: Callable[..., ExchangeUnderTest], tmp_path: Path
 ) -> None:
     exchange = start_exchange(speed=SPEED)
     own = on(settings, exchange)
     await topics.ensure(own)
-    await control(exchange, "POST", {"fault": "500", "match": "/coingecko"})
+    exchange.control("POST", "faults", fault="500", match="/coingecko")
     with worker(own, tmp_path / "worker.log") as program:
 
         async def some() -> bool:
@@ -131,7 +125,7 @@ async def test_a_failing_source_leaves_nulls_and_the_other_continues(
             return await polled(own, 2)
 
         await eventually_async(some, 60, "polls of every market", every_s=0.5)
-        await control(exchange, "DELETE")
+        exchange.control("DELETE", "faults")
         last = max(tick.timestamp for tick in await decoded(own, TopicRole.TICKS_CLEAN, Tick))
 
         async def healed() -> bool:

@@ -4,9 +4,11 @@ import json
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 
+import aiohttp
 import pytest
 
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, from_rfc3339
+from simulator import control
 from tests.support.exchange_server import DAY, NOON, Exchange, running_exchange
 
 API = "/binance/api/v3"
@@ -251,3 +253,33 @@ async def test_the_clock_is_set_runs_and_ends_with_its_data(exchange: Exchange) 
             assert response.status == 400
             assert next(iter(wrong)) in (await response.json())["error"]
     assert (await exchange.clock())["now_ms"] == DAY
+
+
+CHANGES = [
+    (method, route.path)
+    for route in control.routes(control.PREFIX)
+    if (method := route.method) not in {"GET", "HEAD", "OPTIONS"}
+]
+
+
+@pytest.mark.parametrize(("method", "path"), CHANGES)
+async def test_a_form_of_a_web_page_changes_nothing(exchange: Exchange, method: str, path: str) -> None:
+    """A form sends neither a header of its own nor, under a name of its own, this server's Host."""
+    before = (await exchange.get("/control/clock"))[1]["speed"], exchange.state.limiter.limit
+    for headers, status in (({}, 403), ({control.HEADER: "1", "Host": "page.example"}, 421)):
+        async with (
+            aiohttp.ClientSession() as page,
+            page.request(method, exchange.address + path, data='{"speed": 9, "weight": 1}', headers=headers) as answer,
+        ):
+            assert answer.status == status
+            assert set(await answer.json()) == {"error"}
+    assert ((await exchange.get("/control/clock"))[1]["speed"], exchange.state.limiter.limit) == before
+    assert not list(exchange.state.faults)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost", 200), ("[::1]:80", 200), ("10.0.0.9", 200), ("a.example", 421)]
+)
+async def test_only_names_that_no_page_can_choose_are_served(exchange: Exchange, host: str, status: int) -> None:
+    async with exchange.client.get(f"{exchange.address}{API}/time", headers={"Host": host}) as answer:
+        assert answer.status == status

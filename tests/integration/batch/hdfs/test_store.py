@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hdfs import InsecureClient
 from hdfs.util import HdfsError
 from pyarrow import ArrowException
 from pyspark.sql import DataFrame, SparkSession
@@ -22,7 +21,7 @@ from batch.tables import hour_writer
 from batch.tables.hour_writer import HourWriter
 from batch.tables.layout import hourly_metrics, raw_data
 from batch.tables.merge import merge_rows, read_table
-from clients.webhdfs import WebHdfs
+from clients.webhdfs import WebHdfs, connect
 from config import Settings
 from marketdata.errors import StorageError
 from marketdata.hourly import observed_price
@@ -75,7 +74,7 @@ def test_readers_see_whole_files_while_a_writer_replaces_them(spark: SparkSessio
 
     def look() -> None:
         nonlocal reads
-        client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+        client = connect(settings.hdfs)
         while not done.is_set():
             names = [name for name in client.list(settings.hdfs.hourly_metrics) if not name.startswith("_")]
             try:

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hdfs import InsecureClient
 
+from clients.webhdfs import connect
 from config import Settings
 from marketdata.parquet import read_parquet
 from marketdata.times import HOUR_MS, from_rfc3339
@@ -49,7 +48,7 @@ def run(env: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def fault(exchange: ExchangeUnderTest, **wanted: Any) -> None:
-    httpx.post(f"{exchange.control}/faults", json=wanted).raise_for_status()
+    exchange.control("POST", "faults", **wanted)
 
 
 def test_history_is_stored_once_with_its_origin_and_verified(
@@ -128,7 +127,7 @@ def test_a_refusal_by_the_exchange_ends_the_backfill_with_one_line(
     try:
         failed = run(env, "backfill", "--hours", "24", "--minutes", "0", "--to", END)
     finally:
-        httpx.delete(f"{exchange.control}/faults").raise_for_status()
+        exchange.control("DELETE", "faults")
     assert failed.returncode == 1
     assert "HTTP 451" in failed.stderr.strip().splitlines()[-1]
     assert "Traceback" not in failed.stderr
@@ -136,7 +135,7 @@ def test_a_refusal_by_the_exchange_ends_the_backfill_with_one_line(
 
 def test_verify_reports_a_wrong_row(settings: Settings, env: dict[str, str]) -> None:
     assert run(env, "backfill", "--hours", "2", "--minutes", "120", "--to", END).returncode == 0
-    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    client = connect(settings.hdfs)
     file = f"{settings.hdfs.hourly_metrics}/hourly-2024-08.parquet"
     with client.read(file) as stream:
         rows = read_parquet(stream.read())

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 import psutil
-from hdfs import InsecureClient
 from msgspec.structs import replace
 
 from batch.jobs.verify import differences
+from clients.webhdfs import connect
 from config import Settings
 from marketdata.codec import encode
 from marketdata.hourly import hour_rows
@@ -98,7 +98,7 @@ def test_ticks_and_hours_are_stored_once_and_replays_change_nothing(
     rng = random.Random(2)
     late = [random_tick(rng, "BTC-USD", START_MS + 7 * MINUTE_MS + 30_000)]
     publish(settings, [*ticks[:40], *late, *candles[:40]])
-    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    client = connect(settings.hdfs)
     assert client.delete(settings.hdfs.checkpoints, recursive=True)
     assert run(child_env, "raw", "--once").returncode == 0
     assert_each_once(settings, [*ticks, *late])

@@ -30,12 +30,6 @@ START = "2024-08-05T00:00:00Z"
 START_MS = from_rfc3339(START)
 
 
-async def control(exchange: ExchangeUnderTest, method: str, body: object = None) -> None:
-    """Enable a fault, or disable all."""
-    async with httpx.AsyncClient(trust_env=False) as client:
-        (await client.request(method, f"{exchange.control}/faults", json=body)).raise_for_status()
-
-
 async def metrics(settings: Settings) -> str:
     """The worker's page; empty before the worker listens."""
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
@@ -164,7 +158,7 @@ async def test_both_feeds_across_a_broken_connection(
             return all(streamed[symbol] >= 8 and polled[symbol] >= 2 for symbol in own.markets)
 
         await eventually_async(some, 60, "ticks of both feeds", every_s=0.5)
-        await control(exchange, "POST", {"fault": "ws_close", "match": "/stream", "count": 1})
+        exchange.control("POST", "faults", fault="ws_close", match="/stream", count=1)
 
         async def again() -> bool:
             return 'connects_total{reason="lost",source="binance"} 1.0' in await metrics(own)
@@ -227,18 +221,18 @@ async def test_late_candles_are_filled_while_running_and_after_a_restart(
 
     async def drop(first: int, last: int) -> None:
         span = {"from_ms": START_MS + first * MINUTE_MS, "to_ms": START_MS + last * MINUTE_MS}
-        await control(exchange, "POST", {"fault": "missing_candles", "match": "/klines", **span})
+        exchange.control("POST", "faults", fault="missing_candles", match="/klines", **span)
 
     await drop(3, 6)
     with worker(own, tmp_path / "first.log") as program:
         await eventually_async(lambda: held_back(3, 6), 60, "a hole", every_s=0.3)
-        await control(exchange, "DELETE")
+        exchange.control("DELETE", "faults")
         await eventually_async(lambda: filled(0, 7), 60, "the hole filled", every_s=0.3)
         newest = max(candle.open_time_ms for published in (await candles_of(own)).values() for candle in published)
         first = (newest - START_MS) // MINUTE_MS + 10
         await drop(first, first + 4)
         await eventually_async(lambda: held_back(first, first + 4), 60, "another hole", every_s=0.3)
-    await control(exchange, "DELETE")
+    exchange.control("DELETE", "faults")
     with worker(own, tmp_path / "second.log") as program:
         await eventually_async(lambda: filled(0, first + 5), 60, "the other hole filled after a start", every_s=0.3)
     assert "Traceback" not in program.output()

@@ -14,10 +14,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hdfs import InsecureClient
 
 from batch.schemas import RAW, column_names
 from clients.kafka.reader import TopicReader
+from clients.webhdfs import connect
 from config import Settings
 from marketdata.codec import encode
 from marketdata.dead_letters import RepublishRecord
@@ -215,7 +215,7 @@ def in_hdfs(settings: Settings, ticks: Sequence[Tick]) -> None:
                 row[name] = to_datetime(from_rfc3339(row[name]))
         at = to_datetime(one.timestamp_ms)
         hours[f"date={at:%Y-%m-%d}/hour={at.hour}"].append(row)
-    client = InsecureClient(settings.hdfs.webhdfs, user=settings.hdfs.user)
+    client = connect(settings.hdfs)
     for hour, rows in hours.items():
         columns = {name: pa.array([row.get(name) for row in rows], types.get(name)) for name in column_names(RAW)}
         buffer = io.BytesIO()

@@ -193,19 +193,19 @@ def test_the_page_reports_outages_and_survives_a_restart(
         first.enter_context(worker(live, tmp_path / "worker.log"))
         wait_for_worker(live)
         open_page(page, live)
-        httpx.post(f"{exchange.control}/faults", json={"fault": "503", "match": "bookTicker"}, trust_env=False)
+        exchange.control("POST", "faults", fault="503", match="bookTicker")
         eventually(lambda: "Binance: outage (" in page.text("#alerts"), 40, "the outage of Binance on the page")
         assert "No quote from Binance" in page.text("#quote-line")
-        httpx.delete(f"{exchange.control}/faults", trust_env=False)
+        exchange.control("DELETE", "faults")
         eventually(lambda: "Binance" not in page.text("#alerts"), 60, "the end of the outage on the page")
 
         for match in ("bookTicker", "/coingecko/"):  # a poll without any source has no clean tick
-            httpx.post(f"{exchange.control}/faults", json={"fault": "503", "match": match}, trust_env=False)
+            exchange.control("POST", "faults", fault="503", match=match)
         eventually(lambda: "no source responds" in page.text("#alerts"), 40, "the outage of all sources on the page")
         sources = {source["source"]: source for source in get(live, "/api/health")["sources"]}
         assert {source["status"] for source in sources.values()} == {"server_error"}
         assert all(source["failing_since"] for source in sources.values())
-        httpx.delete(f"{exchange.control}/faults", trust_env=False)
+        exchange.control("DELETE", "faults")
         eventually(lambda: "outage (" not in page.text("#alerts"), 60, "the end of the outage of all on the page")
 
         ok_states = "return document.querySelectorAll('#sources [data-state=ok], #health-parts [data-state=ok]').length"
