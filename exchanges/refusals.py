@@ -8,7 +8,10 @@ _FIRST_S, _LONGEST_S = 30.0, 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A source is not asked for `seconds` real seconds; `kind` and `problem` are those of the error before it."""
+    """A source is not asked for `seconds` real seconds; `kind` and `problem` are those of the error before it.
+
+    0 seconds: it is asked as usual and fails, for example because its host cannot be reached.
+    """
 
     kind: str
     problem: str

@@ -56,7 +56,10 @@ class RetryMetrics(Protocol):
         ...
 
     def paused(self, operation: str, pause_s: float, error: SourceError | None = None) -> None:
-        """An operation pauses for `pause_s` real seconds after an error; 0 and None when it responds again."""
+        """An operation pauses for `pause_s` real seconds after an error, or with 0 fails without a pause.
+
+        0 and None when it responds again.
+        """
         ...
 
 
@@ -172,6 +175,8 @@ class RetryPolicy:
                 self._shared.pause(error, self._monotonic() + wait_s)
                 self._metrics.paused(operation, wait_s, error)
                 detail += f"; not requested for {wait_s:.3g} s ({error.retry_after_s:g} s of exchange time)"
+            else:
+                self._metrics.paused(operation, 0.0, error)
             return Outcome(error.kind, detail=detail)
         except FatalSourceError as error:
             return Outcome(error.kind, detail=f"{error}; {self._refuse(error, operation, market)}")

@@ -155,6 +155,7 @@ class Connection:
     def _count_failure(self, error: SourceError) -> None:
         """Count a failure to connect; log it unless the previous attempt failed in the same way."""
         self._metrics.failed(error.kind)
+        self._metrics.paused(0.0, error)
         if error.kind != self._failing:
             log.warning("%s; trying again until it succeeds", error)
         self._failing = error.kind

@@ -148,7 +148,10 @@ class SourceHealth(TypedDict):
 
 
 class SourcePause(TypedDict):
-    """A source that this worker does not ask for `pause_s` real seconds, after the error `kind`: `problem`."""
+    """A source that this worker does not ask for `pause_s` real seconds, after the error `kind`: `problem`.
+
+    With `pause_s` 0 it is asked as usual, and fails.
+    """
 
     source: str
     operation: str

@@ -265,7 +265,8 @@ function alerts(document) {
     }
   }
   for (const p of document.pauses) {
-    texts.push(`${TITLES[p.source] ?? p.source}: ${p.operation} not requested for ${age(p.pause_s)} (${p.kind}), then again: ${p.problem}`);
+    const state = p.pause_s ? `not requested for ${age(p.pause_s)} (${p.kind}), then again` : `failing (${p.kind})`;
+    texts.push(`${TITLES[p.source] ?? p.source}: ${p.operation} ${state}: ${p.problem}`);
   }
   for (const p of document.parts) {
     if (p.state === "outage" && p.part !== "predictions") texts.push(`${p.name}: outage, no new data since ${hourMinute(ms(p.last_event))} UTC`);

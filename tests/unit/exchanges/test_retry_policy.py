@@ -108,18 +108,32 @@ async def test_a_replay_waits_within_the_poll_when_there_is_time() -> None:
 
 
 class Pauses(NoMetrics):
-    """The last pause by operation."""
+    """The last pause, and the error that lasts, by operation."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.errors: dict[str, SourceError | None] = {}
 
     def paused(self, operation: str, pause_s: float, error: SourceError | None = None) -> None:
-        assert (error is None) == (pause_s == 0)
-        self.seconds[operation] = pause_s
+        assert error is not None or pause_s == 0
+        assert not isinstance(error, FatalSourceError) or pause_s > 0
+        self.seconds[operation], self.errors[operation] = pause_s, error
 
 
 def refusal(kind: str = "forbidden") -> FatalSourceError:
     return FatalSourceError("refused", kind)
+
+
+async def test_a_source_that_cannot_be_reached_is_reported_until_it_responds() -> None:
+    pauses = Pauses()
+    policy = RetryPolicy("exchange", metrics=pauses)
+    unreachable = RetryableSourceError("no such host", "connection")
+    source = ScriptedSource(unreachable)
+    assert (await policy.call(source, 0.05)).status == "connection"
+    assert (pauses.seconds[QUOTES], pauses.errors[QUOTES]) == (0.0, unreachable)
+    source.results = ["data"]
+    assert (await policy.call(source, 0.05)).status == "ok"
+    assert (pauses.seconds[QUOTES], pauses.errors[QUOTES]) == (0.0, None)
 
 
 @pytest.mark.parametrize("kind", ["forbidden", "unauthorised", "geo_blocked", "bad_request"])

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from config import Settings
-from marketdata.errors import FatalSourceError
+from marketdata.errors import FatalSourceError, RetryableSourceError
 from marketdata.records import Prediction, Score, SourceState, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
 from marketdata.topics import TopicRole
@@ -298,3 +298,7 @@ def test_health_lists_what_a_worker_does_not_request_now() -> None:
     assert pauses() == [paused]
     metrics.stream("binance").paused(0.0)
     assert pauses() == []
+    unreachable = RetryableSourceError("coingecko: GET https://host/: no such host", "connection")
+    metrics.source("coingecko").paused("quotes", 0.0, unreachable)
+    failing = {"source": "coingecko", "operation": "quotes", "kind": "connection", "problem": str(unreachable)}
+    assert pauses() == [{**failing, "pause_s": 0.0}]
