@@ -55,8 +55,8 @@ def _status(profile: str | None, part: str | None, as_json: bool) -> int:
     else:
         for name, found in health.items():
             pid = f"pid {found['pid']}" if found["pid"] is not None else ""
-            state = "healthy" if found["healthy"] else found["detail"]
-            print_line(f"{name:9} {found['address']:32} {state} {pid}".rstrip())
+            state = found["detail"] or "healthy"
+            print_line(f"{name:10} {found['address']:32} {state} {pid}".rstrip())
     return 0 if all(found["healthy"] for found in health.values()) else 1
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 
+from clients.http_health import http_problem
 from clients.stop_signals import stop_event
 from config import Settings
 from devstack.events import EventReporter, follow_health, follow_replay
-from devstack.health import http_problem
 from devstack.process import tail
 from devstack.progress import ProgressReporter, open_reporter, waiting_in
 from devstack.stack import Part, PartExit, Stack, build_parts, exchange_address

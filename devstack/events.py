@@ -128,7 +128,7 @@ async def follow_health(settings: Settings, parts: frozenset[str], report: Calla
     healthy = dict.fromkeys(parts, True)
     while True:
         await asyncio.sleep(_HEALTH_EVERY_S)
-        for name, part in (await collect_status(settings)).items():
+        for name, part in (await collect_status(settings, with_reports=False)).items():
             if name in healthy and part["healthy"] != healthy[name]:
                 healthy[name] = part["healthy"]
                 state = "healthy again" if part["healthy"] else part["detail"]

@@ -5,7 +5,6 @@ import logging
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-import httpx
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
@@ -61,46 +60,3 @@ async def kafka_problem(kafka: KafkaSettings) -> str | None:
         return f"no metadata: {type(error).__name__}"
     finally:
         await close_client(client)
-
-
-async def _get(url: str, **params: str) -> httpx.Response | str:
-    try:
-        async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_S) as client:
-            return await client.get(url, params=params)
-    except httpx.TransportError as error:
-        return "does not listen" if isinstance(error, httpx.ConnectError) else type(error).__name__
-
-
-async def http_problem(url: str) -> str | None:
-    """Every response except a server error (5xx) is healthy."""
-    response = await _get(url)
-    if isinstance(response, str):
-        return response
-    return f"HTTP {response.status_code}" if response.is_server_error else None
-
-
-async def hdfs_problem(webhdfs: str) -> str | None:
-    """The NameNode is healthy if, by its JMX page, it has left safe mode and has a live DataNode with disks."""
-    response = await _get(f"{webhdfs}/jmx", qry="Hadoop:service=NameNode,name=FSNamesystemState")
-    if isinstance(response, str):
-        return response
-    try:
-        beans = response.json()["beans"]
-    except (ValueError, KeyError):
-        return f"HTTP {response.status_code}"
-    if not beans:
-        return "is starting"
-    if beans[0]["FSState"] != "Operational":
-        return f"state {beans[0]['FSState']}"
-    if beans[0]["NumLiveDataNodes"] == 0:
-        return "no live DataNode"
-    # A registered DataNode accepts blocks only after the heartbeat that reports its disks.
-    return None if beans[0]["CapacityTotal"] > 0 else "no DataNode reported its disks yet"
-
-
-async def webhdfs_problem(webhdfs: str) -> str | None:
-    """WebHDFS is healthy if it lists the root folder."""
-    response = await _get(f"{webhdfs}/webhdfs/v1/", op="LISTSTATUS")
-    if isinstance(response, str):
-        return response
-    return None if response.is_success else f"HTTP {response.status_code}"

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clients.http_health import hdfs_problem, http_problem, webhdfs_problem
 from config import Settings
 from config.paths import child_environment, jars_dir
 from devstack.hdfs import Hdfs
-from devstack.health import hdfs_problem, http_problem, kafka_problem, webhdfs_problem
+from devstack.health import kafka_problem
 from devstack.java import Java
 from devstack.kafka import Kafka
 from devstack.process import Child, tail

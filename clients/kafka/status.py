@@ -78,11 +78,16 @@ class PartReporter:
         """Report that the part fails, and continues to try."""
         self._set(Activity.FAILING, reason)
 
-    def succeeded(self, lag: int | None = None) -> None:
-        """Report that the part completed a step now, and what it has left to do (`PartStatus.lag`)."""
+    def succeeded(self) -> None:
+        """Report that the part completed a step now, and continues."""
         with self._lock:
-            self._success_ms, self._lag = self._now_ms(), lag
+            self._success_ms = self._now_ms()
         self._set(Activity.RUNNING, None)
+
+    def set_lag(self, lag: int | None) -> None:
+        """Set what the part has left to do (`PartStatus.lag`); the next report contains it."""
+        with self._lock:
+            self._lag = lag
 
     def end(self, state: Activity, reason: str | None = None) -> None:
         """Report that the part ended (`done`, `stopped` or `failing`); later calls change nothing."""

@@ -1,17 +1,19 @@
-"""Prometheus metrics of the read model: age of each source's data and of each forecast, and means of the newest scores.
+"""Prometheus metrics of the read model: ages of sources and forecasts, means of the newest scores, states of parts.
 
 Computed at each scrape. Every worker exposes the same values, no matter which one polls.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from marketdata.part_status import UNKNOWN, PartSummary
 from marketdata.records import Score
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import Activity
 from streams.views.forecast_health import serving_forecasts
 from streams.views.read_model import ReadModel, anchor_end_ms
 
@@ -38,9 +40,17 @@ class ReadModelCollector(Collector):
         read_model: the read model.
         now_ms: event time; None while unknown.
         symbols: the markets with forecasts (`forecasting.symbols`).
+        summaries: returns the states of the parts that run in other programs.
     """
 
-    def __init__(self, read_model: ReadModel, now_ms: Callable[[], int | None], symbols: Collection[str]) -> None:
+    def __init__(
+        self,
+        read_model: ReadModel,
+        now_ms: Callable[[], int | None],
+        symbols: Collection[str],
+        summaries: Callable[[], Sequence[PartSummary]] = tuple,
+    ) -> None:
+        self._summaries = summaries
         self._read_model = read_model
         self._symbols = symbols
         self._now_ms = now_ms
@@ -51,6 +61,7 @@ class ReadModelCollector(Collector):
         """Return the metrics' names without samples, for registration."""
         yield self._ages([])
         yield self._forecast_ages([])
+        yield from _part_families(())
         yield from self._forecasts({})
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -69,6 +80,7 @@ class ReadModelCollector(Collector):
                 if now_ms is not None
             ]
         )
+        yield from _part_families(self._summaries())
         n_scores = self._read_model.topics[TopicRole.PREDICTION_SCORES].records
         if n_scores != self._n_scores:  # cached: only a few scores arrive per hour
             groups: defaultdict[tuple[str, ...], list[Score]] = defaultdict(list)
@@ -114,3 +126,32 @@ class ReadModelCollector(Collector):
             for labels, group in groups.items():
                 family.add_metric(labels, sum(map(value, group)) / len(group))
             yield family
+
+
+def _part_families(summaries: Sequence[PartSummary]) -> Iterator[GaugeMetricFamily]:
+    states = GaugeMetricFamily(
+        "bitcoin_part_state", "1 for the present state of a part, else 0", labels=["part", "state"]
+    )
+    for one in summaries:
+        for state in (*Activity, UNKNOWN):
+            states.add_metric([one.part, state], float(one.state == state))
+    yield states
+    numbers: tuple[tuple[str, str, Callable[[PartSummary], float | None]], ...] = (
+        (
+            "last_success_timestamp_seconds",
+            "Unix time of the last completed step of a part",
+            lambda one: None if one.last_success_ms is None else one.last_success_ms / 1000,
+        ),
+        (
+            "last_report_timestamp_seconds",
+            "Unix time of the last report of a part, or of the last probe of HDFS",
+            lambda one: None if one.last_report_ms is None else one.last_report_ms / 1000,
+        ),
+        ("lag", "Records that raw has not stored; closed hours without an hourly row", lambda one: one.lag),
+    )
+    for name, help_text, value in numbers:
+        family = GaugeMetricFamily(f"bitcoin_part_{name}", help_text, labels=["part"])
+        for one in summaries:
+            if (number := value(one)) is not None:
+                family.add_metric([one.part], number)
+        yield family

@@ -1,8 +1,10 @@
 """Reads all partitions of the views' topics into the read model, with a consumer outside any group.
 
 The consumer commits no offsets. It starts a bounded number of records before the end, so that a restarted worker shows
-the same data as before, and skips forward when it falls behind by more than that. Every few seconds a second task
-queries the end offsets. If the brokers do not respond, or have records that do not arrive, the consumer is replaced.
+the same data as before, and skips forward when it falls behind by more than that. A broker answers each fetch within
+200 ms, also without records: fetches without an answer are reported as an outage after a second. Every few seconds a
+second task queries the end offsets. If the brokers do not respond to it, or have records that do not arrive, the
+consumer is replaced.
 """
 
 import asyncio
@@ -34,6 +36,7 @@ _POLL_RECORDS = 2_000
 _RETRY_S = 1.0
 _CHECK_INTERVAL_S = 3.0
 _BROKER_TIMEOUT_S = 5.0
+_SILENT_S = 1.2  # report an outage if no fetch is answered for this long
 _STALL_S = 5.0  # reconnect if a partition with unread records makes no progress for this long
 _HELD_POLL_MS = 50  # shorter poll while a record is held back, so that it is shown in time
 _THROTTLE_MS = 200  # show at most one tick and one feature row per market and this much arrival time
@@ -52,6 +55,7 @@ class Follower:
         on_record: called for each record that changed the read model.
         now_ms: event time; None while unknown.
         on_reset: called when the read model may have changed in other ways, such as after an outage.
+        on_outage: called when `kafka` reports an outage that it did not report before.
         monotonic: seconds of this machine's monotonic clock.
     """
 
@@ -63,12 +67,17 @@ class Follower:
         now_ms: Callable[[], int | None],
         on_reset: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        on_outage: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._read_model = read_model
         self._on_record = on_record
         self._now_ms = now_ms
         self._on_reset = on_reset
+        self._on_outage = on_outage
+        self._answered: tuple[int | None, ...] = ()  # per partition, time of the last answer to a fetch
+        self._silent_s = 0.0
         self._monotonic = monotonic
         self.kafka = KafkaView()
         self._roles = {settings.topic(role).name: role for role in read_model.topics}
@@ -105,15 +114,15 @@ class Follower:
 
     def _set_problem(self, problem: str | None) -> None:
         kafka = self.kafka
-        if problem is not None and kafka.problem is None:
+        before, kafka.problem, kafka.connected = kafka.problem, problem, problem is None
+        if problem is not None and before is None:
             kafka.problem_since_ms = self._now_ms()
             log.warning("views cannot read Kafka: %s", problem)
-        elif problem is None and kafka.problem is not None:
+            self._on_outage()
+        elif problem is None and before is not None:
             kafka.problem_since_ms = None
             log.info("views can read Kafka again")
             self._on_reset()
-        kafka.problem = problem
-        kafka.connected = problem is None
 
     async def _follow(self, clients: AsyncExitStack) -> None:
         options = client_options(self._settings.kafka)
@@ -134,6 +143,7 @@ class Follower:
             consumer.assign(tps)  # subscribing by topic lost the positions when the brokers returned
             await self._seek_back(consumer, tps)
         self._set_problem(None)
+        self._silent_s = 0.0
         tasks = {
             asyncio.create_task(self._read(consumer, tps)),
             asyncio.create_task(self._check_brokers(consumer, admin, tps)),
@@ -150,12 +160,26 @@ class Follower:
     async def _read(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> None:
         while True:
             wait_ms = _HELD_POLL_MS if self._throttle.is_holding else _POLL_MS
+            began_s = self._monotonic()
             found = await consumer.getmany(timeout_ms=wait_ms, max_records=_POLL_RECORDS)
+            # A longer wait is a busy event loop, not a silent broker.
+            self._note_answers(consumer, tps, min(self._monotonic() - began_s, wait_ms / 1000))
             self._count_records(consumer)
             self._process(found)
             async with asyncio.timeout(_BROKER_TIMEOUT_S):
                 await self._skip_backlog(consumer)
                 await self._drop_future_records(consumer, tps)
+
+    def _note_answers(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition], waited_s: float) -> None:
+        """Report an outage while no broker answers a fetch, and its end."""
+        answered = tuple(consumer.last_poll_timestamp(tp) for tp in tps)
+        is_silent = answered == self._answered
+        self._answered = answered
+        self._silent_s = self._silent_s + waited_s if is_silent else 0.0
+        if not is_silent:
+            self._set_problem(None)
+        elif self._silent_s >= _SILENT_S and self.kafka.problem is None:
+            self._set_problem(f"no broker answered for {self._silent_s:.1f} s")
 
     async def _drop_future_records(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> None:
         """When the clock starts, read everything again if records ahead of it were applied before."""

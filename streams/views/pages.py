@@ -14,26 +14,30 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from clients.clock import Clock
+from clients.clock import Clock, SystemClock
+from clients.http_health import storage_problem
 from config.settings import Settings
 from exchanges.refusals import Pause
 from marketdata.errors import InvalidValueError
 from marketdata.markets import close_matches
+from marketdata.part_status import PartSummary
 from marketdata.records import Record, Tick
 from marketdata.topics import TopicRole
-from streams.views import openapi, responses
+from streams.views import openapi, part_health, responses
 from streams.views.access import guard
 from streams.views.events import Hub
 from streams.views.exposition import ReadModelCollector
 from streams.views.follower import Follower
 from streams.views.openapi import MAX_RECORDS, Endpoint
-from streams.views.read_model import MAX_POINTS, ReadModel
+from streams.views.read_model import MAX_POINTS, HdfsView, ReadModel
 from streams.worker.supervise import forever
 
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 _HEALTH_S = 2.0
+_HDFS_S = 10.0  # between two probes
+_HDFS_TIMEOUT_S = 5.0
 _PAUSE_S = 1.0  # before a failed task restarts
 _MARKETS_S = 1.0
 _MARKETS_ROWS = 250  # per event: about 9 kB, independent of the number of markets
@@ -75,7 +79,9 @@ def attach(app: Any, settings: Settings, clock: Clock) -> "Views":
     views = Views(settings, clock, app.worker_state.metrics.pauses)
     views.add_to(app.web.web_app)
     symbols = frozenset(settings.forecasting.symbols)
-    app.worker_state.metrics.registry.register(ReadModelCollector(views.read_model, views.now_ms, symbols))
+    app.worker_state.metrics.registry.register(
+        ReadModelCollector(views.read_model, views.now_ms, symbols, views.summaries)
+    )
     return views
 
 
@@ -90,7 +96,16 @@ class Views:
         self._clock = clock
         self.read_model = ReadModel(settings.markets)
         self.hub = Hub()
-        self.follower = Follower(settings, self.read_model, self._on_record, self.now_ms, self._resync)
+        self.hdfs = HdfsView()
+        self._unix_ms = SystemClock().now_ms
+        self.follower = Follower(
+            settings,
+            self.read_model,
+            self._on_record,
+            self.now_ms,
+            self._resync,
+            on_outage=lambda: self.hub.publish("health", self._health_document()),
+        )
         self._changed: dict[str, None] = {}  # symbols, in the order of change
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -120,6 +135,7 @@ class Views:
         parts = {
             "follower": self.follower.run,
             "health events": self._publish_health,
+            "HDFS probe": self._probe_hdfs,
             "markets events": self._publish_markets,
         }
         self._tasks = [asyncio.create_task(forever(f"views: {name}", run, _PAUSE_S)) for name, run in parts.items()]
@@ -172,8 +188,24 @@ class Views:
                 self.hub.publish("health", self._health_document())
             await asyncio.sleep(_HEALTH_S)
 
+    async def _probe_hdfs(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_HDFS_TIMEOUT_S):
+                    problem = await storage_problem(self._settings.hdfs.webhdfs)
+            except TimeoutError:
+                problem = f"no answer within {_HDFS_TIMEOUT_S:g} s"
+            self.hdfs.note(None if problem is None else f"{self._settings.hdfs.webhdfs}: {problem}", self._unix_ms())
+            await asyncio.sleep(_HDFS_S)
+
+    def summaries(self) -> list[PartSummary]:
+        """Return the state of the parts that run in other programs, and of HDFS."""
+        return part_health.summaries(self.read_model, self.hdfs, self.follower.kafka, self._unix_ms())
+
     def _health_document(self) -> responses.Document:
-        document = responses.health(self.read_model, self.follower.kafka, self._settings, self.now_ms(), self._pauses)
+        document = responses.health(
+            self.read_model, self.follower.kafka, self._settings, self.now_ms(), self._pauses, self.summaries()
+        )
         return document | {"plot": self._settings.forecasting.plot_path.is_file()}
 
     # Pages

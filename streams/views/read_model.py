@@ -120,6 +120,27 @@ class KafkaView:
     failures: int = 0
 
 
+@dataclass(slots=True)
+class HdfsView:
+    """Result of the newest probe of HDFS; times are Unix time in ms. problem: None if it is healthy.
+
+    since_ms: the first probe with this result. healthy_ms: the newest probe that found it healthy.
+    """
+
+    problem: str | None = None
+    since_ms: int | None = None
+    checked_ms: int | None = None
+    healthy_ms: int | None = None
+
+    def note(self, problem: str | None, now_ms: int) -> None:
+        """Store the result of a probe."""
+        if self.checked_ms is None or (problem is None) != (self.problem is None):
+            self.since_ms = now_ms
+        self.problem, self.checked_ms = problem, now_ms
+        if problem is None:
+            self.healthy_ms = now_ms
+
+
 class ReadModel:
     """All markets of the settings; records of other markets are counted and ignored."""
 

@@ -13,11 +13,12 @@ from clients.clock import clock_speed
 from config.settings import Settings
 from exchanges.refusals import Pause
 from marketdata.enrichment import mid_price, spread_bps
+from marketdata.part_status import PartSummary
 from marketdata.records import Prediction, Score, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import SourceStatus, stale_flag
-from streams.views import forecast_health
+from streams.views import forecast_health, part_health
 from streams.views.read_model import KafkaView, MarketView, ReadModel, TickPoint, newest_first
 
 Document = dict[str, Any]
@@ -180,6 +181,7 @@ def health(
     settings: Settings,
     now_ms: int | None,
     pauses: Mapping[tuple[str, str], Pause] = MappingProxyType({}),
+    summaries: Sequence[PartSummary] = (),
 ) -> Document:
     """Return each part's last event, age and state: ok, waiting (no data yet), late or outage.
 
@@ -189,6 +191,7 @@ def health(
         settings: of the worker.
         now_ms: event time; None while it is unknown.
         pauses: of this worker, by source and operation.
+        summaries: of the parts that run in other programs.
     """
     forecasts = forecast_health.forecasts(read_model, settings, now_ms)
     parts = [_part(read_model, kafka, settings, now_ms, *part) for part in _PARTS]
@@ -199,13 +202,15 @@ def health(
     sources = [_source(read_model, settings, now_ms, name, flagged) for name in sorted(read_model.sources)]
     collected = settings.topic(TopicRole.TICKS).name
     cleaned = settings.topic(TopicRole.TICKS_CLEAN).name
-    states = [entry["state"] for entry in (*parts, *sources)] + ([] if kafka.connected else ["outage"])
+    programs = [part_health.document(one, kafka) for one in summaries]
+    states = [entry["state"] for entry in (*parts, *sources, *programs)] + ([] if kafka.connected else ["outage"])
     worst = next((state for state in ("outage", "late", "waiting") if state in states), "ok")
     return {
         "now": time_or_none(now_ms),
         "speed": clock_speed(settings),
         "state": worst,
         "parts": parts,
+        "programs": programs,
         "sources": sources,
         "pauses": [
             {

@@ -132,6 +132,27 @@ class PartHealth(TypedDict):
     view_lag: int
 
 
+class ProgramHealth(TypedDict):
+    """A part in another program, by its reports on `part-status`, or HDFS, by a probe. Times are Unix time.
+
+    state: `outage` if it fails or its reports ended, `unknown` if it never reported or Kafka cannot be read. status: as
+    reported, with `reason` and since when. lag: of `raw` unread records, of `hourly` closed hours without a row.
+    instances: those that report in time.
+    """
+
+    part: str
+    name: str
+    what: str
+    state: Literal["ok", "waiting", "outage", "unknown"]
+    status: Literal["running", "waiting", "failing", "done", "stopped", "unknown"]
+    reason: str | None
+    since: str | None
+    last_success: str | None
+    last_report: str | None
+    lag: int | None
+    instances: int
+
+
 class SourceHealth(TypedDict):
     """A source, according to the newest tick. stale_markets: markets whose newest poll flags this source as stale."""
 
@@ -263,12 +284,16 @@ class Divergence(TypedDict):
 
 
 class Health(TypedDict):
-    """The state of all parts; `state` is the worst of them. plot: whether /api/plot.png exists."""
+    """The state of all parts; `state` is the worst known one of them.
+
+    parts: topics. programs: parts in other programs, and HDFS. plot: whether /api/plot.png exists.
+    """
 
     now: str | None
     speed: float
     state: State
     parts: list[PartHealth]
+    programs: list[ProgramHealth]
     sources: list[SourceHealth]
     pauses: list[SourcePause]
     flags: list[Flagged]

@@ -17,6 +17,7 @@ from clients.webhdfs import connect
 from config import Settings
 from devstack.stack import ROOT
 from devstack.state import SCRATCH, load_state
+from marketdata.vocabulary import ProductPart
 from tests.support.stack import StackUnderTest, environment_of, read_table, settings_with
 
 
@@ -93,6 +94,7 @@ def test_status_checks_each_part(stack: StackUnderTest) -> None:
         "webhdfs": True,
         "exchange": False,
         "web": False,
+        **dict.fromkeys(ProductPart, False),
     }
     assert parts["kafka"]["address"] == stack.settings.kafka.brokers
     assert parts["kafka"]["pid"] > 0

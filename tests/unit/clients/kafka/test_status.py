@@ -31,8 +31,9 @@ def test_each_call_changes_the_status_and_only_changes_are_published_at_once() -
     assert changes == [reporter.key]
     assert reporter.status().since == to_rfc3339(START_MS)  # it still waits
     clock.ms += 1_000
-    reporter.succeeded(lag=7)
-    reporter.succeeded(lag=8)
+    reporter.succeeded()
+    reporter.set_lag(8)
+    reporter.succeeded()
     assert len(changes) == 2
     found = reporter.status()
     assert (found.state, found.reason, found.lag) == (Activity.RUNNING, None, 8)
