@@ -42,6 +42,7 @@ FEED_AFTER_KILL = 1_000  # ticks a second
 
 GOAL_TICKS = 60_000
 GOAL_QUIX, GOAL_HOPPING = 10, 100
+GOAL_BYTEWAX_CPU = 2  # its CPU time per tick, relative to the features agent
 GOAL_P99_MS, GOAL_CPU = 150.0, 0.5
 GOAL_FLAT = 1.25
 GOAL_STATE_MB = 500
@@ -241,12 +242,13 @@ def _peers(suite: Suite, settings: Settings, count: int, features: Speed, add: A
         words = [*stock, kind, "--partitions", settings.kafka.partitions, "--port", free_ports(1)[0]]
         return suite.peer(words, settings, some)
 
-    def compare(peer: str, speed: Speed, goal: float | None = None) -> None:
-        ratio = features.per_second / speed.per_second
+    def compare(peer: str, speed: Speed, goal: float | None = None, cpu_goal: float | None = None) -> None:
+        ratio, cpu_ratio = features.per_second / speed.per_second, speed.cpu_us / features.cpu_us
         checked = {} if goal is None else _at_least(goal, ratio, "times")
         add(f"features agent to {peer}", features.per_second, "ticks/s", peer=peer, ratio=ratio, **checked)
         add(f"peer: {peer}", speed.per_second, "ticks/s")
-        add(f"peer: {peer}, CPU", speed.cpu_us, "µs/tick", peer="features agent", ratio=speed.cpu_us / features.cpu_us)
+        checked = {} if cpu_goal is None else _at_least(cpu_goal, cpu_ratio, "times")
+        add(f"peer: {peer}, CPU", speed.cpu_us, "µs/tick", peer="features agent", ratio=cpu_ratio, **checked)
 
     compare("raw aiokafka consumer", suite.raw(settings, count))
     compare("empty Faust agent", faust("empty", TICKS_EMPTY))
@@ -255,6 +257,10 @@ def _peers(suite: Suite, settings: Settings, count: int, features: Speed, add: A
     if python is not None:
         program = ROOT / "benchmarks" / "peers" / "quix_hopping.py"
         compare("Quix hopping 300/60 s", suite.peer([python, program], settings, TICKS_QUIX), GOAL_QUIX)
+        program = ROOT / "benchmarks" / "peers" / "bytewax_sliding.py"
+        for name, words in (("", []), (", recovery store", ["--recovery"])):
+            speed = suite.peer([python, program, *words], settings, count)
+            compare(f"Bytewax sliding 300/60 s{name}", speed, cpu_goal=GOAL_BYTEWAX_CPU)
 
 
 def _changelog(settings: Settings, count: int, add: Add) -> None:
