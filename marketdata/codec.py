@@ -4,6 +4,7 @@ A message is one JSON object in UTF-8. Unknown fields, other schema versions, st
 and non-finite numbers are refused; nothing is coerced or filled in.
 """
 
+import json
 import logging
 import math
 import re
@@ -143,9 +144,19 @@ def _check_finite(value: object, path: str) -> None:
             _check_finite(item, f"{path}.{name}")
 
 
+class _Digits(str):
+    """A number of the payload as it is written there; shown without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def _lookup(payload: bytes, field: str) -> object:
     try:
-        value = msgspec.json.decode(payload)
+        # Numbers stay text: msgspec refuses those beyond a double, and Python integers of over 4,300 digits.
+        value = json.loads(payload, parse_int=_Digits, parse_float=_Digits)
         for part in _ITEM.sub("", field).split("."):
             value = value[part]
     except (ValueError, RecursionError, KeyError, TypeError):  # ValueError: also bytes that are not UTF-8

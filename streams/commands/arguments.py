@@ -55,6 +55,14 @@ class Span:
         return (self.from_ms is None or to_ms > self.from_ms) and (self.to_ms is None or from_ms < self.to_ms)
 
 
+def role_of(settings: Settings, text: str) -> TopicRole | None:
+    """Return the topic's role for its role name (`ticks_clean`), its default or its deployed name; None for others."""
+    for role in TopicRole:
+        if text in {role.value, role.value.replace("_", "-"), TOPICS[role].name, settings.topic(role).name}:
+            return role
+    return None
+
+
 def find_role(settings: Settings, text: str, *others: str) -> TopicRole:
     """Return a topic's role from its role name (`ticks_clean`), its default or its deployed name.
 
@@ -66,9 +74,9 @@ def find_role(settings: Settings, text: str, *others: str) -> TopicRole:
     Raises:
         InvalidValueError: no topic has this name.
     """
-    for role in TopicRole:
-        if text in {role.value, role.value.replace("_", "-"), TOPICS[role].name, settings.topic(role).name}:
-            return role
+    role = role_of(settings, text)
+    if role is not None:
+        return role
     known = ", ".join([*(settings.topic(role).name for role in TopicRole), *others])
     raise InvalidValueError("topic", text, f"one of {known}")
 

@@ -9,6 +9,7 @@ from marketdata.errors import InvalidValueError
 from marketdata.records import DeadLetter
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import Reason
 from streams.commands.arguments import FROM_OPTION, TO_OPTION, Span, find_market, find_role, newest
 from streams.commands.command import COUNT, JSON_OPTION, StreamsCommand
 from streams.commands.republish import Counts, republish
@@ -26,7 +27,12 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust derives the command nam
 
     options = [  # noqa: RUF012  Faust's declaration
         argument("action", type=click.Choice([LIST, REPUBLISH]), default=LIST),
-        option("--reason", help="Select this reason code."),
+        option(
+            "--reason",
+            type=click.Choice([one.value for one in Reason]),
+            metavar="CODE",
+            help="Select this reason code.",
+        ),
         option("--field", help="Select refusals of this field."),
         option("--topic", help="Select records of this topic."),
         option("--market", help="Select records with this market's key."),

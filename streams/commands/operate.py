@@ -8,7 +8,6 @@ import click
 import msgspec
 from faust.cli import argument
 
-from clients.webhdfs import WebHdfs
 from exchanges.interface import PollResult, QuoteSource
 from marketdata.errors import BitcoinDataError, ConfigurationError
 from marketdata.times import floor_to, to_rfc3339
@@ -180,6 +179,8 @@ class check(StreamsCommand):  # noqa: N801
         return f"{self.settings.binance.stream_url}: all markets subscribed, {connections} connection(s)"
 
     async def _hdfs(self) -> str:
+        from clients.webhdfs import WebHdfs  # imports pyarrow and requests, a sixth of a command's start
+
         hdfs = self.settings.hdfs
         client = WebHdfs(hdfs, timeout_s=_TIMEOUT_S, attempts=1)
         state = "exists" if await asyncio.to_thread(client.exists, hdfs.root) else "does not exist yet"

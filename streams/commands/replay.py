@@ -23,7 +23,7 @@ from marketdata.errors import InvalidValueError
 from marketdata.records import event_time_ms
 from marketdata.times import to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
-from streams.commands.arguments import FROM_OPTION, TO_OPTION, Span, decoded, find_role, record_of
+from streams.commands.arguments import FROM_OPTION, TO_OPTION, Span, decoded, find_role, record_of, role_of
 from streams.commands.command import JSON_OPTION, Progress, StreamsCommand
 from streams.kafka.records import SOURCE_OFFSET_HEADER, OutgoingRecord
 from streams.kafka.sender import Sender
@@ -75,8 +75,8 @@ class Source:
 class replay(StreamsCommand):  # noqa: N801  Faust derives the command name
     """Copy a range of a topic, or of raw_data on HDFS, into an empty topic.
 
-    SOURCE is a topic or `raw_data`, TARGET a topic that does not exist or never held a record. A worker with the topic
-    prefix PREFIX reads a replay to PREFIXcryptoTopic.
+    SOURCE is a topic or `raw_data`, TARGET a topic that does not exist or never held a record. Both may be a role, such
+    as ticks_clean. A worker with the topic prefix PREFIX reads a replay to PREFIXcryptoTopic.
     """
 
     options = [  # noqa: RUF012  Faust's declaration
@@ -108,6 +108,9 @@ class replay(StreamsCommand):  # noqa: N801  Faust derives the command name
     ) -> None:
         settings = self.settings
         span = Span.parse(since, until)
+        named = role_of(settings, target)
+        if named is not None:
+            target = settings.topic(named).name
         if _TOPIC_NAME.fullmatch(target) is None or target in {".", ".."}:
             raise InvalidValueError("target", target, "a topic name: up to 249 characters of A-Z a-z 0-9 . _ -")
         if source in {RAW_DATA, RAW_DATA.replace("_", "-")}:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from clients.kafka.ownership import only_member
 from clients.kafka.reader import TopicReader
 from config.settings import Settings
 from marketdata import candle_rules
@@ -32,6 +33,7 @@ from streams.kafka.topics import TopicAdmin, republish_policy
 HEADER = "dead-letter"
 """Header of a republished record; its value is the id of the dead letter."""
 
+_JOIN_S = 30.0  # a killed run is a member for 15 s
 _BATCH = 500  # dead letters between two updates of their states
 _LOST_CHARACTER = "\ufffd"
 _decoder = msgspec.json.Decoder(RepublishRecord)
@@ -80,8 +82,20 @@ async def republish(
         Counts of sent (or sendable) and other dead letters by reason and field.
 
     Raises:
-        ConfigurationError: no broker answers, or a record was not delivered.
+        ConfigurationError: no broker answers, a record was not delivered, or another run is in progress.
     """
+    if dry_run:
+        return await _republish(settings, dead_letters, now_ms, dry_run=True, force=force)
+    policy = republish_policy(settings)
+    async with TopicAdmin(settings.kafka) as admin:
+        await admin.create([policy])
+    async with only_member(settings.kafka, policy.name, f"{settings.streams.app_id}-republish", _JOIN_S):
+        return await _republish(settings, dead_letters, now_ms, dry_run=False, force=force)
+
+
+async def _republish(
+    settings: Settings, dead_letters: Sequence[DeadLetter], now_ms: int, *, dry_run: bool, force: bool
+) -> dict[tuple[str, str], Counts]:
     distinct = {dead_letter_id(one): one for one in dead_letters}
     sent = await _sent_before(settings, keep=not dry_run)
     latest_ms = now_ms + int(settings.event_time.max_future_s * 1000)
@@ -235,8 +249,6 @@ def _ids_in(headers: Sequence[tuple[str, bytes | None]]) -> list[str]:
 
 async def _send(settings: Settings, originals: Sequence[_Original]) -> None:
     policy = republish_policy(settings)
-    async with TopicAdmin(settings.kafka) as admin:
-        await admin.create([policy])
     progress = Progress("dead letters republished", len(originals))
     async with Sender(settings.kafka) as sender:
         for start in range(0, len(originals), _BATCH):

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch.schemas import RAW, column_names
+from clients.kafka.ownership import only_member
 from clients.kafka.reader import TopicReader
 from clients.webhdfs import connect
 from config import Settings
@@ -24,6 +25,7 @@ from marketdata.dead_letters import RepublishRecord
 from marketdata.records import Candle, DeadLetter, FeatureRow, SourceState, Tick
 from marketdata.times import from_rfc3339, to_datetime, to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
+from marketdata.vocabulary import Reason
 from streams.commands.replay import Copied, Source, replay
 from streams.commands.republish import HEADER, dead_letter_id
 from streams.kafka import topics
@@ -160,6 +162,7 @@ async def test_a_range_is_copied_into_empty_topics_only(settings: Settings) -> N
     ("words", "expected"),
     [
         (("ticks", "a b"), "target: 'a b': expected a topic name"),
+        (("ticks_clean", "ticks_clean"), "expected another topic than the source"),
         (("raw_data", "x"), "range: 'all': expected a range in which"),
         (("ticks", "x", "--offsets", "0:1:2"), "--offsets: '0:1:2': expected a range within 0:0"),
     ],
@@ -330,3 +333,24 @@ async def test_each_dead_letter_is_republished_once(settings: Settings) -> None:
     assert records[1].headers == ((HEADER, dead_letter_id(letters[0]).encode()),)
     error = command(settings, "dead-letters", "--force", code=1).stderr
     assert error == "dead-letters: --force: 'list': expected the action republish with this option\n"
+
+
+async def test_two_runs_of_republish_exclude_each_other(settings: Settings) -> None:
+    settings = without_exchanges(settings)
+    await topics.ensure(settings)
+    good = encode(tick("BTC-USD", START_MS, 100.0))
+    letter = to_dead_letter(good, 1, "future", topic=settings.topic(TopicRole.TICKS).name)
+    await send(settings, TopicRole.DEAD_LETTERS, [(b"BTC-USD", encode(letter))])
+    name, group = topics.republish_policy(settings).name, f"{settings.streams.app_id}-republish"
+    async with only_member(settings.kafka, name, group, 10.0):
+        error = (await asyncio.to_thread(command, settings, "dead-letters", "republish", code=1)).stderr
+    assert f"group: {group}: expected no other member" in error
+    assert await everything(settings, TopicRole.TICKS) == []
+    (row,) = lines(command(settings, "dead-letters", "republish", "--json"))
+    assert row["sent"] == 1
+
+
+def test_an_unknown_reason_is_refused_with_the_known_ones(settings: Settings) -> None:
+    error = command(settings, "dead-letters", "--reason", "foo", code=2).stderr
+    assert "'foo'" in error
+    assert all(reason in error for reason in Reason)
