@@ -27,7 +27,7 @@ not repeated at once; a program that runs on requests the source again after a l
 carries `code`, the `code` of a body such as Binance's {"code": -1121, "msg": "Invalid symbol."}.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from exchanges.fields import decode_json
@@ -87,17 +87,24 @@ def unreachable(where: str, error: Exception, setting: str) -> RetryableSourceEr
     return RetryableSourceError(message, SourceStatus.CONNECTION)
 
 
-def decode_response(where: str, status: int, headers: Mapping[str, str], body: bytes, setting: str = "") -> Any:
-    """Decoded JSON of a 2xx response.
+def decode_response(
+    where: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    setting: str = "",
+    decode: Callable[[bytes], Any] = decode_json,
+) -> Any:
+    """Decoded body of a 2xx response; `decode` raises `InvalidValueError`.
 
     Raises:
-        RetryableSourceError: a status that may pass, or a body that is not JSON.
+        RetryableSourceError: a status that may pass, or a body that is not valid.
         FatalSourceError: any other status.
     """
     if not _SUCCESS <= status < _REDIRECT:
         raise classify_status(where, status, headers, body, setting)
     try:
-        return decode_json(body)
+        return decode(body)
     except InvalidValueError as error:
         raise RetryableSourceError(f"{where}: {error}", SourceStatus.BAD_PAYLOAD) from error
 

@@ -16,6 +16,7 @@ import httpx
 
 from exchanges.body import MAX_BODY_BYTES, Body
 from exchanges.classification import decode_response, unreachable
+from exchanges.fields import decode_json
 from marketdata.errors import InvalidValueError, RetryableSourceError
 from marketdata.vocabulary import SourceStatus
 
@@ -62,7 +63,12 @@ class JsonClient:
         return MAX_URL_BYTES - len(str(httpx.URL(self._base_url + path, params=dict(params))))
 
     async def get(
-        self, path: str, params: Mapping[str, str], timeout_s: float, max_bytes: int = MAX_BODY_BYTES
+        self,
+        path: str,
+        params: Mapping[str, str],
+        timeout_s: float,
+        max_bytes: int = MAX_BODY_BYTES,
+        decode: Callable[[bytes], Any] = decode_json,
     ) -> tuple[Any, httpx.Headers]:
         """Decoded body and headers of one GET.
 
@@ -71,6 +77,7 @@ class JsonClient:
             params: query.
             timeout_s: limits the whole request, in real seconds.
             max_bytes: limits the body, decompressed.
+            decode: decodes the body; raises `InvalidValueError`.
 
         Raises:
             RetryableSourceError: no response, a status that may pass, or a body that is too large or not JSON.
@@ -90,8 +97,8 @@ class JsonClient:
                         break
         except (TimeoutError, httpx.RequestError, InvalidValueError) as error:
             raise _request_error(where, error, timeout_s, self._setting) from error
-        decoded = decode_response(where, response.status_code, response.headers, body.content(), self._setting)
-        return decoded, response.headers
+        content, headers = body.content(), response.headers
+        return decode_response(where, response.status_code, headers, content, self._setting, decode), headers
 
 
 class BlockingJsonClient:
@@ -112,8 +119,15 @@ class BlockingJsonClient:
         self._client = client
         self._on_headers = on_headers
 
-    def get(self, path: str, params: Mapping[str, str], timeout_s: float) -> tuple[Any, httpx.Headers]:
-        """Decoded body and headers of one GET.
+    def get(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        timeout_s: float,
+        max_bytes: int = MAX_BODY_BYTES,
+        decode: Callable[[bytes], Any] = decode_json,
+    ) -> tuple[Any, httpx.Headers]:
+        """Decoded body and headers of one GET; arguments are those of `JsonClient.get`.
 
         `timeout_s`, in real seconds, limits each wait for the network, and the time until the body is complete.
 
@@ -128,7 +142,7 @@ class BlockingJsonClient:
                 "GET", self._base_url + path, params=params, headers=_ACCEPTED, timeout=timeout_s
             ) as response:
                 self._on_headers(response.headers)
-                body = Body(response, MAX_BODY_BYTES)
+                body = Body(response, max_bytes)
                 for chunk in response.iter_raw():
                     if time.monotonic() > deadline:  # httpx limits only the wait for each chunk
                         raise TimeoutError  # noqa: TRY301  one place makes the error
@@ -136,8 +150,8 @@ class BlockingJsonClient:
                         break
         except (TimeoutError, httpx.RequestError, InvalidValueError) as error:
             raise _request_error(where, error, timeout_s, self._setting) from error
-        decoded = decode_response(where, response.status_code, response.headers, body.content(), self._setting)
-        return decoded, response.headers
+        content, headers = body.content(), response.headers
+        return decode_response(where, response.status_code, headers, content, self._setting, decode), headers
 
 
 def _request_name(source: str, url: str, params: Mapping[str, str]) -> str:

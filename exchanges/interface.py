@@ -65,7 +65,11 @@ class QuoteSource(Protocol):
     """An exchange that can be polled for quotes."""
 
     name: str
-    budget: Budget
+
+    @property
+    def budget(self) -> Budget:
+        """Limits of the source."""
+        ...
 
     def poll_cost(self, markets: Sequence[Market]) -> Cost:
         """Cost of one `poll`."""
@@ -89,9 +93,13 @@ class CandleSource(Protocol):
     """An exchange that stores candles."""
 
     name: str
-    budget: Budget
     candles_cost: Cost
     candles_per_call: int
+
+    @property
+    def budget(self) -> Budget:
+        """Limits of the source."""
+        ...
 
     async def candles(
         self, market: Market, start_ms: int, now_ms: int, timeout_s: float, on_refused: OnRefused
@@ -159,8 +167,13 @@ class StreamSource(Protocol):
     url: str
     limits: StreamLimits
 
+    @property
+    def version(self) -> int:
+        """A number that changes when the streams of a market get other names."""
+        ...
+
     def streams(self, market: Market) -> Sequence[str]:
-        """Names of the streams of a market."""
+        """Names of the streams of a market; none if the exchange does not list it."""
         ...
 
     def subscription(self, streams: Sequence[str], number: int) -> str:

@@ -212,6 +212,7 @@ def _add_polling(app: StreamsApp, publish: Publisher, is_leader: Callable[[], bo
 
     @app.task
     async def collect() -> None:
+        await state.exchanges.resolve()
         for warning in build.poll_plan_warnings(settings, clock, state):
             log.warning("%s", warning)
         if settings.streams.feed == FeedMode.STREAM:
@@ -242,6 +243,7 @@ def _add_streaming(app: StreamsApp, publish: Publisher, is_leader: Callable[[], 
     @app.task
     async def stream() -> None:
         if feed is not None:
+            await state.exchanges.resolve()
             log.info("streaming %d markets from %s", len(settings.markets), settings.binance.stream_url)
             await forever("stream", lambda: feed.run(is_leader), RESTART_PAUSE_S)
         elif settings.streams.feed != FeedMode.POLL:

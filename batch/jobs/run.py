@@ -116,7 +116,13 @@ def run_backfill(
     speed = clock_speed(settings)
     with httpx.Client(trust_env=False) as http, ThreadPoolExecutor(1, thread_name_prefix="backfill") as executor:
         client = KlineClient(http, settings.binance, real_seconds=lambda exchange_s: exchange_s / speed)
-        fetched = executor.submit(download_klines, client, plan.spans, stop.is_set)
+
+        def fetch() -> History:
+            if plan.spans:
+                client.resolve(settings.parsed_markets)
+            return download_klines(client, plan.spans, stop.is_set)
+
+        fetched = executor.submit(fetch)
         small = len(plan.spans) <= _SMALL_PLAN
         if small and not fetched.result().has_missing(plan, stored_minutes):
             _log.info("backfill to %s: up to date, no new klines", to_rfc3339(end_ms))

@@ -28,7 +28,9 @@ def download_klines(client: KlineClient, spans: Sequence[Span], stopped: Callabl
         StorageError: `stopped` returned True.
     """
     found: dict[tuple[str, str], dict[int, Kline]] = {}
-    refused: dict[str, str] = {}
+    symbols = client.symbols
+    missing = {span.market for span in spans if not symbols.is_listed(span.market)}
+    refused = {market.symbol: str(symbols.problem(market)) for market in missing}
 
     def fetch(span: Span) -> list[Kline]:
         if stopped():
@@ -37,7 +39,7 @@ def download_klines(client: KlineClient, spans: Sequence[Span], stopped: Callabl
         if span.market.symbol in refused:
             return []
         try:
-            return client.fetch(span.market.binance, span.interval, span.from_ms, span.to_ms)
+            return client.fetch(client.symbols.name(span.market), span.interval, span.from_ms, span.to_ms)
         except FatalSourceError as error:
             if error.code != INVALID_SYMBOL:
                 raise

@@ -16,6 +16,11 @@ BOOK_TICKER: Final = "/api/v3/ticker/bookTicker"
 """Best bid and ask, without a time."""
 BOOK_TICKER_WEIGHT_ONE: Final = 2
 BOOK_TICKER_WEIGHT_MANY: Final = 4
+EXCHANGE_INFO: Final = "/api/v3/exchangeInfo"
+"""{"rateLimits", "symbols"}: the limits, and all pairs."""
+EXCHANGE_INFO_QUERIES: Final[tuple[dict[str, str], ...]] = ({"showPermissionSets": "false"}, {})
+"""The first one halves the answer of binance.com; hosts that do not know the parameter refuse it."""
+MAX_EXCHANGE_INFO_BYTES: Final = 32 << 20
 KLINES: Final = "/api/v3/klines"
 KLINES_WEIGHT: Final = 2
 KLINES_PER_REQUEST: Final = 1000

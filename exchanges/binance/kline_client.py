@@ -3,24 +3,37 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import httpx
 import stamina
 
 from config.sections import BinanceSettings
-from exchanges.binance.endpoints import KLINES, NAME, used_weight
+from exchanges.binance.endpoints import (
+    EXCHANGE_INFO,
+    EXCHANGE_INFO_QUERIES,
+    KLINES,
+    MAX_EXCHANGE_INFO_BYTES,
+    NAME,
+    used_weight,
+)
 from exchanges.binance.klines import Kline, as_of_ms, closed_klines, klines_query
+from exchanges.binance.symbols import ExchangeInfo, Symbols, parse_exchange_info
 from exchanges.http import BlockingJsonClient
 from exchanges.refused_rows import log_refused
-from marketdata.errors import InvalidValueError, RetryableSourceError
+from marketdata.errors import FatalSourceError, InvalidValueError, RetryableSourceError, SourceError
+from marketdata.markets import Market
 from marketdata.vocabulary import SourceStatus
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 _WEIGHT_SHARE = 0.8  # the rest is for the streams, which may share this machine's address
 _WEIGHT_WINDOW_S = 60.0  # of exchange time
 _ATTEMPTS = 8
+_INFO_TIMEOUT_S = 30.0  # real seconds, of the list of symbols
 _BUDGET_S = 120.0  # real seconds: for all attempts of a request, and the longest pause to wait for
 
 
@@ -45,6 +58,7 @@ class KlineClient:
             monotonic: real seconds.
             sleep: waits real seconds.
         """
+        self.symbols = Symbols(())
         self._http = BlockingJsonClient(NAME, settings.base_url, http, on_headers=self._check_weight)
         self._settings = settings
         self._real_seconds = real_seconds
@@ -55,6 +69,31 @@ class KlineClient:
         self._pause_end = 0.0
         self.n_refused = 0
 
+    def resolve(self, markets: Sequence[Market]) -> None:
+        """Read the exchange's symbols of some markets into `symbols`; without an answer, base and quote are used."""
+        self.symbols = Symbols(markets)
+        try:
+            self.symbols.update(self._retried(self._exchange_info))
+        except SourceError as error:
+            self.symbols.log_unavailable(error)
+
+    def _exchange_info(self) -> ExchangeInfo:
+        for query in EXCHANGE_INFO_QUERIES:
+            self._wait_for_pause()
+            try:
+                found, _headers = self._http.get(
+                    EXCHANGE_INFO, query, _INFO_TIMEOUT_S, MAX_EXCHANGE_INFO_BYTES, parse_exchange_info
+                )
+            except RetryableSourceError as error:
+                self._start_pause(error)
+                raise
+            except FatalSourceError as error:
+                if error.kind != SourceStatus.BAD_REQUEST or query is EXCHANGE_INFO_QUERIES[-1]:
+                    raise
+                continue
+            return found  # type: ignore[no-any-return]  # of parse_exchange_info
+        raise AssertionError("the last query ends with a result or an error")
+
     def fetch(self, symbol: str, interval: str, from_ms: int, to_ms: int) -> list[Kline]:
         """The closed candles with an open time in [from_ms, to_ms), at most 1,000, ascending.
 
@@ -64,11 +103,14 @@ class KlineClient:
             FatalSourceError: the exchange refuses; `code` is -1121 when it does not have the symbol.
             RetryableSourceError: no usable response after retries, or a pause of more than two minutes.
         """
+        return self._retried(lambda: self._fetch(symbol, interval, from_ms, to_ms))
+
+    def _retried(self, request: Callable[[], T]) -> T:
         for attempt in stamina.retry_context(
             on=self._backoff, attempts=_ATTEMPTS, timeout=_BUDGET_S, wait_initial=0.2, wait_max=10.0
         ):
             with attempt:
-                return self._fetch(symbol, interval, from_ms, to_ms)
+                return request()
         raise AssertionError("stamina ends with a result or an error")
 
     def _backoff(self, error: Exception) -> bool | float:
@@ -118,7 +160,9 @@ class KlineClient:
             self._sleep(wait_s)  # meanwhile another thread may prolong the pause
 
     def _check_weight(self, headers: Mapping[str, str]) -> None:
-        used, limit = used_weight(headers), self._settings.weight_per_minute
+        own = self.symbols.weight_per_minute
+        limit = self._settings.weight_per_minute if own is None else min(own, self._settings.weight_per_minute)
+        used = used_weight(headers)
         if used is not None and used >= _WEIGHT_SHARE * limit:
             # Binance resets the count with each minute of its clock.
             message = f"{NAME}: {used} of {limit} weight per minute used"

@@ -14,6 +14,8 @@ from urllib.parse import quote
 from exchanges.binance import endpoints
 from exchanges.binance.endpoints import NAME
 from exchanges.binance.klines import as_of_ms, closed_minute_candles, klines_query
+from exchanges.binance.resolver import SymbolResolver
+from exchanges.binance.symbols import Symbols
 from exchanges.fields import array_of_objects, decimal, index_by
 from exchanges.grouping import split_by_size
 from exchanges.http import JsonClient
@@ -45,21 +47,31 @@ class Binance:
         weight_per_minute: int,
         on_unknown: Callable[[str], None] = lambda _symbol: None,
         monotonic: Callable[[], float] = time.monotonic,
+        resolver: SymbolResolver | None = None,
     ) -> None:
         """Send no request.
 
         Args:
             http: client of the REST API.
-            weight_per_minute: limit of request weight.
+            weight_per_minute: limit of request weight; a lower one of the exchange replaces it.
             on_unknown: called with each market that Binance does not have, once until the market is back.
             monotonic: real seconds.
+            resolver: of the exchange's symbols; None to concatenate base and quote.
         """
         self._http = http
         self._on_unknown = on_unknown
         self._monotonic = monotonic
         self._unknown: dict[str, float] = {}  # symbol to the monotonic time of the next request for it
         self._pending: list[list[Market]] = []  # groups left of the search for unknown symbols, last one first
-        self.budget = Budget(weight_per_minute=weight_per_minute)
+        self._weight_per_minute = weight_per_minute
+        self._resolver = resolver
+        self._symbols = Symbols(()) if resolver is None else resolver.symbols
+
+    @property
+    def budget(self) -> Budget:
+        """The lower limit of the settings and the exchange."""
+        own = self._symbols.weight_per_minute
+        return Budget(weight_per_minute=self._weight_per_minute if own is None else min(own, self._weight_per_minute))
 
     def poll_cost(self, markets: Sequence[Market]) -> Cost:
         one, many = endpoints.BOOK_TICKER_WEIGHT_ONE, endpoints.BOOK_TICKER_WEIGHT_MANY
@@ -73,8 +85,11 @@ class Binance:
         error without `retry_after_s` ends the poll and keeps its quotes. The next poll continues with these markets.
         """
         deadline = self._monotonic() + timeout_s
+        if self._resolver is not None:
+            await self._resolver.ensure(timeout_s)
         quotes: dict[str, Quote] = {}
         invalid: dict[str, InvalidValueError] = {}
+        absent: dict[str, SourceStatus] = {}
         self._pending = groups = self._groups(markets)
         failed = SourceStatus.MISSING
         for _request in range(len(self._split(markets)) - 1 + _MAX_REQUESTS):
@@ -101,11 +116,12 @@ class Binance:
             groups.pop()
             quotes |= result.quotes
             invalid |= result.invalid
+            absent |= result.absent
             for market in group:
                 self._mark_known(market)
         deferred = frozenset(market.symbol for group in groups for market in group)
-        unknown = frozenset(market.symbol for market in markets) & self._unknown.keys()
-        return PollResult(quotes, invalid, unknown, deferred, failed)
+        unknown = frozenset(market.symbol for market in markets if self._is_unknown(market))
+        return PollResult(quotes, invalid, unknown, deferred, failed, absent)
 
     def _groups(self, markets: Sequence[Market]) -> list[list[Market]]:
         """One group of markets for each request, last one first; a pending search keeps its groups."""
@@ -115,10 +131,12 @@ class Binance:
 
     def _split(self, markets: Sequence[Market]) -> list[list[Market]]:
         """Markets by request: the URL is limited."""
-        return split_by_size(markets, _name_bytes, self._http.room(endpoints.BOOK_TICKER, _names([])), len(markets))
+        room = self._http.room(endpoints.BOOK_TICKER, _names([]))
+        return split_by_size(markets, lambda market: _name_bytes(self._symbols.name(market)), room, len(markets))
 
     async def _book_ticker(self, markets: Sequence[Market], timeout_s: float) -> PollResult:
-        payload, headers = await self._http.get(endpoints.BOOK_TICKER, _names(markets), timeout_s)
+        names = [self._symbols.name(market) for market in markets]
+        payload, headers = await self._http.get(endpoints.BOOK_TICKER, _names(names), timeout_s)
         try:
             rows = index_by(array_of_objects(payload, "bookTicker"), "symbol")
         except InvalidValueError as error:
@@ -126,15 +144,19 @@ class Binance:
         observed_at_ms = from_http_date(headers.get("date"))
         quotes: dict[str, Quote] = {}
         invalid: dict[str, InvalidValueError] = {}
-        for market in markets:
-            row = rows.get(market.binance)
-            if row is None:
-                continue
+        absent: dict[str, SourceStatus] = {}
+        for market, name in zip(markets, names, strict=True):
+            row = rows.get(name)
             try:
-                quotes[market.symbol] = Quote(_book_fields(row), observed_at_ms)
+                fields = None if row is None else _book_fields(row)
             except InvalidValueError as error:
                 invalid[market.symbol] = error
-        return PollResult(quotes, invalid)
+                continue
+            if self._symbols.is_suspended(market) and (fields is None or not any(fields.values())):
+                absent[market.symbol] = SourceStatus.NOT_TRADING
+            elif fields is not None:
+                quotes[market.symbol] = Quote(fields, observed_at_ms)
+        return PollResult(quotes, invalid, absent=absent)
 
     async def candles(
         self, market: Market, start_ms: int, now_ms: int, timeout_s: float, on_refused: OnRefused | None = None
@@ -144,9 +166,12 @@ class Binance:
         Rows that are not valid are left out and passed to `on_refused`; without it, they are an error. The list is
         empty for a market that Binance does not have.
         """
+        if self._resolver is not None:
+            await self._resolver.ensure(timeout_s)
         if not self._is_requested(market):
             return []
-        query = klines_query(market.binance, "1m", start_ms)
+        name = self._symbols.name(market)
+        query = klines_query(name, "1m", start_ms)
         try:
             payload, headers = await self._http.get(endpoints.KLINES, query, timeout_s)
         except FatalSourceError as error:
@@ -158,9 +183,14 @@ class Binance:
         try:
             return closed_minute_candles(market.symbol, payload, as_of_ms(now_ms, headers), on_refused)
         except InvalidValueError as error:
-            raise RetryableSourceError(f"{NAME}: {market.binance} 1m: {error}", SourceStatus.BAD_PAYLOAD) from error
+            raise RetryableSourceError(f"{NAME}: {name} 1m: {error}", SourceStatus.BAD_PAYLOAD) from error
+
+    def _is_unknown(self, market: Market) -> bool:
+        return market.symbol in self._unknown or not self._symbols.is_listed(market)
 
     def _is_requested(self, market: Market) -> bool:
+        if not self._symbols.is_listed(market):
+            return False
         recheck_at = self._unknown.get(market.symbol)
         return recheck_at is None or recheck_at <= self._monotonic()
 
@@ -170,7 +200,7 @@ class Binance:
             log.error(
                 "%s has no %s: %s is left out of requests and rechecked every %g s",
                 NAME,
-                market.binance,
+                self._symbols.name(market),
                 market.symbol,
                 RECHECK_UNKNOWN_S,
             )
@@ -178,19 +208,19 @@ class Binance:
 
     def _mark_known(self, market: Market) -> None:
         if self._unknown.pop(market.symbol, None) is not None:
-            log.info("%s has %s again", NAME, market.binance)
+            log.info("%s has %s again", NAME, self._symbols.name(market))
 
 
-def _names(markets: Sequence[Market]) -> dict[str, str]:
-    names = ",".join(f'"{market.binance}"' for market in markets)  # the API wants an array without spaces
-    return {"symbols": f"[{names}]"}
+def _names(names: Sequence[str]) -> dict[str, str]:
+    quoted = ",".join(f'"{name}"' for name in names)  # the API wants an array without spaces
+    return {"symbols": f"[{quoted}]"}
 
 
-def _name_bytes(market: Market) -> int:
-    return len(quote(f'"{market.binance}",', safe=""))
+def _name_bytes(name: str) -> int:
+    return len(quote(f'"{name}",', safe=""))
 
 
-def _book_fields(row: Mapping[str, Any]) -> dict[str, float | str | None]:
+def _book_fields(row: Mapping[str, Any]) -> dict[str, float]:
     return {
         "bid_price": decimal(row.get("bidPrice"), "bidPrice"),
         "bid_qty": decimal(row.get("bidQty"), "bidQty"),

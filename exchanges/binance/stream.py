@@ -12,6 +12,7 @@ from msgspec import Raw, Struct
 
 from exchanges.binance.endpoints import NAME, STREAM, STREAM_LIMITS
 from exchanges.binance.klines import parse_row
+from exchanges.binance.symbols import Symbols
 from exchanges.fields import decimal
 from exchanges.interface import QuoteUpdate, ServerShutdown, StreamEvent, SubscriptionAck, TradeUpdate
 from marketdata.errors import InvalidValueError
@@ -85,18 +86,43 @@ class BinanceStream:
     name = NAME
     limits = STREAM_LIMITS
 
-    def __init__(self, base_url: str, markets: Sequence[Market]) -> None:
+    def __init__(self, base_url: str, markets: Sequence[Market], symbols: Symbols | None = None) -> None:
+        """Open no connection.
+
+        Args:
+            base_url: without a path.
+            markets: whose streams are parsed.
+            symbols: names of the markets; None to concatenate base and quote.
+        """
         self.url = base_url.rstrip("/") + STREAM
+        self._markets = markets
+        self._symbols = symbols or Symbols(())
         self._readers: dict[str, tuple[_Reader, str]] = {}
-        readers: tuple[_Reader, ...] = (_quote_update, _trade_update, _closed_candle)
-        for market in markets:
-            for stream, reader in zip(self.streams(market), readers, strict=True):
-                self._readers[stream] = (reader, market.symbol)
+        self._read_version = -1
+
+    @property
+    def version(self) -> int:
+        """The version of the symbols."""
+        return self._symbols.version
 
     def streams(self, market: Market) -> Sequence[str]:
         """bookTicker, trade and kline_1m; the API wants symbols in lower case."""
-        symbol = market.binance.lower()
+        if not self._symbols.is_listed(market):
+            return ()
+        symbol = self._symbols.name(market).lower()
         return (f"{symbol}@bookTicker", f"{symbol}@trade", f"{symbol}@kline_1m")
+
+    def _reader(self, stream: str) -> tuple[_Reader, str] | None:
+        """Parser and market of a stream."""
+        if self._read_version != self.version:
+            self._read_version = self.version
+            readers: tuple[_Reader, ...] = (_quote_update, _trade_update, _closed_candle)
+            self._readers = {
+                name: (reader, market.symbol)
+                for market in self._markets
+                for name, reader in zip(self.streams(market), readers, strict=False)
+            }
+        return self._readers.get(stream)
 
     def subscription(self, streams: Sequence[str], number: int) -> str:
         """A SUBSCRIBE request."""
@@ -110,7 +136,7 @@ class BinanceStream:
         """
         try:
             envelope = _envelope(message)
-            known = self._readers.get(envelope.stream)
+            known = self._reader(envelope.stream)
             if known is not None:
                 reader, symbol = known
                 return reader(envelope.stream, symbol, envelope.data)

@@ -111,6 +111,7 @@ class StreamFeed:
 
     async def _lead(self, is_leader: Callable[[], bool]) -> None:
         conflation = Conflation(self._markets, self._interval_ms, self._polls_ms)
+        version = self._source.version
         async with aiohttp.ClientSession(trust_env=False) as session, asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._connection(markets, conflation, session, self._on_candle).run())
@@ -118,14 +119,15 @@ class StreamFeed:
             ]
             lookup = group.create_task(self._count_gap_before(self._clock.now_ms()))
             try:
-                while is_leader():
+                while is_leader() and self._source.version == version:
                     await self._clock.sleep_until(floor_to(self._clock.now_ms(), self._interval_ms) + self._interval_ms)
                     if is_leader():
                         await self._flush(conflation)
                 # Leadership has just ended: the finished interval is complete, and no other worker has its events.
+                # Or the streams have other names, and the feed starts again.
                 for task in tasks:
                     task.cancel()
-                await asyncio.wait(tasks)
+                await asyncio.gather(*tasks, return_exceptions=True)
                 await self._flush(conflation)
             finally:
                 for task in (*tasks, lookup):
@@ -146,8 +148,9 @@ class StreamFeed:
 
     def _shares(self) -> list[list[Market]]:
         """Split the markets into one list per connection, by the limit of streams per connection."""
-        markets = list(self._markets.values())
-        each = self._source.limits.streams_per_connection // max(len(self._source.streams(markets[0])), 1)
+        markets = [market for market in self._markets.values() if self._source.streams(market)]
+        most = max((len(self._source.streams(market)) for market in markets), default=1)
+        each = self._source.limits.streams_per_connection // most
         return [markets[start : start + each] for start in range(0, len(markets), each)]
 
     def _connection(

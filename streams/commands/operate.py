@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import click
 import msgspec
@@ -10,6 +11,7 @@ from faust.cli import argument
 
 from exchanges.interface import PollResult, QuoteSource
 from marketdata.errors import BitcoinDataError, ConfigurationError
+from marketdata.markets import Market
 from marketdata.times import floor_to, to_rfc3339
 from marketdata.vocabulary import SourceStatus
 from streams.collection.build import build_collector, build_feed, poll_plan_warnings
@@ -106,7 +108,7 @@ class topics(StreamsCommand):  # noqa: N801
 
 
 class check(StreamsCommand):  # noqa: N801
-    """Check settings, brokers, exchanges and HDFS; exit code 1 if a check fails."""
+    """Check settings, brokers, exchanges and HDFS, and show what each market is called; exit code 1 if one fails."""
 
     options = [JSON_OPTION]  # noqa: RUF012
 
@@ -116,11 +118,12 @@ class check(StreamsCommand):  # noqa: N801
             ("settings", self._settings),
             ("kafka", self._kafka),
             ("clock", self._clock),
+            ("markets", self._markets),
             *((source.name, self._source(source)) for source in exchanges.sources),
             *([] if exchanges.stream is None else [("stream", self._stream)]),
             ("hdfs", self._hdfs),
         ]
-        results = []
+        results: list[dict[str, Any]] = []
         for name, run_check in checks:
             started = time.monotonic()
             try:
@@ -129,13 +132,15 @@ class check(StreamsCommand):  # noqa: N801
                 detail, ok = str(error), False
             results.append({"part": name, "ok": ok, "detail": detail, "seconds": time.monotonic() - started})
         await exchanges.close()
+        markets = [self._names(market) for market in self.settings.parsed_markets]
         if as_json or self.json:
-            self.lines(results)
+            self.lines([one | {"markets": markets} if one["part"] == "markets" else one for one in results])
         else:
             for one in results:
                 mark = "[green]✓[/green]" if one["ok"] else "[red]✗[/red]"
                 self.console.print(f"{mark} {one['part']:10}", end=" ")
                 self.console.print(str(one["detail"]), markup=False)
+            self.table(tuple(markets[0]), [tuple(row.values()) for row in markets])
         return 0 if all(one["ok"] for one in results) else 1
 
     async def _settings(self) -> str:
@@ -159,11 +164,36 @@ class check(StreamsCommand):  # noqa: N801
         await self.clock.start(0.0)
         return f"exchange time is {to_rfc3339(self.clock.now_ms())}"
 
+    async def _markets(self) -> str:
+        exchanges = self.worker_state.exchanges
+        if exchanges.resolver is None:
+            return "no exchange with a list of symbols is enabled"
+        await exchanges.resolve()
+        symbols = exchanges.resolver.symbols
+        if not symbols.is_known:
+            raise ConfigurationError("the exchange's list of symbols is not available: base and quote are concatenated")
+        problems = [problem for market in symbols.markets if (problem := symbols.problem(market)) is not None]
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+        return f"{len(symbols.markets)} markets are listed and trade"
+
+    def _names(self, market: Market) -> dict[str, str | None]:
+        """The market's names at the sources; None for a source that is disabled or does not have it."""
+        exchanges, own = self.worker_state.exchanges, self.settings
+        row: dict[str, str | None] = {"market": market.symbol, "binance": None, "status": None, "coingecko": None}
+        if exchanges.resolver is not None and exchanges.resolver.symbols.is_listed(market):
+            symbols = exchanges.resolver.symbols
+            row |= {"binance": symbols.name(market), "status": symbols.status(market)}
+        if own.coingecko.enabled and market.coingecko_id is not None:
+            row["coingecko"] = f"{market.coingecko_id} in {market.coingecko_currency}"
+        return row
+
     def _source(self, source: QuoteSource) -> Callable[[], Awaitable[str]]:
         async def run_check() -> str:
             markets = self.settings.parsed_markets
             result: PollResult = await source.poll(markets, _TIMEOUT_S)
-            missing = [market.symbol for market in markets if market.symbol not in result.quotes]
+            excused = {symbol for symbol, status in result.absent.items() if status == SourceStatus.NO_COIN_ID}
+            missing = [one.symbol for one in markets if one.symbol not in {*result.quotes, *excused}]
             if missing:
                 raise ConfigurationError(f"no data for {', '.join(missing)}")
             return f"data for {len(result.quotes)} markets"

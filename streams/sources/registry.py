@@ -1,6 +1,7 @@
 """Build the sources that the settings enable, each with its HTTP client and its retry policy."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx
@@ -8,12 +9,14 @@ import httpx
 from config.settings import Settings
 from exchanges import coingecko
 from exchanges.binance import endpoints as binance
+from exchanges.binance.resolver import SymbolResolver
 from exchanges.binance.rest import Binance
 from exchanges.binance.stream import BinanceStream
 from exchanges.coingecko import CoinGecko
 from exchanges.http import JsonClient
 from exchanges.interface import CandleSource, QuoteSource, StreamSource
 from exchanges.retry_policy import RetryPolicy
+from marketdata.errors import RetryableSourceError
 from marketdata.vocabulary import FeedMode
 from streams.metrics import Metrics
 
@@ -30,9 +33,18 @@ class Exchanges:
     disabled: list[str]
     clients: list[httpx.AsyncClient]
     stream: StreamSource | None = None
+    resolver: SymbolResolver | None = None
+
+    async def resolve(self) -> None:
+        """Wait until the exchange's symbols of the markets are known, or its list is not available."""
+        if self.resolver is not None:
+            with suppress(RetryableSourceError):  # each poll waits again
+                await self.resolver.ensure()
 
     async def close(self) -> None:
         """Close the connections."""
+        if self.resolver is not None:
+            await self.resolver.close()
         for client in self.clients:
             await client.aclose()
 
@@ -83,15 +95,19 @@ def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable
         exchanges.disabled.append(coingecko.NAME)
     if settings.binance.enabled:
         spot = settings.binance
-        source = Binance(
-            http(binance.NAME, spot.base_url, spot.timeout_s, on_headers=publish_weight),
-            spot.weight_per_minute,
-            on_unknown=lambda symbol: metrics.source_unknown.labels(binance.NAME, symbol).inc(),
-        )
+        client = http(binance.NAME, spot.base_url, spot.timeout_s, on_headers=publish_weight)
+
+        def on_unknown(symbol: str) -> None:
+            metrics.source_unknown.labels(binance.NAME, symbol).inc()
+
+        markets = settings.parsed_markets
+        resolver = SymbolResolver(client, markets, on_unknown=on_unknown, real_seconds=real_seconds)
+        exchanges.resolver = resolver
+        source = Binance(client, spot.weight_per_minute, on_unknown, resolver=resolver)
         exchanges.sources.append(source)
         exchanges.candles = source
         if settings.streams.feed != FeedMode.POLL:
-            exchanges.stream = BinanceStream(spot.stream_url, settings.parsed_markets)
+            exchanges.stream = BinanceStream(spot.stream_url, markets, resolver.symbols)
     else:
         exchanges.disabled.append(binance.NAME)
     return exchanges

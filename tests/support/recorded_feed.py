@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from exchanges.binance.stream import BinanceStream
+from exchanges.binance.symbols import Symbols
 from marketdata.codec import decode
 from marketdata.markets import Market
 from marketdata.records import Candle, Tick
@@ -23,7 +24,9 @@ PATIENCE_S = 40.0
 class Fed:
     """A feed and what came out of it."""
 
-    def __init__(self, url: str, clock: SleepingClock, markets: Sequence[Market], **changed: Any) -> None:
+    def __init__(
+        self, url: str, clock: SleepingClock, markets: Sequence[Market], symbols: Symbols | None = None, **changed: Any
+    ) -> None:
         self.metrics = Metrics()
         self.ticks: list[Tick] = []
         self.candles: list[Candle] = []
@@ -33,7 +36,7 @@ class Fed:
         given: dict[str, Any] = {"interval_ms": 1_000, "polls_ms": None, "silence_s": 30.0, "life_ms": 86_400_000}
         self.feed = StreamFeed(
             markets=markets,
-            source=BinanceStream(url, markets),
+            source=BinanceStream(url, markets, symbols),
             clock=clock,
             metrics=self.metrics,
             publish=self.publish,

@@ -142,14 +142,20 @@ async def test_collect_once_publishes_a_tick_of_every_market(at_exchange: Settin
 
 def test_check_reports_each_part(at_exchange: Settings) -> None:
     run(at_exchange, "topics", "create")
-    assert {one["part"]: one["ok"] for one in lines(run(at_exchange, "check", "--json"))} == {
+    checked = lines(run(at_exchange, "check", "--json"))
+    assert {one["part"]: one["ok"] for one in checked} == {
         "settings": True,
         "kafka": True,
         "clock": True,
+        "markets": True,
         "coingecko": True,
         "binance": True,
         "hdfs": True,
     }
+    names = {row.pop("market"): row for one in checked for row in one.get("markets", [])}
+    assert list(names) == list(at_exchange.markets)
+    assert names["BTC-USD"] == {"binance": "BTCUSDT", "status": "TRADING", "coingecko": "bitcoin in usd"}
+    assert names["XRP-EUR"] == {"binance": "XRPEUR", "status": "TRADING", "coingecko": "ripple in eur"}
     nobody = at_exchange.model_copy(
         update={
             "hdfs": at_exchange.hdfs.model_copy(update={"webhdfs": "http://127.0.0.1:9"}),
@@ -157,7 +163,7 @@ def test_check_reports_each_part(at_exchange: Settings) -> None:
         }
     )
     failing = {one["part"]: one["detail"] for one in lines(run(nobody, "check", "--json", code=1)) if not one["ok"]}
-    assert set(failing) == {"clock", "binance", "hdfs"}
+    assert set(failing) == {"clock", "markets", "binance", "hdfs"}
     assert f"hdfs.webhdfs: http://127.0.0.1:9: {nobody.hdfs.root} cannot be read: " in failing["hdfs"]
 
 

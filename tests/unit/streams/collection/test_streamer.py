@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from exchanges.binance.klines import closed_minute_candles
+from exchanges.binance.symbols import TRADING, ExchangeInfo, Pair, Symbols
 from marketdata.errors import FatalSourceError
 from marketdata.markets import Market
 from marketdata.times import MINUTE_MS
+from simulator.candles import Candles
+from simulator.history import MarketHistory
 from simulator.recording import Recording
-from tests.support.exchange_server import Exchange, running_exchange
+from tests.support.exchange_server import DAY, Exchange, running_exchange, walk
 from tests.support.recorded_feed import Fed, feeding
 
 BTC, ETH = Market("BTC", "USD"), Market("ETH", "USD")
@@ -41,6 +44,14 @@ class ServerClock:
 
 def of(exchange: Exchange, *markets: Market, **changed: Any) -> Fed:
     return Fed(f"{exchange.address}/binance".replace("http", "ws"), ServerClock(exchange), markets or (BTC,), **changed)
+
+
+def dollar_history() -> MarketHistory:
+    """BTCUSDT about 60,000 and BTCUSD about 600."""
+    prices = {"BTCUSDT": 60_000.0, "BTCUSD": 600.0}
+    return MarketHistory(
+        {name: (walk(DAY, 1440, MINUTE_MS, price), Candles.empty()) for name, price in prices.items()}, 7
+    )
 
 
 def recorded(path: Path, seconds: int = 6, per_second: int = 50) -> tuple[Recording, dict[str, Any]]:
@@ -267,3 +278,27 @@ async def test_a_probe_subscribes_and_disconnects_or_raises() -> None:
         with pytest.raises(FatalSourceError, match="HTTP 451"):
             await fed.feed.probe()
     assert fed.ticks == []
+
+
+async def test_streams_with_other_names_replace_the_former_ones() -> None:
+    symbols = Symbols([BTC])
+    async with running_exchange(history=dollar_history(), speed=10.0) as exchange:
+        fed = of(exchange, symbols=symbols)
+        async with feeding(fed):
+            await fed.until(lambda: len(fed.ticks) > 1, "ticks of BTCUSDT")
+            pair = Pair("BTCUSD", "BTC", "USD", TRADING)
+            symbols.update(ExchangeInfo({("BTC", "USD"): pair}, None))
+            await fed.until(lambda: (fed.ticks[-1].bid_price or 0.0) < 1_000, "ticks of BTCUSD")
+        assert fed.ticks[0].bid_price is not None
+        assert fed.ticks[0].bid_price > 10_000
+    assert (fed.connects("start"), fed.failures("lost")) == (2, 0)
+
+
+async def test_a_feed_without_a_listed_market_waits_for_one() -> None:
+    symbols = Symbols([BTC])
+    symbols.update(ExchangeInfo({("ETH", "USDT"): Pair("ETHUSDT", "ETH", "USDT", TRADING)}, None))
+    async with running_exchange(speed=10.0) as exchange, feeding(of(exchange, symbols=symbols)) as fed:
+        await asyncio.sleep(0.3)
+        assert (fed.ticks, fed.counted("connections")) == ([], 0)
+        symbols.update(ExchangeInfo({("BTC", "USDT"): Pair("BTCUSDT", "BTC", "USDT", TRADING)}, None))
+        await fed.until(lambda: len(fed.ticks) > 1, "ticks of BTCUSDT")
