@@ -15,6 +15,7 @@ from clients.stop_signals import StopFlag
 from config import Settings, load_settings
 from marketdata.errors import BitcoinDataError, ConfigurationError, SourceError
 from marketdata.times import from_rfc3339
+from marketdata.vocabulary import Activity, ProductPart
 
 _log = logging.getLogger("batch")
 
@@ -68,7 +69,7 @@ def _time_ms(text: str | None, option: str) -> int | None:
 
 def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int:
     from batch.jobs.retry import until_done
-    from batch.jobs.run import run_backfill, run_hourly, run_raw, run_verify
+    from batch.jobs.run import reporting, run_backfill, run_hourly, run_raw, run_verify
 
     start_ms = _time_ms(getattr(options, "start", None), "--from")
     end_ms = _time_ms(getattr(options, "end", None), "--to")
@@ -88,7 +89,14 @@ def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int
             to_ms=end_ms,
             archive=options.archive,
         )
-        return until_done("backfill", run, stop) if options.retry else run()
+        with reporting(settings, stop, ProductPart.BACKFILL) as (status,):
+            status.running()
+            code = until_done("backfill", run, stop, failed=status.failing) if options.retry else run()
+            if code:
+                status.end(Activity.FAILING, "not all files were read; see its log")
+            elif not stop.is_set():
+                status.end(Activity.DONE)
+            return code
     return run_verify(settings, as_json=options.json)
 
 

@@ -5,6 +5,7 @@ import asyncio
 import sys
 
 from clients.clock import build_clock
+from clients.kafka.status import PartReporter, StatusPublisher
 from clients.stop_signals import stop_event
 from clients.webhdfs import WebHdfs
 from config.settings import Settings
@@ -14,6 +15,7 @@ from forecasting.serving.threads import in_thread
 from marketdata.codec import encode
 from marketdata.errors import ConfigurationError, ForecastError
 from marketdata.markets import close_matches
+from marketdata.vocabulary import Activity, ProductPart
 
 _FINISH_S = 2.0  # of the 5 s in which a program ends; the rest is for closing clients (GRACEFUL_CLOSE_S)
 
@@ -39,7 +41,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if args.command == "predict":
         return _predict(settings, symbols)
     chosen = settings.forecasting.model_copy(update={"symbols": symbols})
-    return asyncio.run(_serve(settings.model_copy(update={"forecasting": chosen})))
+    settings = settings.model_copy(update={"forecasting": chosen})
+    with StatusPublisher(settings) as statuses:
+        return asyncio.run(_serve(settings, statuses))
 
 
 def progress(what: str, done: int, total: int) -> None:
@@ -62,11 +66,20 @@ def _storage(settings: Settings) -> WebHdfs:
 
 
 def _train(settings: Settings, symbols: tuple[str, ...], model: str) -> int:
+    with StatusPublisher(settings) as statuses:
+        trainer = statuses.part(ProductPart.TRAINER)
+        _train_each(settings, symbols, model, trainer)
+        trainer.end(Activity.DONE, f"trained {model} for {', '.join(symbols)}")
+    return 0
+
+
+def _train_each(settings: Settings, symbols: tuple[str, ...], model: str, trainer: PartReporter) -> None:
     from forecasting.training.trainer import train
 
     storage = _storage(settings)
     for symbol in symbols:
         registry = Registry(storage, settings.hdfs.models, symbol)
+        trainer.running(f"{model} for {symbol}")
         trained = train(
             storage,
             hourly_folder=settings.hdfs.hourly_metrics,
@@ -80,7 +93,6 @@ def _train(settings: Settings, symbols: tuple[str, ...], model: str) -> int:
         storage.write(registry.path(trained.version, "plot.png"), png)
         latest = settings.forecasting.plot_path  # the dashboard shows this file: the champion's plot
         plots.save(png, latest if trained.verdict.promoted else latest.with_name(f"{model}.png"))
-    return 0
 
 
 def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
@@ -103,7 +115,7 @@ def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
     return 0
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, statuses: StatusPublisher) -> int:
     from forecasting.serving.service import PredictorService
 
     stop = stop_event()
@@ -111,7 +123,7 @@ async def _serve(settings: Settings) -> int:
     async def serve() -> None:
         clock = await in_thread(lambda: build_clock(settings, wait_s=settings.hdfs.wait_s))
         storage = WebHdfs(settings.hdfs, timeout_s=_HDFS_TIMEOUT_S, attempts=_HDFS_ATTEMPTS)
-        await PredictorService(settings, storage, clock).run(stop)
+        await PredictorService(settings, storage, clock, statuses).run(stop)
 
     serving = asyncio.ensure_future(serve())
     stopping = asyncio.ensure_future(stop.wait())

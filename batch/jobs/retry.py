@@ -19,6 +19,7 @@ def until_done(
     *,
     pause_s: Callable[[int], float] = refusal_pause_s,
     sleep: Callable[[float], None] = time.sleep,
+    failed: Callable[[str], None] = lambda _reason: None,
 ) -> int:
     """Call `attempt` until it raises no `SourceError` and no `StorageError`; return its result.
 
@@ -31,6 +32,7 @@ def until_done(
         pause_s: real seconds before the next attempt, by the number of failures: at first at most 30 s, in the end at
             most an hour, half of it random.
         sleep: waits real seconds.
+        failed: called with the error of each failed attempt.
 
     Raises:
         SourceError: `stop` was set.
@@ -45,6 +47,7 @@ def until_done(
             if stop.is_set():
                 raise
             failures += 1
+            failed(str(error))
             wait_s = pause_s(failures)
             reason = error.kind if isinstance(error, SourceError) else type(error).__name__
             if reason != reported:

@@ -5,8 +5,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ import httpx
 from batch.hdfs.java_errors import hdfs_failures_as_storage_errors
 from batch.hdfs.store import open_store
 from batch.jobs.backfill import BackfillWriter, stored_times, summary
-from batch.jobs.stream import run_stream
+from batch.jobs.stream import BatchReport, StreamEvents, run_stream
 from batch.jobs.verify import Verifier
 from batch.klines.archive import read_archives
 from batch.klines.download import download_klines
@@ -24,6 +25,7 @@ from batch.spark.session import cancel_jobs, spark_session
 from batch.tables.due_hours import grace_ms
 from batch.tables.hour_writer import HourWriter
 from clients.clock import Clock, SystemClock, build_clock, clock_speed
+from clients.kafka.status import PartReporter, StatusPublisher
 from clients.kafka.topics import wait_for_topics
 from clients.stop_signals import StopFlag
 from clients.webhdfs import WebHdfs
@@ -32,6 +34,7 @@ from exchanges.binance.kline_client import KlineClient
 from marketdata.errors import BitcoinDataError, RetryableSourceError
 from marketdata.times import HOUR_MS, to_rfc3339
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import Activity, ProductPart
 
 _SMALL_PLAN = 24  # requests; up to this many, wait for the klines before starting Spark
 _log = logging.getLogger(__name__)
@@ -39,12 +42,21 @@ _log = logging.getLogger(__name__)
 
 def run_raw(settings: Settings, stop: StopFlag, *, once: bool, hourly: bool) -> int:
     """Store ticks and candles until stopped or, with `once`, up to the current end of the topics."""
-    with spark_session(settings, "raw") as spark, hdfs_failures_as_storage_errors(settings.hdfs.url):
+    parts = (ProductPart.RAW, ProductPart.HOURLY) if hourly else (ProductPart.RAW,)
+    with (
+        reporting(settings, stop, *parts) as reporters,
+        spark_session(settings, "raw") as spark,
+        hdfs_failures_as_storage_errors(settings.hdfs.url),
+    ):
+        raw = reporters[0]
         stop.running(lambda: None)  # `run_stream` polls the flag
         try:
+            raw.waiting(f"HDFS at {settings.hdfs.url}")
             store = open_store(spark, settings)
+            raw.waiting("the topics of ticks and candles")
             topics = [settings.topic(role).name for role in (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)]
             asyncio.run(wait_for_topics(settings.kafka, topics, settings.hdfs.wait_s))
+            raw.waiting("the lease of raw_data, which another writer holds")
             run_stream(
                 spark,
                 store,
@@ -53,11 +65,40 @@ def run_raw(settings: Settings, stop: StopFlag, *, once: bool, hourly: bool) -> 
                 hourly=hourly,
                 stopped=stop.is_set,
                 now_ms=_event_time(settings, SystemClock()),
+                events=_stream_events(*reporters),
             )
         except BitcoinDataError:
             if not stop.is_set():
                 raise
     return 0
+
+
+@contextmanager
+def reporting(settings: Settings, stop: StopFlag, *parts: ProductPart) -> Iterator[tuple[PartReporter, ...]]:
+    """Publish the status of a job's parts while it runs; after a signal they are stopped, whatever error it causes."""
+    with StatusPublisher(settings) as publisher:
+        reporters = tuple(publisher.part(part) for part in parts)
+        try:
+            yield reporters
+        except Exception:
+            if stop.is_set():
+                for reporter in reporters:
+                    reporter.end(Activity.STOPPED)
+            raise
+
+
+def _stream_events(raw: PartReporter, hours: PartReporter | None = None) -> StreamEvents:
+    def started() -> None:
+        raw.running()
+        if hours is not None:
+            hours.running()
+
+    def stored(report: BatchReport) -> None:
+        raw.succeeded()
+        if hours is not None and report.hours:
+            hours.succeeded()
+
+    return StreamEvents(started, stored, raw.set_lag, hours.set_lag if hours is not None else lambda _hours: None)
 
 
 def _event_time(settings: Settings, fallback: Clock) -> Callable[[], int]:
@@ -155,7 +196,12 @@ def _store_history(
 
 def run_hourly(settings: Settings, stop: StopFlag, *, from_ms: int | None, to_ms: int | None) -> int:
     """Recompute the hourly rows of all closed hours in [from_ms, to_ms) with ticks or candles."""
-    with spark_session(settings, "hourly") as spark, hdfs_failures_as_storage_errors(settings.hdfs.url):
+    with (
+        reporting(settings, stop, ProductPart.HOURLY) as (status,),
+        spark_session(settings, "hourly") as spark,
+        hdfs_failures_as_storage_errors(settings.hdfs.url),
+    ):
+        status.running()
         stop.running(lambda: cancel_jobs(spark))
         store = open_store(spark, settings)
         writer = HourWriter(spark, store, settings)
@@ -168,6 +214,7 @@ def run_hourly(settings: Settings, stop: StopFlag, *, from_ms: int | None, to_ms
         ]
         written = writer.write(chosen, wait_s=settings.hdfs.wait_s, stopped=stop.is_set)
         _log.info("hourly: %d rows of %d hours written", written, len(chosen))
+        status.end(Activity.DONE)
     return 0
 
 

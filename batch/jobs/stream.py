@@ -7,10 +7,11 @@ of the clock becomes a dead letter and has no other effect. Event time closes ho
 the future would close all hours before it.
 """
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ from marketdata.times import HOUR_MS, SECOND_MS
 from marketdata.topics import TopicRole
 
 _POLL_S = 0.2
+_LAG_EVERY_S = 5.0
 _FINISH_S = 2.5  # time for the current batch to finish; the program has 5 s to stop
 _VALID = "FILTER (WHERE error IS NULL)"
 # Per kind of record: number of valid ones, latest event time, minutes with data, number of invalid ones.
@@ -75,6 +77,23 @@ class BatchReport:
         return self.parse_ms + self.ticks_ms + self.candles_ms + self.hours_ms
 
 
+@dataclass(frozen=True, slots=True)
+class StreamEvents:
+    """Callbacks of a stream.
+
+    Attributes:
+        started: the lease is held, and the query runs.
+        stored: a micro-batch is stored.
+        lag: called every few seconds with the records that the last micro-batch left on the topics.
+        hours_due: called with the number of closed hours whose rows have to be written.
+    """
+
+    started: Callable[[], None] = lambda: None
+    stored: Callable[[BatchReport], None] = lambda _report: None
+    lag: Callable[[int], None] = lambda _records: None
+    hours_due: Callable[[int], None] = lambda _hours: None
+
+
 class RawWriter:
     """Merges micro-batches into the tables. The caller holds the lease of raw_data during each `write`."""
 
@@ -89,7 +108,9 @@ class RawWriter:
         stopped: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int],
+        events: StreamEvents = StreamEvents(),
     ) -> None:
+        self._events = events
         self._dead_letters = DeadLetterWriter(spark, settings, now_ms)
         self._now_ms = now_ms
         self._max_future_ms = int(settings.event_time.max_future_s * SECOND_MS)
@@ -178,6 +199,7 @@ class RawWriter:
             report.candles_ms,
             report.hours_ms,
         )
+        self._events.stored(report)
         return report
 
     def _parse(self, records: DataFrame) -> tuple[DataFrame, list[Any], int]:
@@ -190,8 +212,10 @@ class RawWriter:
         due = self._due.due()
         if self._hours is None or not due:
             return 0
+        self._events.hours_due(len(due))
         rows = self._hours.write(due, wait_s=self._wait_s, live=True, stopped=self._stopped)
         self._due.mark_written(due)
+        self._events.hours_due(0)
         return rows
 
 
@@ -229,6 +253,7 @@ def run_stream(
     hourly: bool,
     stopped: Callable[[], bool],
     now_ms: Callable[[], int],
+    events: StreamEvents = StreamEvents(),
 ) -> None:
     """Stream until `stopped` returns True or, with `once`, until everything published so far is stored.
 
@@ -240,12 +265,13 @@ def run_stream(
         hourly: also write hourly_metrics.
         stopped: polled while streaming.
         now_ms: current event time, ms; later records are ahead of the clock.
+        events: called as the stream proceeds.
 
     Raises:
         StorageError, BrokerError: a batch failed; the message contains the reason.
     """
     with store.locks.held("raw_data", wait_s=float("inf"), stopped=stopped) as lease:
-        writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped, now_ms=now_ms)
+        writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped, now_ms=now_ms, events=events)
         writer.resume()
         failure: list[BaseException] = []
 
@@ -270,9 +296,9 @@ def run_stream(
 
         query = start_query(spark, settings, write, once=once)
         _log.info("streaming into %s", settings.hdfs.raw_data)
+        events.started()
         try:
-            while not stopped() and not query.awaitTermination(_POLL_S):  # type: ignore[arg-type]  # floats are fine
-                pass
+            _wait_for_end(query, stopped, events)
         except PySparkException as error:
             if stopped():
                 return
@@ -287,6 +313,37 @@ def run_stream(
                 idle.wait(_FINISH_S)
                 silence_spark()
                 query.stop()
+
+
+def _wait_for_end(query: StreamingQuery, stopped: Callable[[], bool], events: StreamEvents) -> None:
+    measure_s = time.monotonic()
+    while not stopped() and not query.awaitTermination(_POLL_S):  # type: ignore[arg-type]  # floats are fine
+        if time.monotonic() >= measure_s:
+            measure_s += _LAG_EVERY_S
+            if (progress := query.lastProgress) is not None:
+                events.lag(lag_of(progress["sources"]))
+
+
+def lag_of(sources: Sequence[Mapping[str, Any]]) -> int:
+    """Return the records between the end of a micro-batch and the ends of the topics, from Spark's progress report.
+
+    Args:
+        sources: each has the JSON objects `endOffset` and `latestOffset`: topic to partition to offset.
+    """
+    lag = 0
+    for source in sources:
+        end, latest = (_offsets(source.get(name)) for name in ("endOffset", "latestOffset"))
+        lag += sum(max(offset - end.get(partition, offset), 0) for partition, offset in latest.items())
+    return lag
+
+
+def _offsets(value: Any) -> dict[tuple[str, str], int]:
+    by_topic = json.loads(value) if isinstance(value, str) else value
+    return {
+        (topic, partition): int(offset)
+        for topic, partitions in (by_topic or {}).items()
+        for partition, offset in partitions.items()
+    }
 
 
 def _first_line(text: str) -> str:

@@ -78,6 +78,7 @@ class MarketState:
         self._failures: Counter[str] = Counter()  # by model: failed trainings in a row
         self._retry_s: dict[str, float] = {}  # by model: when a failed training is repeated, monotonic
         self._waiting_for: str | None = None
+        self.n_trainings = 0  # completed successfully
         self._is_restored = False
         self._is_scoring_due = True
         self._predicted_through_ms = 0  # end of the newest hour whose predictions are complete
@@ -96,6 +97,16 @@ class MarketState:
     def waiting_for(self) -> str | None:
         """Why there are no forecasts, or None."""
         return self._waiting_for
+
+    @property
+    def training(self) -> str | None:
+        """The model that is being trained, or None."""
+        return None if self._training is None else self._training.model
+
+    @property
+    def failing_training(self) -> str | None:
+        """A model whose last training failed, or None."""
+        return next((model for model, failures in self._failures.items() if failures), None)
 
     def restore(self, predictions: Iterable[Prediction], scores: Iterable[Score]) -> None:
         """Replace the published records by those on the topics (of any market)."""
@@ -293,6 +304,7 @@ class MarketState:
         self._training = None
         if training.exit_code == 0:
             del self._failures[training.model]
+            self.n_trainings += 1
             log.info("symbol=%s training of %s ended exit_code=0", self.symbol, training.model)
             return
         self._failures[training.model] += 1

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from clients.clock import Clock
 from clients.kafka.connection import close_client, start_producer
 from clients.kafka.ownership import PartitionOwnership
+from clients.kafka.status import StatusPublisher
 from clients.kafka.topics import wait_for_topics
 from clients.webhdfs import WebHdfs
 from config.settings import Settings
@@ -27,6 +28,7 @@ from marketdata.codec import encode
 from marketdata.errors import BrokerError, ForecastError, RetryableSourceError, StorageError
 from marketdata.records import Prediction, Score
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import ProductPart
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +43,18 @@ class PredictorService:
         settings: all settings.
         storage: HDFS, with hourly rows and models.
         clock: event time.
+        statuses: publishes the states of forecaster and trainer; None: they are not published.
     """
 
-    def __init__(self, settings: Settings, storage: WebHdfs, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, storage: WebHdfs, clock: Clock, statuses: StatusPublisher | None = None
+    ) -> None:
         self._settings = settings
+        statuses = StatusPublisher(settings) if statuses is None else statuses
+        self._forecaster = statuses.part(ProductPart.FORECASTER)
+        self._trainer = statuses.part(ProductPart.TRAINER)
+        self._problems: dict[str, str] = {}  # by market, of its last update
+        self._n_trainings = 0
         self._ownership: PartitionOwnership | None = None
         self._unexpected: Counter[str] = Counter()
         self._predictions = settings.topic(TopicRole.PREDICTIONS).name
@@ -82,6 +92,7 @@ class PredictorService:
             while not stop.is_set():
                 for market in self._markets:
                     producer = await self._serve(market, producer)
+                self._report()
                 try:
                     await asyncio.wait_for(stop.wait(), self._settings.forecasting.poll_s)
                 except TimeoutError:
@@ -94,6 +105,32 @@ class PredictorService:
     async def _start_producer(self) -> AIOKafkaProducer:
         wait_s = self._settings.hdfs.wait_s
         return await start_producer(self._settings.kafka, wait_s=wait_s, close_s=kafka.GRACEFUL_CLOSE_S)
+
+    def _report(self) -> None:
+        """Report the state of forecaster and trainer after an update of all markets."""
+        owned = [market for market in self._markets if self._owns(market)]
+        problems = [f"{one.symbol}: {self._problems[one.symbol]}" for one in owned if one.symbol in self._problems]
+        waiting = [f"{one.symbol}: {one.waiting_for}" for one in owned if one.waiting_for is not None]
+        n_trainings = sum(market.n_trainings for market in self._markets)
+        if n_trainings > self._n_trainings:
+            self._n_trainings = n_trainings
+            self._trainer.succeeded()
+        if not owned:
+            self._forecaster.waiting("no market is assigned to this instance")
+        elif problems:
+            self._forecaster.failing(_first_of(problems))
+        elif len(waiting) == len(owned):
+            self._forecaster.waiting(_first_of(waiting))
+        else:
+            self._forecaster.succeeded()
+        trainings = [f"{one.training} for {one.symbol}" for one in owned if one.training is not None]
+        failing = [f"{one.failing_training} for {one.symbol}" for one in owned if one.failing_training is not None]
+        if trainings:
+            self._trainer.running(_first_of(trainings))
+        elif failing:
+            self._trainer.failing(f"the last training failed and is repeated later: {_first_of(failing)}")
+        else:
+            self._trainer.waiting("no training is due")
 
     def _owns(self, market: MarketState) -> bool:
         return self._ownership is not None and self._ownership.owns(market.key)
@@ -108,6 +145,7 @@ class PredictorService:
         except KafkaError as error:
             # The broker may have the record or not, and this producer may not be able to send any more.
             log.warning("symbol=%s publishing failed, reading the topics again: %s", market.symbol, error)
+            self._problems[market.symbol] = f"publishing failed: {error}"
             market.invalidate()
             return await self._new_producer(producer)
         return producer
@@ -127,12 +165,15 @@ class PredictorService:
             await market.score(publish)
             await market.predict(publish)
             await market.retrain()
+            self._problems.pop(market.symbol, None)
         except (StorageError, ForecastError, BrokerError, RetryableSourceError) as error:
             log.warning("symbol=%s update failed, retrying: %s", market.symbol, error)
+            self._problems[market.symbol] = str(error)
         except KafkaError:
             raise
-        except Exception:
+        except Exception as error:
             self._unexpected[market.symbol] += 1
+            self._problems[market.symbol] = repr(error)
             log.exception(
                 "symbol=%s update failed unexpectedly (%d times since the start), retrying",
                 market.symbol,
@@ -167,3 +208,7 @@ class PredictorService:
                 return await self._start_producer()
             except BrokerError as error:
                 log.warning("%s; retrying", error)
+
+
+def _first_of(texts: list[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{texts[0]} (and {len(texts) - 1} more)"

@@ -136,15 +136,15 @@ class ProgramHealth(TypedDict):
     """A part in another program, by its reports on `part-status`, or HDFS, by a probe. Times are Unix time.
 
     state: `outage` if it fails or its reports ended, `unknown` if it never reported or Kafka cannot be read. status: as
-    reported, with `reason` and since when. lag: of `raw` unread records, of `hourly` closed hours without a row.
-    instances: those that report in time.
+    reported (an `Activity`, or `unknown`), with `reason` and since when. lag: of `raw` unread records, of `hourly`
+    closed hours without a row. instances: those that report in time.
     """
 
     part: str
     name: str
     what: str
     state: Literal["ok", "waiting", "outage", "unknown"]
-    status: Literal["running", "waiting", "failing", "done", "stopped", "unknown"]
+    status: str
     reason: str | None
     since: str | None
     last_success: str | None
