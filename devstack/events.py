@@ -41,11 +41,12 @@ def format_prediction(prediction: Prediction) -> str:
 def format_score(score: Score) -> str:
     """Return one line of text."""
     interval = "inside" if score.covered else "outside"
+    revision = f", revision {score.revision}: its hour was rewritten" if score.revision else ""
     return (
         f"score       {score.symbol} {_hour(score.target_start, score.target_end)}: "
         f"actual {score.actual_avg_price:,.2f}, predicted {score.pred_avg_price:,.2f}, "
         f"error {score.error_bps:+.1f} bps (last-price baseline {score.last_price_error_bps:+.1f} bps), "
-        f"{interval} the band ({score.role} {score.model_version})"
+        f"{interval} the band ({score.role} {score.model_version}{revision})"
     )
 
 

@@ -33,7 +33,7 @@ _WRITERS = {
     TopicRole.DEAD_LETTERS: "the clean agent, the features agent and `batch raw`, one per refused record",
     TopicRole.FEATURES: "the features agent; a higher `revision` replaces the row of the same symbol and timestamp",
     TopicRole.PREDICTIONS: "forecasting, each prediction once",
-    TopicRole.PREDICTION_SCORES: "forecasting, each score once",
+    TopicRole.PREDICTION_SCORES: "forecasting; a higher `revision` replaces the score of the same `prediction_id`",
     TopicRole.PART_STATUS: "`batch` and `forecasting`, for each of their parts at each change and every few seconds",
 }
 _REPUBLISH_WRITER = "`dead-letters republish`, before and after it republishes a dead letter"

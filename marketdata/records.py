@@ -239,7 +239,10 @@ class Prediction(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Score(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The score of a prediction; `*_bps` are in basis points of log price."""
+    """The score of a prediction; `*_bps` are in basis points of log price.
+
+    A later score of the same prediction has a higher `revision` and replaces it: its hour was rewritten.
+    """
 
     TIMES: ClassVar[tuple[str, ...]] = ("target_start", "target_end", "scored_at", "issued_at")
     prediction_id: Text
@@ -262,6 +265,7 @@ class Score(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
     interval_level: Share
     pinball_bps: Loss
     winkler_bps: Loss
+    revision: Count = 0
 
 
 class PartStatus(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):

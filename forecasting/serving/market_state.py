@@ -18,7 +18,7 @@ from forecasting.data.hourly_grid import Hours, to_hours
 from forecasting.data.hourly_store import HourlyStore
 from forecasting.data.samples import WEEK_H, Samples, build_samples
 from forecasting.evaluation import plots
-from forecasting.evaluation.scoring import WAIT_H, known_truths, score
+from forecasting.evaluation.scoring import WAIT_H, changed_truths, known_truths, score
 from forecasting.registry.versions import Registry, model_of
 from forecasting.serving.loaded_models import LoadedModels
 from forecasting.serving.predictor import ForecastSet, forecast_set, newest_hour
@@ -157,6 +157,8 @@ class MarketState:
     async def score(self, publish: Publish) -> None:
         """Publish the scores of all predictions whose truth is known, if rows changed since the last call.
 
+        A score whose hour was rewritten is published again with the next revision.
+
         Raises:
             ForecastError: another predictor owns the market.
             KafkaError: the outcome of a publication is unknown.
@@ -170,9 +172,13 @@ class MarketState:
             self._published.discard(prediction)
         for prediction, at in ready:
             await self._publish_score(prediction, hours, at, publish)
+        for prediction, at, known in changed_truths(self._published.scored, hours):
+            await self._publish_score(prediction, hours, at, publish, revision=known.revision + 1)
         self._is_scoring_due = False
 
-    async def _publish_score(self, prediction: Prediction, hours: Hours, at: int, publish: Publish) -> None:
+    async def _publish_score(
+        self, prediction: Prediction, hours: Hours, at: int, publish: Publish, revision: int = 0
+    ) -> None:
         now_ms = await in_thread(self._clock.now_ms)
         try:  # a prediction of another program must not stop the scores of all others
             record = score(
@@ -181,6 +187,7 @@ class MarketState:
                 n_ticks=int(hours.n_ticks[at]),
                 coverage=float(hours.coverage[at]),
                 scored_at_ms=now_ms,
+                revision=revision,
             )
             encode(record)
         except Exception:
@@ -190,8 +197,9 @@ class MarketState:
         await publish(record)
         self._published.add_score(record)
         log.info(
-            "scored id=%s error_bps=%.2f last_price_error_bps=%.2f covered=%s pinball_bps=%.2f",
+            "scored id=%s revision=%d error_bps=%.2f last_price_error_bps=%.2f covered=%s pinball_bps=%.2f",
             record.prediction_id,
+            record.revision,
             record.error_bps,
             record.last_price_error_bps,
             record.covered,

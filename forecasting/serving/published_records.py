@@ -15,6 +15,9 @@ TAIL_HOURS = 2_200
 """Hours of predictions and scores that are read from the ends of the topics, and that are compared with HAR."""
 
 
+_MAX_PREDICTIONS = TAIL_HOURS * 4  # bounds memory: champion, challenger and two baselines an hour
+
+
 class PublishedRecords:
     """Predictions and scores on the topics.
 
@@ -25,7 +28,8 @@ class PublishedRecords:
         self._symbol = symbol
         self._slots: set[tuple[str, int, str]] = set()
         self._pending: dict[str, Prediction] = {}
-        self._scored: set[str] = set()
+        self._predictions: dict[str, Prediction] = {}  # the newest ones, which can be scored again
+        self._scores: dict[str, Score] = {}  # of each prediction the highest revision
         self._losses: dict[str, deque[tuple[int, float]]] = {}
 
     @property
@@ -39,11 +43,16 @@ class PublishedRecords:
 
     @property
     def n_scores(self) -> int:
-        return len(self._scored)
+        return len(self._scores)
+
+    @property
+    def scored(self) -> list[tuple[Prediction, Score]]:
+        """Scored predictions with their newest scores."""
+        return [(made, self._scores[key]) for key, made in self._predictions.items() if key in self._scores]
 
     def replace(self, predictions: Iterable[Prediction], scores: Iterable[Score]) -> None:
         """Replace all records by those read from the topics; records of other markets are ignored."""
-        for records in (self._slots, self._pending, self._scored, self._losses):
+        for records in (self._slots, self._pending, self._predictions, self._scores, self._losses):
             records.clear()
         for known in scores:
             if known.symbol == self._symbol:
@@ -59,20 +68,29 @@ class PublishedRecords:
     def add_prediction(self, prediction: Prediction) -> None:
         """Add a published prediction; it is pending unless its score is known."""
         self._slots.add(_slot(prediction))
-        if prediction.prediction_id not in self._scored:
+        self._predictions[prediction.prediction_id] = prediction
+        while len(self._predictions) > _MAX_PREDICTIONS:
+            oldest = next(iter(self._predictions))
+            del self._predictions[oldest]
+            self._scores.pop(oldest, None)
+        if prediction.prediction_id not in self._scores:
             self._pending[prediction.prediction_id] = prediction
 
     def add_score(self, known: Score) -> None:
-        """Add a published score; its prediction is no longer pending."""
-        self._scored.add(known.prediction_id)
+        """Add a published score, which replaces a lower revision; its prediction is no longer pending."""
+        earlier = self._scores.get(known.prediction_id)
+        if earlier is not None and known.revision <= earlier.revision:
+            return
+        self._scores[known.prediction_id] = known
         self._pending.pop(known.prediction_id, None)
         # Longer than HAR_WATCH_H: hours that one of two models missed must not end their comparison.
         losses = self._losses.setdefault(model_of(known.model_version), deque(maxlen=TAIL_HOURS))
         losses.append((from_rfc3339(known.target_start), known.pinball_bps))
 
     def discard(self, prediction: Prediction) -> None:
-        """Stop waiting for the truth of a prediction."""
+        """Do not score a prediction any more."""
         self._pending.pop(prediction.prediction_id, None)
+        self._predictions.pop(prediction.prediction_id, None)
 
     def demotion(self, champion: str) -> str | None:
         """Return why HAR serves in place of a champion of this model; None if it does not.

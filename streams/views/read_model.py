@@ -200,7 +200,7 @@ class ReadModel:
                 if record.role != Role.CHALLENGER and (market.serving is None or _rank(record) > _rank(market.serving)):
                     market.serving = record
             case Score():
-                changed = _store_once(market.scores, record.prediction_id, record, self.forecasts)
+                changed = self._apply_score(market, record)
         return changed
 
     def apply_status(self, status: PartStatus, arrived_ms: int) -> None:
@@ -246,6 +246,13 @@ class ReadModel:
             # While a source fails, its last observation still gives the age of its data.
             observed = max(_valid_time(state.observed_at) or "", (known.observed_at if known else None) or "") or None
             self.sources[name] = SourceView(state.status, event_ms, observed, state.staleness_ms, since)
+
+    def _apply_score(self, market: MarketView, score: Score) -> bool:
+        known = market.scores.get(score.prediction_id)
+        if known is None or score.revision <= known.revision:
+            return _store_once(market.scores, score.prediction_id, score, self.forecasts)
+        market.scores[score.prediction_id] = score
+        return True
 
     def _apply_candle(self, market: MarketView, candle: Candle) -> bool:
         if candle.interval != "1m":

@@ -204,9 +204,10 @@ def test_each_following_hour_has_a_valid_prediction_issued_before_its_end(outcom
 def test_scores_match_predictions_and_actual_prices(outcome: Outcome) -> None:
     predictions = {row["prediction_id"]: row for row in outcome.predictions}
     hours = outcome.hourly.set_index(["symbol", "hour_start"])
-    assert len({row["prediction_id"] for row in outcome.scores}) == len(outcome.scores)
-    assert len(outcome.scores) >= HOURS
-    for score in outcome.scores:
+    assert len({(row["prediction_id"], row["revision"]) for row in outcome.scores}) == len(outcome.scores)
+    valid = {row["prediction_id"]: row for row in sorted(outcome.scores, key=lambda row: row["revision"])}
+    assert len(valid) >= HOURS
+    for score in valid.values():
         prediction = predictions[score["prediction_id"]]
         truth = hours.loc[(score["symbol"], pd.Timestamp(score["target_start"]))]
         assert truth.origin == "live"

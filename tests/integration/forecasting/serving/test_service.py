@@ -25,9 +25,10 @@ from forecasting import commands
 from forecasting.serving import kafka
 from forecasting.serving.service import PredictorService
 from marketdata.codec import decode
-from marketdata.records import Prediction, Score
+from marketdata.records import PartStatus, Prediction, Score
 from marketdata.times import HOUR_MS, floor_to, from_rfc3339
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import Activity, ProductPart
 from tests.integration.streams.worker.test_shutdown import pid_of_kafka
 from tests.support.forecasting_hours import SCHEMA, store, walk
 from tests.support.kafka_records import make_topics
@@ -36,7 +37,7 @@ from tests.support.stack import StackUnderTest, environment_of, eventually, even
 SYMBOL = "BTC-USD"
 N = 900
 ENDS_S = 5.0
-TOPICS = (TopicRole.PREDICTIONS, TopicRole.PREDICTION_SCORES)
+TOPICS = (TopicRole.PREDICTIONS, TopicRole.PREDICTION_SCORES, TopicRole.PART_STATUS)
 BUDGET = {
     "train_hours": 800,
     "calibration_hours": 100,
@@ -68,6 +69,12 @@ def published(settings: Settings) -> list[Prediction]:
 def scores(settings: Settings) -> list[Score]:
     topic = settings.topic(TopicRole.PREDICTION_SCORES).name
     return asyncio.run(kafka.tail(settings.kafka, topic, Score, 1_000, 10.0))
+
+
+def statuses(settings: Settings, part: ProductPart) -> list[PartStatus]:
+    topic = settings.topic(TopicRole.PART_STATUS).name
+    found = asyncio.run(kafka.tail(settings.kafka, topic, PartStatus, 1_000, 10.0))
+    return [status for status in found if status.part == part]
 
 
 def history() -> tuple[pa.Table, pa.Table]:
@@ -102,6 +109,12 @@ def test_serve_from_nothing_to_a_scored_champion_and_over_a_restart(settings: Se
         eventually(lambda: roles() >= {"baseline", "champion"}, 150, "a champion, trained by the service itself")
         before = published(settings)
     assert program.process.returncode == 0
+    states = [status.state for status in statuses(settings, ProductPart.FORECASTER)]
+    assert set(states) == {Activity.WAITING, Activity.RUNNING, Activity.STOPPED}
+    assert states[-1] is Activity.STOPPED
+    trainings = statuses(settings, ProductPart.TRAINER)
+    assert f"lstm-quantile for {SYMBOL}" in {status.reason for status in trainings if status.state is Activity.RUNNING}
+    assert any(status.state is Activity.DONE and status.last_success for status in trainings)  # of the child program
     by_version = {p.model_version: p for p in before}
     assert len(before) == len(by_version) == 3
     assert by_version["har"].stale_reason == "no_model"

@@ -77,7 +77,9 @@ def test_a_line_is_written_for_each_change_and_pauses_grow_up_to_an_hour(capsys:
             raise error
         return 7
 
-    assert until_done("backfill", attempt, StopFlag(), sleep=clock.sleep) == 7
+    failed: list[str] = []
+    assert until_done("backfill", attempt, StopFlag(), sleep=clock.sleep, failed=failed.append) == 7
+    assert failed == [str(error) for error in errors]
     texts = [line.partition("; retrying")[0] for line in waiting(capsys)]
     assert texts == [
         f"waiting: backfill: {' '.join(str(error).split())}" for error in (refused, unreachable, no_hdfs, refused)

@@ -1,5 +1,7 @@
 """Scores: units, and which predictions can be scored."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from config.sections import ForecastingSettings
 from forecasting.data.hourly_grid import Hours, to_hours
 from forecasting.data.samples import Samples, build_samples
-from forecasting.evaluation.scoring import known_truths, score
+from forecasting.evaluation.scoring import changed_truths, known_truths, score
 from forecasting.serving.predictor import forecast_set
 from marketdata.codec import decode, encode
 from marketdata.records import Prediction, Score
@@ -51,3 +53,30 @@ def test_a_prediction_without_a_truth_waits_and_expires() -> None:
     assert known_truths([made], live_hours(400)) == ([], [])
     assert known_truths([made], live_hours(420, absent=400)) == ([], [])
     assert known_truths([made], live_hours(500, absent=400)) == ([], [made])
+
+
+def rewritten(hours: Hours, at: int, bps: float) -> Hours:
+    """The hours with the average price of one changed, in basis points of log price."""
+    prices = hours.avg_price.copy()
+    prices[at] *= np.exp(bps / 1e4)
+    return replace(hours, avg_price=prices)
+
+
+@pytest.mark.parametrize(
+    ("bps", "is_changed"), [(0.0, False), (0.99, False), (-0.99, False), (1.01, True), (-1.01, True)]
+)
+def test_a_score_is_revised_if_its_hour_changed_by_more_than_a_basis_point(bps: float, is_changed: bool) -> None:
+    hours = live_hours(500)
+    made = prediction_of(hours, 400)
+    known = score(made, actual=float(hours.avg_price[400]), n_ticks=60, coverage=1.0, scored_at_ms=hours.end_ms)
+    expected = [(made, 400, known)] if is_changed else []
+    assert changed_truths([(made, known)], rewritten(hours, 400, bps)) == expected
+
+
+def test_a_score_is_not_revised_by_a_row_that_is_gone_or_not_live() -> None:
+    hours = live_hours(500)
+    made = prediction_of(hours, 400)
+    known = score(made, actual=1.0, n_ticks=60, coverage=1.0, scored_at_ms=hours.end_ms)
+    assert changed_truths([(made, known)], live_hours(500, absent=400)) == []
+    assert changed_truths([(made, known)], live_hours(400)) == []
+    assert changed_truths([(made, known)], to_hours(walk(500), "BTC-USD")) == []

@@ -1,5 +1,6 @@
 """The state of one market: what it publishes, in which order, once; restarts; training. No Kafka, HDFS or Keras."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,6 +174,61 @@ async def test_scores_come_before_predictions_in_order_of_time_and_once(market: 
     market.restarted()
     await market.update()
     assert len(market.records) == 6
+
+
+def with_average(rows: pa.Table, at: int, bps: float) -> pa.Table:
+    """The rows with the average price of one changed, in basis points of log price."""
+    column = rows.schema.get_field_index("avg_price")
+    prices = rows["avg_price"].to_pylist()
+    prices[at] *= math.exp(bps / 1e4)
+    return rows.set_column(column, rows.schema.field(column), [pa.array(prices)])
+
+
+async def test_a_score_is_published_again_when_its_hour_is_rewritten_and_once_per_truth(
+    market: MarketUnderTest,
+) -> None:
+    await market.update()
+    rows = ROWS.slice(0, N + 1)
+    market.rows(rows)
+    market.clock.ms += HOUR_MS
+    await market.update()
+    first = market.scores
+    assert [score.revision for score in first] == [0, 0]
+    market.rows(with_average(rows, N, 0.9))  # not by more than 1 bp
+    await market.update()
+    assert market.scores == first
+    market.rows(with_average(rows, N, 5.0))
+    await market.update()
+    await market.update()
+    revised = market.scores[2:]
+    assert [(score.prediction_id, score.revision) for score in revised] == [(one.prediction_id, 1) for one in first]
+    for score, before in zip(revised, first, strict=True):
+        assert score.actual_avg_price == pytest.approx(before.actual_avg_price * math.exp(5e-4), rel=1e-12)
+        assert score.error_bps == pytest.approx(before.error_bps - 5.0)
+    market.restarted()
+    await market.update()
+    assert len(market.scores) == 4  # a restart adds no revision of the same truth
+    market.rows(rows)
+    await market.update()
+    assert [score.revision for score in market.scores[4:]] == [2, 2]
+    assert market.scores[4].actual_avg_price == first[0].actual_avg_price
+
+
+async def test_a_revision_whose_acknowledgement_is_lost_is_not_published_twice(market: MarketUnderTest) -> None:
+    await market.update()
+    rows = ROWS.slice(0, N + 1)
+    market.rows(rows)
+    market.clock.ms += HOUR_MS
+    await market.update()
+    market.rows(with_average(rows, N, 5.0))
+    market.lost = {len(market.records) + 1}
+    with pytest.raises(ConnectionError):
+        await market.update()
+    market.state.invalidate()
+    market.state.restore(market.predictions, market.scores)
+    await market.update()
+    found = [(score.prediction_id, score.revision) for score in market.scores]
+    assert len(found) == len(set(found)) == 4
 
 
 async def test_a_record_whose_acknowledgement_is_lost_is_not_published_twice(market: MarketUnderTest) -> None:

@@ -31,3 +31,13 @@ def test_a_challenger_of_another_model_does_not_count_against_the_champion() -> 
         records.add_score(score("har", hour, 1.0, "baseline"))
         records.add_score(score("lstm-plain-20240805T00-0123456789", hour, 50.0, "challenger"))
     assert records.demotion(MODEL) is None
+
+
+def test_the_highest_revision_of_a_score_counts_in_any_order() -> None:
+    made = builders.prediction(0, model_version="har")
+    first, second = builders.score(made, pinball_bps=1.0), builders.score(made, pinball_bps=2.0, revision=1)
+    for order in ((first, second), (second, first)):
+        records = PublishedRecords("BTC-USD")
+        records.replace([made], order)
+        assert records.scored == [(made, second)]
+        assert (records.n_scores, records.pending) == (1, ())

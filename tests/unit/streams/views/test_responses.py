@@ -302,3 +302,14 @@ def test_health_lists_what_a_worker_does_not_request_now() -> None:
     metrics.source("coingecko").paused("quotes", 0.0, unreachable)
     failing = {"source": "coingecko", "operation": "quotes", "kind": "connection", "problem": str(unreachable)}
     assert pauses() == [{**failing, "pause_s": 0.0}]
+
+
+def test_views_show_the_highest_revision_of_a_score(read_model: ReadModel) -> None:
+    made = builders.prediction(START)
+    first, second = builders.score(made, error_bps=9.0), builders.score(made, error_bps=4.0, revision=1)
+    assert read_model.apply(TopicRole.PREDICTION_SCORES, first, START)
+    assert read_model.apply(TopicRole.PREDICTION_SCORES, second, START)
+    assert not read_model.apply(TopicRole.PREDICTION_SCORES, first, START)
+    document = responses.scores(read_model, "BTC-USD", 10)
+    assert document["scores"] == [second]
+    assert [(row["n"], row["mean_abs_error_bps"]) for row in document["summary"]] == [(1, 4.0)]
