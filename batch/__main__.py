@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
         if stop.is_set():
             return 0
         sys.stderr.write(f"batch {options.job}: {error}\n")
-        return 1
+        return error.exit_code
 
 
 if __name__ == "__main__":

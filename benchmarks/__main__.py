@@ -1,5 +1,6 @@
 """`python -m benchmarks [SUITE …]`: measure, write build/bench/SUITE.{json,md}, print the tables."""
 
+import argparse
 import importlib
 import logging
 import sys
@@ -21,11 +22,13 @@ SUITES = (
 )  # JAX's threads come last
 
 
-def main(suites: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; write build/bench.")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"default: all of {', '.join(SUITES)}")
+    suites = parser.parse_args(arguments).suites
     unknown = sorted(set(suites) - set(SUITES))
     if unknown:
-        sys.stderr.write(f"bench: {unknown[0]!r}: unknown suite, expected one of {', '.join(SUITES)}\n")
-        return 2
+        parser.error(f"{unknown[0]!r}: unknown suite, expected one of {', '.join(SUITES)}")
     logging.basicConfig(level=logging.ERROR)  # aiokafka warns about missing metadata while topics are new
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-") as name, running_stack(Path(name)) as stack:

@@ -52,7 +52,7 @@ def main() -> int:
         text = document() if arguments.document else load_settings().model_dump_json(indent=2) + "\n"
     except ConfigurationError as error:
         sys.stderr.write(f"config: {error}\n")
-        return 1
+        return error.exit_code
     sys.stdout.write(text)
     return 0
 

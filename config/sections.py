@@ -25,20 +25,32 @@ def _check_token(token: SecretStr | None) -> SecretStr | None:
     return token
 
 
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    """Return a validator of text by a regular expression, which the error describes in words."""
+    form = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if not form.fullmatch(text):
+            raise ValueError(f"expected {expected}")
+        return text
+
+    return AfterValidator(check)
+
+
 def _address(*schemes: str) -> AfterValidator:
     """Return a validator of SCHEME://HOST/…, which strips the trailing slash because paths are appended."""
     form = re.compile(rf"({'|'.join(schemes)})://[^/\s]\S*")
 
     def check(text: str) -> str:
         if not form.fullmatch(text):
-            raise ValueError(f"{text!r}: expected {' or '.join(f'{scheme}://HOST' for scheme in schemes)}")
+            raise ValueError(f"expected {' or '.join(f'{scheme}://HOST' for scheme in schemes)}")
         return text.rstrip("/")
 
     return AfterValidator(check)
 
 
 _Http = Annotated[str, _address("http", "https")]
-_CoinId = Annotated[str, Field(pattern=r"^[^\s,]+$")]
+_CoinId = Annotated[str, _matching(r"[^\s,]+", "an id of CoinGecko, such as wormhole")]
 
 
 def _upper_keys(value: object) -> object:
@@ -60,7 +72,7 @@ class _Section(BaseModel):
 class KafkaSettings(_Section):
     """Connection to the brokers. Names and values are those of Kafka's clients."""
 
-    brokers: str = Field("127.0.0.1:19092", pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$")
+    brokers: Annotated[str, _matching(r"[^\s,:]+:\d+(,[^\s,:]+:\d+)*", "HOST:PORT,HOST:PORT")] = "127.0.0.1:19092"
     """Bootstrap servers, `host:port,host:port`."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Kafka's `security.protocol`."""
@@ -81,7 +93,7 @@ class KafkaSettings(_Section):
 class TopicSettings(_Section):
     """Names and retention of the topics. Keys are the roles of `marketdata.topics`."""
 
-    prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$")
+    prefix: Annotated[str, _matching(r"[A-Za-z0-9._-]*", "letters, digits and . _ -")] = ""
     """Prefix of every topic name."""
     names: dict[TopicRole, str] = Field(default_factory=dict)
     """Topic name by role, where it differs from the default."""
@@ -98,7 +110,7 @@ class HdfsSettings(_Section):
     """HTTP address of the NameNode, used by programs without a JVM."""
     user: str = "bitcoin"
     """User name sent to HDFS; owner of the files."""
-    root: str = Field("/bitcoin", pattern=r"^/[^/].*[^/]$")
+    root: Annotated[str, _matching(r"/[^/].*[^/]", "an absolute path without a slash at the end")] = "/bitcoin"
     """Folder of all tables and models."""
     replication: int = Field(1, ge=1)
     """Replicas of each block."""
@@ -157,7 +169,7 @@ class BinanceSettings(_Section):
     """Timeout of one request, in real seconds."""
     weight_per_minute: int = Field(6000, ge=1)
     """Limit of request weight; a lower limit in the exchange's `exchangeInfo` replaces it."""
-    usd_asset: str = Field("USDT", pattern=r"^[A-Z0-9]{2,10}$")
+    usd_asset: Annotated[str, _matching(r"[A-Z0-9]{2,10}", "2 to 10 upper-case letters and digits")] = "USDT"
     """Asset that replaces the quote USD if the exchange lists no pair with USD: BTC-USD is BTCUSDT."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from config.refused import MASKED, describe, in_lines
 from config.sections import (
     BatchSettings,
     BinanceSettings,
@@ -37,7 +38,7 @@ from config.sections import (
     Symbols,
     TopicSettings,
 )
-from marketdata.errors import ConfigurationError, InvalidValueError
+from marketdata.errors import ConfigurationError, InvalidValueError, shorten
 from marketdata.markets import Market, close_matches
 from marketdata.topics import TOPICS, Topic, TopicRole
 
@@ -83,6 +84,15 @@ def _number(value: object) -> object:
         return value
 
 
+def _variable(field_name: str, value: Any) -> str:
+    """Return the setting of a variable and its value, masked for a whole section, which can contain secrets."""
+    end = field_name.upper()
+    found = (key for key, one in os.environ.items() if one == value and key.upper().startswith(PREFIX))
+    name = next((key for key in found if key.upper().endswith(("__" + end, PREFIX + end))), field_name)
+    setting = name.upper().removeprefix(PREFIX).lower().replace("__", ".")
+    return f"{setting}: {shorten(repr(value)) if '.' in setting else MASKED}"
+
+
 class _Environment(EnvSettingsSource):
     """Environment variables, in which a list may be JSON or comma-separated."""
 
@@ -92,7 +102,10 @@ class _Environment(EnvSettingsSource):
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         if get_origin(field.annotation) is tuple and not str(value).lstrip().startswith("["):
             return _split(value)
-        return super().decode_complex_value(field_name, field, value)
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError as error:
+            raise ValueError(f'{_variable(field_name, value)}: expected JSON, such as {{"NAME": …}}') from error
 
 
 class Settings(BaseSettings):
@@ -196,7 +209,7 @@ class Settings(BaseSettings):
 
 def _read_toml(path: Path, why: str) -> dict[str, Any]:
     try:
-        return _move_renamed(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+        return _move_renamed(tomllib.loads(path.read_text(encoding="utf-8-sig")), str(path))
     except FileNotFoundError as error:
         msg = f"{why}: no such file {path}; expected a readable TOML file"
         raise ConfigurationError(msg) from error
@@ -223,28 +236,6 @@ def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _describe(error: ValidationError) -> str:
-    # The input is omitted because it may be a secret.
-    lines = []
-    for found in error.errors(include_input=False):
-        place = [str(part) for part in found["loc"]]
-        message = found["msg"].removeprefix("Value error, ")  # pydantic adds it to the messages of our validators
-        if found["type"] == "extra_forbidden":
-            message = f"unknown setting; expected one of {', '.join(_fields(place[:-1]))}"
-        lines.append(": ".join(filter(None, [".".join(place), message])))
-    return "settings refused:\n  " + "\n  ".join(lines)
-
-
-def _fields(place: list[str]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for name in place:
-        inner = model.model_fields[name].annotation
-        if not isinstance(inner, type) or not issubclass(inner, BaseModel):
-            break
-        model = inner
-    return sorted(model.model_fields)
-
-
 def load_settings(profile: str | None = None, config: Path | None = None) -> Settings:
     """Read the settings from all sources. Each program calls it once, at start.
 
@@ -258,10 +249,13 @@ def load_settings(profile: str | None = None, config: Path | None = None) -> Set
     name = _profile(profile)
     file = config or (Path(os.environ["BDI_CONFIG"]) if os.environ.get("BDI_CONFIG") else None)
     known = {f"{PREFIX}{field}".upper() for field in Settings.model_fields}
-    for key in os.environ:
-        if key.startswith(PREFIX) and key not in _SELECTORS and key.split("__", 1)[0].upper() not in known:
-            msg = f"environment: {key}: unknown setting; expected one of {', '.join(sorted(known))}"
-            raise ConfigurationError(msg)
+    unknown = [
+        f"environment: {key}: unknown setting; expected one of {', '.join(sorted(known | _SELECTORS))}"
+        for key in os.environ
+        if key.startswith(PREFIX) and key not in _SELECTORS and key.split("__", 1)[0].upper() not in known
+    ]
+    if unknown:
+        raise ConfigurationError(in_lines(unknown))
     tree = _read_toml(PROFILES / f"{name}.toml", f"profile {name!r}")
     if file is not None:
         tree = _merge(tree, _read_toml(file, "BDI_CONFIG"))
@@ -269,9 +263,8 @@ def load_settings(profile: str | None = None, config: Path | None = None) -> Set
     try:
         settings = Settings(**tree)
     except ValidationError as error:
-        raise ConfigurationError(_describe(error)) from error
-    except SettingsError as error:  # its message has the field and the source, but not the value
-        msg = f"settings refused: {error}; expected JSON, or a comma-separated list where the setting is a list"
-        raise ConfigurationError(msg) from error
+        raise ConfigurationError(describe(error, Settings)) from error
+    except SettingsError as error:
+        raise ConfigurationError(in_lines([str(error.__cause__)])) from error
     # pydantic reads BDI_PROFILE into the field `profile`; an argument overrides it.
     return settings.model_copy(update={"profile": name})

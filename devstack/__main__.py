@@ -12,7 +12,7 @@ from devstack.stack import PARTS
 from devstack.status import PARTS as STATUS_PARTS
 from devstack.status import collect_status
 from devstack.terminal import print_error, print_line
-from marketdata.errors import BitcoinDataError, InvalidValueError
+from marketdata.errors import BitcoinDataError, ConfigurationError
 
 _DEMOS = ("demo", "live")
 
@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
         profile = arguments.demo_profile or arguments.profile or _DEMOS[0]
         if profile not in _DEMOS:
-            raise InvalidValueError("--profile", profile, f"one of {', '.join(_DEMOS)}")
+            raise ConfigurationError(f"--profile: {profile!r}: expected one of {', '.join(_DEMOS)}")
         return run_demo(load_settings(profile))
     settings = load_settings(arguments.profile)
     match arguments.command:
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         return _run(arguments)
     except BitcoinDataError as error:
         print_error(f"devstack: {error}")
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
 

@@ -4,6 +4,7 @@ The system's Python runs it (`python3 -m devstack.bootstrap`), before any packag
 Python 3.6, so that an unsupported Python can run the version check and print the error.
 """
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -179,13 +180,18 @@ def ensure_browser() -> None:
 
 def main() -> int:
     """Run all steps; the argument `browser` adds what the tests need. Return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m devstack.bootstrap", description="Set up .venv with the pinned packages, Java and the jars."
+    )
+    parser.add_argument("extra", nargs="?", choices=["browser"], help="headless Chromium too, for the tests")
+    extra = parser.parse_args().extra
     began = time.monotonic()
     try:
         use_supported_python()
         ensure_java()
         ensure_environment()
         link_project()
-        if sys.argv[1:] == ["browser"]:
+        if extra == "browser":
             ensure_browser()
     except SetupError as error:
         sys.stderr.write(f"setup: {error}\n")

@@ -20,4 +20,4 @@ async def main(brokers: str = "127.0.0.1:19092", topic: str = "predictions") -> 
 
 
 sys.excepthook = lambda _type, error, _traceback: print(f"ended: {error!r}", file=sys.stderr)
-asyncio.run(main(*sys.argv[1:]))
+print(__doc__) if {"-h", "--help"} & {*sys.argv} else asyncio.run(main(*sys.argv[1:]))

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commands.run(args, settings)
     except BitcoinDataError as error:
         sys.stderr.write(f"forecasting {args.command}: {error}\n")
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         return 0
 

@@ -14,6 +14,7 @@ BitcoinDataError
 """
 
 import hashlib
+from typing import ClassVar
 
 from marketdata.vocabulary import Reason
 
@@ -41,15 +42,21 @@ def _repr(value: object) -> str:
 
 
 class BitcoinDataError(Exception):
-    """The root. Entry points catch it and print one line instead of a traceback."""
+    """The root. Entry points catch it, print one line instead of a traceback, and exit with `exit_code`."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class ConfigurationError(BitcoinDataError):
     """The settings are invalid."""
 
+    exit_code = 2
+
 
 class BrokerError(ConfigurationError):
     """No Kafka broker answers at `kafka.brokers`, or a topic does not exist there."""
+
+    exit_code = 1
 
 
 class InvalidValueError(BitcoinDataError):

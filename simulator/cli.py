@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
         asyncio.run(_run(state, arguments.host, arguments.port, state_file))
     except BitcoinDataError as error:
         sys.stderr.write(f"devstack exchange: {error}\n")
-        return 1
+        return error.exit_code
     except OSError as error:
         where = f"{arguments.host}:{arguments.port}"
         sys.stderr.write(f"devstack exchange: cannot listen on {where} ({error.strerror}); choose another --port\n")

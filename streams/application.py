@@ -72,8 +72,10 @@ class StreamsApp(faust.App):
 
         gc.set_threshold(GC_THRESHOLD)
         self.conf.consumer_group_instance_id = group_instance_id(self.conf)
+        code = 2  # settings
         try:
             require_guarded(self.settings.streams, self.conf.web_bind)
+            code = 1
             claim_folder(self.conf.datadir.absolute())
             if self.conf.web_enabled:
                 await require_free_port(self.conf.web_bind, self.conf.web_port)
@@ -81,7 +83,7 @@ class StreamsApp(faust.App):
             await self.clock.start()
         except BitcoinDataError as error:
             log.error("the worker cannot start: %s", error)  # noqa: TRY400  one line without a traceback
-            raise SystemExit(1) from error
+            raise SystemExit(code) from error
         self.worker_state.started_at = self.loop.time()
         self.stall_watchdog.start_thread()
         attach_views(self, self.settings, self.clock)

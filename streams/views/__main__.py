@@ -1,5 +1,6 @@
 """`python -m streams.views`: print docs/openapi.json."""
 
+import argparse
 import json
 import sys
 
@@ -11,5 +12,11 @@ def openapi_json() -> str:
     return json.dumps(document(with_token=True), indent=1, ensure_ascii=False) + "\n"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the document; `--help` prints the usage."""
+    argparse.ArgumentParser(prog="python -m streams.views", description="Print docs/openapi.json.").parse_args()
     sys.stdout.write(openapi_json())
+
+
+if __name__ == "__main__":
+    main()
