@@ -5,10 +5,10 @@ RUN := .venv/bin/python
 WITH_JAVA = eval "$$($(RUN) -m devstack env)" &&
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo live check test lint docs fuzz bench lock down clean
+.PHONY: help setup demo live check test lint docs fuzz bench lock down clean distclean
 
 help:   ## print this list
-	@sed -n 's/^\([a-z]*\): *[a-z ]*## */\1\t/p' Makefile | expand -t 8
+	@sed -n 's/^\([a-z]*\): *[a-z ]*## */\1\t/p' Makefile | expand -t 12
 
 setup:  ## pinned packages into .venv, Java, and the pinned jars; cheap when nothing changed
 	@$(PYTHON) -m devstack.bootstrap
@@ -65,5 +65,8 @@ lock: setup  ## compile requirements*.txt from pyproject.toml; pins that still f
 down:   ## stop the stack, or the demo, and all that it runs
 	@if [ -x $(RUN) ]; then $(RUN) -m devstack down && $(RUN) -m devstack --profile live down; fi
 
-clean: down  ## down, and remove its data and all that was built (the caches stay)
+clean: down  ## down, and remove its data and all that was built (.venv and the caches stay)
 	@rm -rf .state build
+
+distclean: clean  ## clean, and remove .venv too; make setup creates it again
+	@rm -rf .venv

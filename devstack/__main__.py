@@ -9,12 +9,20 @@ from config import load_settings
 from config.paths import jars_dir
 from devstack.jars import fetch_jars
 from devstack.stack import PARTS
+from devstack.status import LOGS, collect_status
 from devstack.status import PARTS as STATUS_PARTS
-from devstack.status import collect_status
 from devstack.terminal import print_error, print_line
-from marketdata.errors import BitcoinDataError, ConfigurationError
+from marketdata.errors import BitcoinDataError, ConfigurationError, shorten
 
 _DEMOS = ("demo", "live")
+_MOST_LINES = 10_000
+_DIGITS = 6
+
+
+def _line_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS and 1 <= int(text) <= _MOST_LINES):
+        raise argparse.ArgumentTypeError(f"{shorten(repr(text))}: expected a whole number from 1 to {_MOST_LINES}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,8 +44,16 @@ def _parser() -> argparse.ArgumentParser:
         "--part", choices=tuple(STATUS_PARTS), help="check this part only (for container health checks)"
     )
     logs = commands.add_parser("logs", help="print the last lines of the logs")
-    logs.add_argument("part", nargs="?", help="print the log of this part only")
-    logs.add_argument("--lines", type=int, default=20, metavar="N", help="lines of each log (default: 20)")
+    logs.add_argument(
+        "part", nargs="?", choices=tuple(LOGS), metavar="PART", help=f"of this part only: {', '.join(LOGS)}"
+    )
+    logs.add_argument(
+        "--lines",
+        type=_line_count,
+        default=20,
+        metavar="N",
+        help=f"lines of each log, up to {_MOST_LINES} (default: 20)",
+    )
     commands.add_parser("jars", help="download the pinned jars into the cache")
     commands.add_parser("env", help="print the shell command that sets JAVA_HOME")
     commands.add_parser(
@@ -82,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "down":
             supervisor.down(settings)
         case "logs":
-            supervisor.logs(settings, arguments.part, arguments.lines)
+            supervisor.logs(settings, None if arguments.part is None else LOGS[arguments.part], arguments.lines)
         case "jars":
             folder = jars_dir(settings)
             fetched = fetch_jars(folder, supervisor.require_java(), print_line, settings.devstack.ivy_settings)

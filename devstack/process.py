@@ -14,6 +14,7 @@ from clients.process import bound
 
 _log = logging.getLogger(__name__)
 _TAIL_BYTES = 16_384
+_LINE_BYTES = 512  # enough for most lines
 LOG_BYTES = 10 << 20
 """Size at which a log is rotated to `.1`: one program's logs hold about twice this, plus what `LOG_CHECK_S` adds."""
 LOG_CHECK_S = 5.0
@@ -24,7 +25,7 @@ def tail(log: Path, lines: int = 15) -> list[str]:
     if not log.is_file():
         return []
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        file.seek(max(0, log.stat().st_size - max(_TAIL_BYTES, lines * _LINE_BYTES)))
         return file.read().decode(errors="replace").splitlines()[-lines:]
 
 

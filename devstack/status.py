@@ -31,13 +31,19 @@ PARTS = {
     "exchange": ("exchange",),
     "web": ("streams",),
 }
-_PROGRAMS = {
+_PROGRAMS: dict[str, tuple[str, ...]] = {
     ProductPart.RAW: ("raw",),
     ProductPart.HOURLY: ("raw",),
     ProductPart.BACKFILL: ("backfill",),
     ProductPart.FORECASTER: ("forecasting",),
     ProductPart.TRAINER: ("forecasting",),
 }
+LOGS: dict[str, tuple[str, ...]] = {
+    **PARTS,
+    **_PROGRAMS,
+    ProductPart.TRAINER: ("train", *_PROGRAMS[ProductPart.TRAINER]),
+}
+"""The logs of each part that `status` shows."""
 _READ_S = 5.0
 _NEWEST_REPORTS = 5_000  # per partition; the topic is compacted
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -220,13 +220,18 @@ def down(settings: Settings, deadline_s: float = DOWN_S) -> None:
     print_line(f"stack down after {time.monotonic() - began:.1f} s")
 
 
-def logs(settings: Settings, part: str | None, lines: int) -> None:
-    """Print the last lines of each log, or of one part's log."""
+def logs(settings: Settings, programs: Sequence[str] | None, lines: int) -> None:
+    """Print the last lines of the programs' logs; None: of all logs.
+
+    Raises:
+        StackError: there is no log.
+    """
     folder = settings.devstack.state_dir / "logs"
-    chosen = [folder / f"{part}.log"] if part else sorted(folder.glob("*.log"))
-    if not any(path.is_file() for path in chosen):
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.log"))) or "none yet"
-        raise StackError(f"no log {part or ''} in {folder}; available logs: {known}")
+    logs = sorted(folder.glob("*.log"))
+    chosen = [log for log in logs if programs is None or log.stem.removesuffix("-format") in programs]
+    if not chosen:
+        known = ", ".join(log.stem for log in logs) or "none yet"
+        raise StackError(f"no log of {', '.join(programs or ['any program'])} in {folder}; available logs: {known}")
     for path in chosen:
         print_line(f"== {path}")
         for line in tail(path, lines):

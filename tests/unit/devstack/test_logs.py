@@ -12,12 +12,15 @@ from aiohttp import web
 
 from config import Settings
 from devstack import process, supervisor
+from devstack.__main__ import main as devstack
 from devstack.demo import has_models
 from devstack.events import EventReporter
 from devstack.process import tail
 from devstack.stack import ROOT, Part, Stack
 from devstack.state import ProcessId, StackState
+from devstack.status import LOGS, PARTS
 from marketdata.errors import StackError
+from marketdata.vocabulary import ProductPart
 from tests.support.stack import eventually_async, free_ports, settings_with
 
 MAX_LOG_BYTES = 20_000
@@ -120,6 +123,7 @@ import asyncio, sys
 from pathlib import Path
 from config import load_settings
 from devstack import process, supervisor
+from devstack.__main__ import main as devstack
 from devstack.java import Java
 
 process.LOG_BYTES, process.LOG_CHECK_S = int(sys.argv[1]), 0.005
@@ -220,3 +224,55 @@ async def test_has_models_requires_a_champion_of_each_symbol() -> None:
 async def test_a_failing_webhdfs_is_a_one_line_error(answer: web.Response | None) -> None:
     with pytest.raises(StackError, match=r"hdfs\.webhdfs: .*: cannot list the champions"):
         await has_models_with(settings_with({"BDI_FORECASTING__SYMBOLS": "BTC-USD"}), answer)
+
+
+@pytest.fixture
+def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder with the logs of all programs of the demo, and of a format run."""
+    folder = tmp_path / "state" / "logs"
+    folder.mkdir(parents=True)
+    programs = {program for own in LOGS.values() for program in own}
+    for name in (*programs, "namenode-format", "supervisor"):
+        (folder / f"{name}.log").write_text("".join(f"{name} {number}\n" for number in range(3_000)))
+    monkeypatch.setenv("BDI_DEVSTACK__STATE_DIR", str(tmp_path / "state"))
+    return folder
+
+
+@pytest.mark.parametrize("part", [*PARTS, *ProductPart])
+def test_logs_are_found_by_each_name_that_status_shows(
+    part: str, logged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert devstack(["logs", part, "--lines", "2"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    found = {line.removeprefix(f"== {logged}/").removesuffix(".log") for line in shown[::3]}
+    assert found - {"namenode-format"} == set(LOGS[part])
+    assert [line.split()[1] for line in shown[1:3]] == ["2998", "2999"]
+
+
+def test_without_a_name_all_logs_are_shown(logged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert devstack(["logs", "--lines", "2500"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == len(list(logged.glob("*.log"))) * 2_501
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["namenode"], ["kafkaa"], [""], *(["--lines", n] for n in ("-5", "0", "x", "1e3", "10001", "9" * 5_000, "²"))],
+)
+def test_an_unknown_part_or_number_of_lines_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        devstack(["logs", *words])
+    assert ended.value.code == 2
+    problem = capsys.readouterr().err.splitlines()[-1]
+    if len(words) == 1:
+        assert all(name in problem for name in (*PARTS, *ProductPart))
+    else:
+        assert "expected a whole number from 1 to 10000" in problem
+
+
+def test_a_part_without_a_log_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BDI_DEVSTACK__STATE_DIR", str(tmp_path))
+    assert devstack(["logs", "kafka"]) == 1
+    assert capsys.readouterr().err == f"devstack: no log of kafka in {tmp_path}/logs; available logs: none yet\n"
