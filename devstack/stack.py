@@ -70,6 +70,7 @@ def exchange_address(settings: Settings) -> str:
 def exchange_command(settings: Settings) -> list[str]:
     """Return the command of the simulated exchange; its clock continues from its state file."""
     own = settings.devstack
+    ids = [f"{base}={coin_id}" for base, coin_id in settings.coingecko.coin_ids.items()]
     return [
         sys.executable,
         "-m",
@@ -87,6 +88,9 @@ def exchange_command(settings: Settings) -> list[str]:
         str((own.state_dir / "exchange.json").resolve()),
         "--seed",
         str(own.exchange_seed),
+        "--markets",
+        *settings.markets,
+        *(["--coin-ids", *ids] if ids else []),
     ]
 
 

@@ -21,6 +21,7 @@ from simulator.binance_wire import (
 )
 from simulator.candles import Candles
 from simulator.faults import Fault
+from simulator.listing import Listed
 from simulator.market import DayStats
 from simulator.state import STATE, ExchangeState, as_of_ms, json_bytes
 
@@ -121,10 +122,10 @@ async def book_ticker(request: web.Request) -> web.Response:
     state = request.app[STATE]
     requested = requested_symbols(request.query, listed_symbols(state, request.path_qs))
     fault = state.faults.take(request.path_qs, "crossed", "zero")
+    suspended = _suspended(state, request.path_qs)
     now_ms = as_of_ms(request)
-    books = [
-        _book(one, apply_quote_fault(state.market.quote(one, now_ms) or NO_QUOTE, fault)) for one in requested.symbols
-    ]
+    quotes = {one: None if one in suspended else state.market.quote(one, now_ms) for one in requested.symbols}
+    books = [_book(one, apply_quote_fault(quote or NO_QUOTE, fault)) for one, quote in quotes.items()]
     return answer(json_bytes(books[0] if requested.one else books))
 
 
@@ -229,24 +230,29 @@ async def klines(request: web.Request) -> web.Response:
     return answer(_kline_rows(state, symbol, candles, step_ms, unit_of(request)))
 
 
-def _symbol_info(symbol: str) -> dict[str, object]:
-    quote = next((name for name in ("USDT", "EUR") if symbol.endswith(name)), symbol[-3:])
+def _suspended(state: ExchangeState, target: str) -> list[str]:
+    """Symbols that the fault `suspended` names."""
+    fault = state.faults.take(target, "suspended")
+    return [] if fault is None else fault.names_of("symbols", ())
+
+
+def _symbol_info(pair: Listed, status: str) -> dict[str, object]:
     filters = [
         {
             "filterType": "PRICE_FILTER",
-            "minPrice": "0.00000100",
-            "maxPrice": "1000000.00000000",
-            "tickSize": "0.00000100",
+            "minPrice": "0.00000001",
+            "maxPrice": "1000000000.00000000",
+            "tickSize": "0.00000001",
         },
         {"filterType": "LOT_SIZE", "minQty": "0.00001000", "maxQty": "92000000.00000000", "stepSize": "0.00001000"},
         {"filterType": "NOTIONAL", "minNotional": "5.00000000", "applyMinToMarket": True, "avgPriceMins": 5},
     ]
     return {
-        "symbol": symbol,
-        "status": "TRADING",
-        "baseAsset": symbol.removesuffix(quote),
+        "symbol": pair.symbol,
+        "status": status,
+        "baseAsset": pair.base,
         "baseAssetPrecision": 8,
-        "quoteAsset": quote,
+        "quoteAsset": pair.quote,
         "quotePrecision": 8,
         "quoteAssetPrecision": 8,
         "orderTypes": ["LIMIT", "LIMIT_MAKER", "MARKET"],
@@ -262,7 +268,11 @@ def _symbol_info(symbol: str) -> dict[str, object]:
 async def exchange_info(request: web.Request) -> web.Response:
     """GET /api/v3/exchangeInfo."""
     state = request.app[STATE]
+    if "showPermissionSets" in request.query and not state.history.host.knows_permission_sets:
+        raise BinanceError(-1101, "Too many parameters; expected '0' and received '1'.")
     requested = requested_symbols(request.query, listed_symbols(state, request.path_qs))
+    suspended = _suspended(state, request.path_qs)
+    pairs = [state.history.pairs[symbol] for symbol in requested.symbols]
     limits = [
         {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": state.limiter.limit},
         {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 61000},
@@ -274,7 +284,7 @@ async def exchange_info(request: web.Request) -> web.Response:
                 "serverTime": as_of_ms(request) * unit_of(request),
                 "rateLimits": limits,
                 "exchangeFilters": [],
-                "symbols": [_symbol_info(symbol) for symbol in requested.symbols],
+                "symbols": [_symbol_info(one, "BREAK" if one.symbol in suspended else "TRADING") for one in pairs],
             }
         )
     )

@@ -120,8 +120,12 @@ def unit_of(request: web.Request) -> int:
     return 1000 if request.headers.get("X-MBX-TIME-UNIT", "").upper() == "MICROSECOND" else 1
 
 
-def weight_of(path: str, values: Mapping[str, str]) -> int:
-    """Return the documented weight of a request."""
+def weight_of(path: str, values: Mapping[str, str], divisor: int = 1) -> int:
+    """Return the documented weight of a request, divided by `divisor` and at least 1."""
+    return max(_weight(path, values) // divisor, 1)
+
+
+def _weight(path: str, values: Mapping[str, str]) -> int:
     name = path.rpartition("/api/v3/")[2]
     if name == "ticker/24hr":
         if "symbol" in values:

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from marketdata.errors import BitcoinDataError
+from marketdata.errors import BitcoinDataError, InvalidValueError
 from marketdata.times import from_rfc3339, to_rfc3339
 from simulator.clock import ReplayClock, StateFile
 from simulator.history import MarketHistory
+from simulator.listing import HOSTS, Further
 from simulator.recording import Recording
 from simulator.server import BINANCE, COINGECKO, CONTROL, serve
 from simulator.state import ExchangeState
@@ -38,6 +39,19 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=DEFAULT_SEED, help=f"seed of all derived data (default {DEFAULT_SEED})"
     )
     parser.add_argument(
+        "--markets",
+        nargs="+",
+        default=[],
+        metavar="MARKET",
+        help="further pairs, BASE-QUOTE or BASE-QUOTE@PRICE, derived from stored ones",
+    )
+    parser.add_argument(
+        "--coin-ids", nargs="+", default=[], metavar="BASE=ID", help="CoinGecko's ids that differ from the usual ones"
+    )
+    parser.add_argument(
+        "--rules", choices=sorted(HOSTS), default="com", help="pairs and limits of binance.com (default) or Binance.US"
+    )
+    parser.add_argument(
         "--state-file",
         type=Path,
         metavar="FILE",
@@ -55,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(arguments: argparse.Namespace, state_file: StateFile | None) -> ExchangeState:
-    history = MarketHistory.load(arguments.data, arguments.seed)
+    further = [Further.parse(text) for text in arguments.markets]
+    history = MarketHistory.load(arguments.data, arguments.seed, further, HOSTS[arguments.rules])
     start_ms = history.start_ms if arguments.start is None else from_rfc3339(arguments.start, "start")
     stored_ms = None if state_file is None else state_file.read_ms()
     if stored_ms is not None:
@@ -63,7 +78,14 @@ def _build(arguments: argparse.Namespace, state_file: StateFile | None) -> Excha
         start_ms = stored_ms
     recording = Recording(arguments.ws_recording) if arguments.ws_recording else None
     clock = ReplayClock(start_ms, history.start_ms, history.end_ms, arguments.speed)
-    return ExchangeState(history, clock, recording)
+    return ExchangeState(history, clock, recording, dict(_coin_id(text) for text in arguments.coin_ids))
+
+
+def _coin_id(text: str) -> tuple[str, str]:
+    base, _, coin_id = text.partition("=")
+    if not base or not coin_id:
+        raise InvalidValueError("coin-ids", text, "BASE=ID, such as W=wormhole")
+    return base.upper(), coin_id
 
 
 def _print_ready(state: ExchangeState, host: str, port: int) -> None:

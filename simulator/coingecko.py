@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from aiohttp import web
 
-from marketdata.markets import COINGECKO_IDS
+from marketdata.markets import COINGECKO_IDS, DOLLAR_TOKENS, QUOTES
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
 from simulator import derive
 from simulator.candles import Candles
@@ -14,7 +14,8 @@ from simulator.state import STATE, ExchangeState, as_of_ms, json_bytes
 
 NAMES = {"BTC": "Bitcoin", "ETH": "Ethereum", "XRP": "XRP"}
 MAX_SUPPLY = {"BTC": 21_000_000.0, "XRP": 100_000_000_000.0}
-QUOTES = {"USD": "USDT", "EUR": "EUR"}
+DOLLARS = ("USDT", "USD")
+"""Quotes of the pairs whose prices are those in `usd`, in order of preference."""
 DEFAULT_PAGE, MAX_PAGE = 100, 250
 FINE_DAYS, HOURLY_DAYS = 1, 90
 CANDLES_FINE_DAYS, CANDLES_MIDDLE_DAYS = 2, 30
@@ -49,17 +50,23 @@ def answer(value: object, status: int = 200) -> web.Response:
 
 
 def coins(state: ExchangeState) -> list[Coin]:
-    """Return the coins that have a dollar market."""
-    quote = QUOTES["USD"]
-    bases = [symbol.removesuffix(quote) for symbol in state.market.symbols if symbol.endswith(quote)]
-    return [Coin(base, COINGECKO_IDS.get(base, base.lower())) for base in bases]
+    """Return the coins of all listed pairs."""
+    bases = dict.fromkeys(pair.base for pair in state.history.pairs.values())
+    return [Coin(base, state.coin_ids.get(base) or COINGECKO_IDS.get(base, base.lower())) for base in bases]
 
 
-def _symbol(state: ExchangeState, coin: Coin, currency: str) -> str:
-    if currency.upper() not in QUOTES:
-        raise CoinGeckoError(400, "invalid vs_currency")
-    symbol = coin.base + QUOTES[currency.upper()]
-    if symbol not in state.market.symbols:
+def _symbol(state: ExchangeState, coin: Coin, currency: str) -> str | None:
+    """Return the symbol of a coin's pair with a currency; None if it is not listed."""
+    for quote in DOLLARS if currency == "usd" else (currency.upper(),):
+        pair = state.history.pairs.get(coin.base + quote)
+        if pair is not None and pair.base == coin.base:
+            return pair.symbol
+    return None
+
+
+def _listed(state: ExchangeState, coin: Coin, currency: str) -> str:
+    symbol = _symbol(state, coin, currency)
+    if symbol is None:
         raise CoinGeckoError(400, "invalid vs_currency")
     return symbol
 
@@ -68,6 +75,8 @@ def _currency(request: web.Request) -> str:
     currency = request.query.get("vs_currency")
     if not currency:
         raise CoinGeckoError(422, "Missing parameter vs_currency")
+    if currency.upper() not in QUOTES or currency.upper() in DOLLAR_TOKENS:
+        raise CoinGeckoError(400, "invalid vs_currency")
     return currency.lower()
 
 
@@ -80,12 +89,14 @@ def _now_ms(request: web.Request) -> int:
 
 
 def market_row(state: ExchangeState, coin: Coin, currency: str, now_ms: int) -> dict[str, object] | None:
-    """Return a coin's row of /coins/markets as of its last update; None if it had no price then.
+    """Return a coin's row of /coins/markets as of its last update; None if it had no price then, or no pair.
 
     All values are from the minute of the update: the price is close to the mid of the quote, the statistics cover the
     1,440 minutes before. The volume is that of the exchange's only market of the coin in this currency.
     """
     symbol = _symbol(state, coin, currency)
+    if symbol is None:
+        return None
     updated_ms = derive.coingecko_update_ms(state.seed, coin.coin_id, now_ms)
     stats = state.market.stats(symbol, updated_ms)
     quote = state.market.quote(symbol, updated_ms)
@@ -162,8 +173,6 @@ async def markets(request: web.Request) -> web.Response:
     currency = _currency(request)
     now_ms = _now_ms(request)
     known = coins(state)
-    if known:
-        _symbol(state, known[0], currency)
     ids = request.query.get("ids")
     wanted = None if ids is None else {one.strip() for one in ids.split(",")}
     ranked = [row for coin in known if (row := market_row(state, coin, currency, now_ms)) is not None]
@@ -210,7 +219,7 @@ async def market_chart(request: web.Request) -> web.Response:
     """GET /coins/{id}/market_chart: 5-minute points for 1 day, hourly up to 90 days, then daily; 24 h volumes."""
     state = request.app[STATE]
     coin, currency, now_ms = _coin(state, request), _currency(request), _now_ms(request)
-    symbol = _symbol(state, coin, currency)
+    symbol = _listed(state, coin, currency)
     days = _days(state, request, now_ms)
     daily = request.query.get("interval") == "daily" or days > HOURLY_DAYS
     step_ms = DAY_MS if daily else HOUR_MS if days > FINE_DAYS else 5 * MINUTE_MS
@@ -241,7 +250,7 @@ async def ohlc(request: web.Request) -> web.Response:
     step_ms = 4 * DAY_MS
     if days <= CANDLES_MIDDLE_DAYS:
         step_ms = 4 * HOUR_MS if days > CANDLES_FINE_DAYS else 30 * MINUTE_MS
-    candles = _closed(state, _symbol(state, coin, currency), step_ms, floor_to(now_ms - days * DAY_MS, step_ms), now_ms)
+    candles = _closed(state, _listed(state, coin, currency), step_ms, floor_to(now_ms - days * DAY_MS, step_ms), now_ms)
     rows = zip((candles.time_ms + step_ms).tolist(), *(prices.tolist() for prices in candles.prices()), strict=True)
     return answer(list(rows))
 

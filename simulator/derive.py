@@ -1,4 +1,4 @@
-"""Rules for data that the candles lack: quotes, trades, supplies, euro prices. Pure functions of seed and past data.
+"""Rules for data that the candles lack: quotes, trades, supplies. Pure functions of seed and past data.
 
 Every random draw is a hash of (seed, symbol, time, purpose). Results are the same in every process, on every machine
 and in any order of calls, and never depend on data later than the requested time.
@@ -17,9 +17,6 @@ from marketdata.times import MINUTE_MS, floor_to
 from simulator.candles import Candles
 
 Floats = npt.NDArray[np.float64]
-
-EUR_PER_USD = 0.92
-"""Constant exchange rate: BTCEUR = BTCUSDT x 0.92, rounded to the decimals of the price."""
 
 CIRCULATING_SUPPLY = {"BTC": 19_740_000.0, "ETH": 120_250_000.0, "XRP": 55_900_000_000.0}
 """Coins in circulation (about August 2024, constant); market_cap = price x supply."""
@@ -108,10 +105,12 @@ def uniforms(key: int, positions: npt.NDArray[np.int64]) -> Floats:
 
 
 def price_decimals(price: float) -> int:
-    """Return the number of decimals of a price on the exchange (BTC and ETH 2, XRP 4)."""
+    """Return the number of decimals of a price on the exchange (BTC and ETH 2, XRP 4, below 0.001 8)."""
     if price >= 100:  # noqa: PLR2004  the thresholds define the rule
         return 2
-    return 4 if price >= 0.1 else 6  # noqa: PLR2004
+    if price >= 0.1:  # noqa: PLR2004
+        return 4
+    return 6 if price >= 0.001 else 8  # noqa: PLR2004
 
 
 def qty_decimals(price: float) -> int:
@@ -132,21 +131,9 @@ def decimals_of(value: float) -> int:
 def round_prices(prices: Floats) -> Floats:
     """Round each price to its `price_decimals`. Rounding is monotone, so low <= high is preserved."""
     coarse = np.where(prices >= 100, np.round(prices, 2), np.round(prices, 4))  # noqa: PLR2004
-    rounded: Floats = np.where(prices >= 0.1, coarse, np.round(prices, 6))  # noqa: PLR2004
+    fine = np.where(prices >= 0.001, np.round(prices, 6), np.round(prices, 8))  # noqa: PLR2004
+    rounded: Floats = np.where(prices >= 0.1, coarse, fine)  # noqa: PLR2004
     return rounded
-
-
-def to_eur(candles: Candles) -> Candles:
-    """Convert candles from US dollars to euros: prices x `EUR_PER_USD`, volumes in coins unchanged."""
-    return Candles(
-        candles.time_ms,
-        round_prices(candles.open * EUR_PER_USD),
-        round_prices(candles.high * EUR_PER_USD),
-        round_prices(candles.low * EUR_PER_USD),
-        round_prices(candles.close * EUR_PER_USD),
-        candles.volume,
-        np.round(candles.quote_volume * EUR_PER_USD, MAX_DECIMALS),
-    )
 
 
 def quote(seed: int, symbol: str, minute_open_price: float, recent_range: float, minute_ms: int) -> Quote:

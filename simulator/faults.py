@@ -32,6 +32,7 @@ CONTENT_FAULTS = {
     "crossed": "bid above ask (REST and WebSocket)",
     "zero": "bid, ask and their quantities are 0",
     "unlisted": "Binance does not list symbols: -1121 for requests, no messages on streams; params: symbols (list)",
+    "suspended": "symbols have the status BREAK in exchangeInfo and zeros in bookTicker; params: symbols (list)",
     "missing_candles": "klines omit candles; params: from_ms, to_ms (default: every third candle)",
 }
 SOCKET_FAULTS = {

@@ -6,6 +6,7 @@ recompute the exchange's responses.
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,12 @@ from marketdata.errors import InvalidValueError
 from marketdata.times import HOUR_MS, MINUTE_MS, floor_to
 from simulator.bridge import MINUTES, bridge_hour
 from simulator.candles import Candles, Floats, Ints
-from simulator.derive import to_eur
+from simulator.listing import HOSTS, Further, Host, listed_pairs
 
 logger = logging.getLogger(__name__)
 
 MINUTE_FOLDER, HOUR_FOLDER = "klines_1m", "klines_1h"
 REQUIRED_COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
-DOLLAR, EURO = "USDT", "EUR"
 MICROSECONDS_FROM = 10**14
 """Times at or above this are in microseconds (Binance's archives from 2025 on), smaller ones in ms."""
 BRIDGED_HOURS_CACHED = 4096
@@ -93,35 +93,53 @@ class _Stored:
         rest = grouped[~whole & ~np.isin(grouped.time_ms, hour_rows.time_ms)]
         self.hours = Candles.joined([grouped[whole], not_whole, rest])
         self.only_hours = hour_rows[~np.isin(hour_rows.time_ms, grouped.time_ms)]
+        self.first_ms = min(int(candles.time_ms[0]) for candles in (minutes, self.hours) if len(candles))
+        self.first_close = float((minutes if len(minutes) else self.hours).close[0])
 
 
 class MarketHistory:
     """All candles of the exchange, deterministic for (folder, seed).
 
     Attributes:
-        symbols: sorted symbols, such as BTCUSDT and the derived BTCEUR.
+        pairs: by symbol, sorted by it; stored ones, such as BTCUSDT, and derived ones (`simulator.listing`).
+        symbols: of the pairs.
+        host: rules of the host.
         start_ms: open time of the first candle.
         end_ms: end of the last candle.
     """
 
-    def __init__(self, stored: dict[str, tuple[Candles, Candles]], seed: int) -> None:
-        """Create from minutes and hours by symbol; `load` reads them from a folder."""
+    def __init__(
+        self,
+        stored: dict[str, tuple[Candles, Candles]],
+        seed: int,
+        further: Iterable[Further] = (),
+        host: Host = HOSTS["com"],
+    ) -> None:
+        """Create from minutes and hours by symbol; `load` reads them from a folder.
+
+        Args:
+            stored: minutes and hours by symbol.
+            seed: of all derived data.
+            further: pairs to list besides the stored ones.
+            host: rules of the host.
+        """
         self.seed = seed
         self._stored = {symbol: _Stored(*candles) for symbol, candles in stored.items() if any(map(len, candles))}
         if not self._stored:
             raise InvalidValueError("data", sorted(stored), "candles of at least one symbol")
-        self._source = {symbol: symbol for symbol in self._stored}
-        for symbol in self._stored:
-            if symbol.endswith(DOLLAR):
-                self._source.setdefault(symbol.removesuffix(DOLLAR) + EURO, symbol)
-        self.symbols = tuple(sorted(self._source))
-        self.start_ms = min(self.first_ms(symbol) for symbol in self._stored)
+        self.host = host
+        first_closes = {symbol: one.first_close for symbol, one in self._stored.items()}
+        self.pairs = listed_pairs(first_closes, seed, further, host)
+        self.symbols = tuple(self.pairs)
+        self.start_ms = min(one.first_ms for one in self._stored.values())
         self.end_ms = max(self._end_of(one) for one in self._stored.values())
         self._bridged: OrderedDict[tuple[str, int], Candles] = OrderedDict()
-        self._euro_hours: dict[str, Candles] = {}
+        self._scaled_hours: dict[str, Candles] = {}
 
     @classmethod
-    def load(cls, folder: Path, seed: int) -> "MarketHistory":
+    def load(
+        cls, folder: Path, seed: int, further: Iterable[Further] = (), host: Host = HOSTS["com"]
+    ) -> "MarketHistory":
         """Read klines_1m/SYMBOL-1m-*.parquet and klines_1h/SYMBOL-1h-*.parquet; either folder may be missing.
 
         Raises:
@@ -133,7 +151,7 @@ class MarketHistory:
             raise InvalidValueError("data", str(folder), f"a folder with {MINUTE_FOLDER}/ or {HOUR_FOLDER}/ in it")
         empty = Candles.empty()
         both = {symbol: (minutes.get(symbol, empty), hours.get(symbol, empty)) for symbol in {*minutes, *hours}}
-        return cls(both, seed)
+        return cls(both, seed, further, host)
 
     @staticmethod
     def _end_of(one: _Stored) -> int:
@@ -153,14 +171,15 @@ class MarketHistory:
 
     def minutes(self, symbol: str, start_ms: int, end_ms: int) -> Candles:
         """Return minute candles that open in [start, end): stored ones, and bridged ones if only the hour is stored."""
-        source = self._source[symbol]
+        pair = self.pairs[symbol]
+        source = pair.source
         one = self._stored[source]
         known = one.minutes.between(start_ms, end_ms)
         hours = one.only_hours.between(floor_to(start_ms, HOUR_MS), end_ms)
         if len(hours):
             bridged = Candles.joined([self._bridge(source, hours[number : number + 1]) for number in range(len(hours))])
             known = Candles.joined([known, bridged.between(start_ms, end_ms)])
-        return known if source == symbol else to_eur(known)
+        return pair.scaled(known)
 
     def hours(self, symbol: str, start_ms: int, end_ms: int) -> Candles:
         """Return hour candles that open in [start, end).
@@ -168,15 +187,12 @@ class MarketHistory:
         An hour is the aggregate of its minutes if all 60 are stored, otherwise the row of the hour file, otherwise the
         aggregate of the stored minutes.
         """
-        source = self._source[symbol]
-        hours = self._stored[source].hours
-        if source != symbol:
-            if symbol not in self._euro_hours:
-                self._euro_hours[symbol] = to_eur(hours)
-            hours = self._euro_hours[symbol]
+        hours = self._scaled_hours.get(symbol)
+        if hours is None:
+            pair = self.pairs[symbol]
+            hours = self._scaled_hours[symbol] = pair.scaled(self._stored[pair.source].hours)
         return hours.between(start_ms, end_ms)
 
     def first_ms(self, symbol: str) -> int:
         """Return the open time (ms) of a symbol's first candle."""
-        one = self._stored[self._source[symbol]]
-        return min(int(candles.time_ms[0]) for candles in (one.minutes, one.hours) if len(candles))
+        return self._stored[self.pairs[symbol].source].first_ms

@@ -101,8 +101,8 @@ async def _answer(request: web.Request, handler: Handler, state: ExchangeState) 
     binance = request.path.startswith(BINANCE)
     rest = binance and "/api/" in request.path
     if rest:
-        now_ms = state.clock.now_ms()
-        refusal = state.limiter.charge(binance_wire.weight_of(request.path, request.query), now_ms)
+        now_ms, divisor = state.clock.now_ms(), state.history.host.weight_divisor
+        refusal = state.limiter.charge(binance_wire.weight_of(request.path, request.query, divisor), now_ms)
         if refusal is not None:
             return _refused(state, refusal, now_ms)
     slow = state.faults.take(target, "slow")

@@ -1,6 +1,7 @@
 """State that the request handlers of one exchange share."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -39,11 +40,12 @@ class SocketRules:
 
 @dataclass(slots=True)
 class ExchangeState:
-    """State of one server."""
+    """State of one server; `coin_ids` are CoinGecko's ids by base, where they differ from the usual ones."""
 
     history: MarketHistory
     clock: ReplayClock
     recording: Recording | None = None
+    coin_ids: Mapping[str, str] = field(default_factory=dict)
     market: SimulatedMarket = field(init=False)
     faults: FaultBook = field(default_factory=FaultBook)
     limiter: WeightLimiter = field(default_factory=WeightLimiter)
@@ -54,6 +56,7 @@ class ExchangeState:
 
     def __post_init__(self) -> None:
         self.market = SimulatedMarket(self.history)
+        self.limiter.limit = self.history.host.weight_limit
         self.update_id = self.clock.now_ms()
 
     @property

@@ -14,8 +14,9 @@ from marketdata.errors import InvalidValueError
 from marketdata.times import HOUR_MS, MINUTE_MS
 from simulator.bridge import bridge_hour
 from simulator.candles import Candles
-from simulator.derive import EUR_PER_USD, decimals_of
+from simulator.derive import decimals_of
 from simulator.history import MarketHistory, read_candles
+from simulator.listing import PER_USD
 from tests.support.exchange_server import DAY, SEED, small_history, walk
 
 
@@ -89,7 +90,7 @@ def test_euro_prices_use_the_documented_rate() -> None:
     assert history.symbols == ("BTCEUR", "BTCUSDT", "ETHEUR", "ETHUSDT")
     dollars = history.minutes("BTCUSDT", DAY, DAY + HOUR_MS)
     euros = history.minutes("BTCEUR", DAY, DAY + HOUR_MS)
-    assert euros.close.tolist() == np.round(dollars.close * EUR_PER_USD, 2).tolist()
+    assert euros.close.tolist() == np.round(dollars.close * PER_USD["EUR"], 2).tolist()
     assert euros.volume.tolist() == dollars.volume.tolist()
     assert history.hours("BTCEUR", DAY, DAY + HOUR_MS).high[0] == euros.high.max()
 
