@@ -23,13 +23,14 @@ from streams.agents import clean_agent, features_agent
 from streams.collection import build
 from streams.collection.ports import Publisher
 from streams.faust_batch.driver import BatchTransport, RawBatchSchema
+from streams.faust_batch.recovery import BatchTableManager
 from streams.faust_batch.runner import BatchAgent, BatchRunner
 from streams.faust_batch.table import BatchTable
 from streams.kafka import topics
 from streams.kafka.faust_options import app_options, group_instance_id
 from streams.metrics import Metrics
 from streams.sources.registry import build_exchanges
-from streams.worker import health
+from streams.worker import health, recovery_watch
 from streams.worker.clock import WorkerClock
 from streams.worker.preflight import claim_folder, require_free_port
 from streams.worker.shutdown import BoundedWorker
@@ -86,6 +87,8 @@ class StreamsApp(faust.App):
             raise SystemExit(code) from error
         self.worker_state.started_at = self.loop.time()
         self.stall_watchdog.start_thread()
+        limit_s = recovery_watch.STEP_S + self.settings.streams.session_timeout_s
+        self.add_future(recovery_watch.watch(self, limit_s, recovery_watch.end_now))
         attach_views(self, self.settings, self.clock)
         await super().on_first_start()
 
@@ -133,6 +136,7 @@ def build_app(settings: Settings, clock: WorkerClock) -> StreamsApp:
     app = StreamsApp(
         settings.streams.app_id,
         Table=BatchTable,
+        TableManager=BatchTableManager,
         Worker=BoundedWorker,
         logging_config=logging_config(settings.log_level),
         **app_options(settings),

@@ -40,6 +40,7 @@ PINNED: dict[str, tuple[str, ...]] = {
         "seek",
         "seek_wait",
         "earliest_offsets",
+        "highwaters",
         "assignment",
         "wait_empty",
         "commit_and_end_transactions",
@@ -51,7 +52,16 @@ PINNED: dict[str, tuple[str, ...]] = {
     "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread": ("_create_worker_consumer", "verify_event_path"),
     "faust.transport.drivers.aiokafka.Producer": ("on_start", "_ensure_producer", "_settings_extra", "key_partition"),
     "faust.App": ("on_rebalance_end", "consumer_generation_id", "rebalancing"),
-    "faust.tables.recovery.Recovery": ("_generation_id",),
+    "faust.tables.recovery.Recovery": (
+        "_generation_id",
+        "_build_offsets",
+        "_wait",
+        "tp_to_table",
+        "active_offsets",
+        "standby_offsets",
+    ),
+    "faust.tables.TableManager": ("recovery",),
+    "faust.stores.rocksdb.Store": ("_dbs", "partition_path"),
     "faust.tables.Table": ("on_key_set", "on_key_del", "partition_for_key", "changelog_topic_name"),
     "faust.serializers.schemas.Schema": ("compile",),
 }
@@ -224,21 +234,44 @@ class BatchConsumer(driver.Consumer):
             self._acked_index.pop(tp, None)
 
     async def perform_seek(self) -> None:
-        """Seek to the committed offsets, and to the start of partitions without one."""
+        """Seek to the committed offsets, and to the start of partitions without one.
+
+        A committed offset that the topic does not contain counts as none, with a warning.
+        """
         tps = {tp for tp in self.assignment() if tp.topic in self.batch_topics}
         self._forget(tps)
         for tp in tps:
             self._committed_offset.pop(tp, None)  # Faust records a failed commit as done, so ask the broker
         await super().perform_seek()
-        committed = {tp: offset for tp in tps if (offset := self._committed_offset[tp])}
-        uncommitted = tps - committed.keys()
-        earliest = await self.earliest_offsets(*uncommitted) if uncommitted else {}
+        known = {tp: offset for tp in tps if (offset := self._committed_offset[tp])}
+        starts = await self.earliest_offsets(*tps) if tps else {}
+        ends = await self.highwaters(*known) if known else {}
+        committed = {tp: offset for tp, offset in known.items() if self._exists(tp, offset, starts[tp], ends[tp])}
+        earliest = {tp: starts[tp] for tp in tps - committed.keys()}
+        for tp in known.keys() - committed.keys():
+            self._committed_offset[tp] = None  # Faust would commit nothing up to it
         if earliest:
             await self.seek_wait(earliest)
         begun = {ensure_TP(tp): offset for tp, offset in {**committed, **earliest}.items()}
         self._next.update(begun)
         self._begun.update(begun)
         self.sought_at = self.app.loop.time()
+
+    def _exists(self, tp: TP, offset: int, start: int, end: int | None) -> bool:
+        if start <= offset <= (end or 0):
+            return True
+        self.log.warning(
+            "%s: partition %d: the committed offset %d is outside the topic's offsets %d to %d (exclusive), %s;"
+            " reading from %d",
+            tp.topic,
+            tp.partition,
+            offset,
+            start,
+            end or 0,
+            f"{start - offset} records were deleted before they were read" if offset < start else "it was recreated",
+            start,
+        )
+        return False
 
     async def seek(self, partition: TP, offset: int) -> None:
         self._next[partition] = offset

@@ -95,7 +95,6 @@ class BatchRunner:
             with self._metrics.agent_seconds.labels(self._name).time():
                 if not delivered.known(partition):
                     await self._load(partition)
-                delivered.advance_source_end(partition, last)
                 await self._agent.handle(partition, records)
         except asyncio.CancelledError:
             task = asyncio.current_task()

@@ -4,10 +4,15 @@ Names with an underscore belong to Faust (see `streams.faust_batch.driver`).
 """
 
 import logging
+import shutil
+from pathlib import Path
 from typing import Any
 
 from aiokafka.structs import RecordMetadata
 from faust.tables import Table
+
+KEPT_ASIDE = 3
+"""Local copies of a partition that are kept after they were set aside; the oldest one is deleted."""
 
 
 class BatchTable(Table):  # type: ignore[type-arg]
@@ -39,6 +44,33 @@ class BatchTable(Table):  # type: ignore[type-arg]
             producer: Any = self.app.producer
             await producer.send_many(self.changelog_topic_name, partition, records, self._sent)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the local copy has no files."""
+        return not hasattr(self.data, "partition_path")
+
+    def set_aside(self, partition: int) -> str:
+        """Rename the files of a partition's local copy; in memory, clear the whole table. Return what was done."""
+        store: Any = self.data
+        if self.in_memory:
+            store.data.clear()
+            return "cleared the table in memory"
+        database = store._dbs.pop(partition, None)  # noqa: SLF001
+        if database is not None:
+            database.close()
+        return f"set aside as {rename_aside(store.partition_path(partition))}"
+
     def _sent(self, metadata: RecordMetadata, count: int) -> None:
         # metadata.offset is that of the record batch's first record
         self.data.set_persisted_offset(metadata.topic_partition, metadata.offset + count - 1)
+
+
+def rename_aside(path: Path) -> Path:
+    """Rename a folder to PATH.aside-1; earlier ones become -2 and so on, up to `KEPT_ASIDE`. Return the new path."""
+    names = [path.with_name(f"{path.name}.aside-{number}") for number in range(1, KEPT_ASIDE + 1)]
+    if names[-1].exists():
+        shutil.rmtree(names[-1])
+    for older, newer in zip(reversed(names), reversed([path, *names[:-1]]), strict=True):
+        if newer.exists():
+            newer.rename(older)
+    return names[0]

@@ -31,11 +31,13 @@ class DeliveredOffsets:
         self._output = output
         self._delivered: dict[int, int] = {}
         self._ends: dict[int, int] = {}
+        self._warned: set[int] = set()
 
     def forget(self) -> None:
         """Discard everything: partitions were reassigned."""
         self._delivered.clear()
         self._ends.clear()
+        self._warned.clear()
 
     def known(self, partition: int) -> bool:
         return partition in self._delivered
@@ -44,13 +46,27 @@ class DeliveredOffsets:
         """Return the newest source offset whose output is on the output topic; -1 for none."""
         return self._delivered[partition]
 
-    def advance_source_end(self, partition: int, offset: int) -> None:
-        """Move the known end of the source past a record that was read from it."""
-        self._ends[partition] = max(self._ends[partition], offset + 1)
-
     def trusted(self, partition: int, offset: int) -> int:
-        """Return a stored source offset, or -1 if it is beyond the source's end, because the topic was recreated."""
-        return offset if offset < self._ends[partition] else NO_OFFSET
+        """Return a source offset stored before the assignment, or -1 if the source ended before it at the assignment.
+
+        Then the topic was recreated. The end at the assignment is compared, not the current one: as the new topic
+        grows past a stored offset, that offset would suppress new records. There is one warning per partition.
+        """
+        end = self._ends[partition]
+        if offset < end:
+            return offset
+        if partition not in self._warned:
+            self._warned.add(partition)
+            log.warning(
+                "%s: partition %d ended at %d when it was assigned, but stored states or outputs on %s refer to its"
+                " offset %d: the topic was recreated, and its records are handled from the start",
+                self._source,
+                partition,
+                end,
+                self._output,
+                offset,
+            )
+        return NO_OFFSET
 
     async def load(self, partitions: Iterable[int]) -> None:
         """Read the source's ends and the tails of the output's partitions.
@@ -66,15 +82,6 @@ class DeliveredOffsets:
             last = newest.get(partition, NO_OFFSET)
             self._ends[partition] = ends[partition]
             self._delivered[partition] = self.trusted(partition, last)
-            if last != self._delivered[partition]:
-                log.warning(
-                    "%s: partition %d ends at %d, but %s has outputs of offset %d: treated as a recreated topic",
-                    self._source,
-                    partition,
-                    ends[partition],
-                    self._output,
-                    last,
-                )
 
 
 async def _newest(reader: TopicReader) -> dict[int, int]:

@@ -44,9 +44,6 @@ class Known(DeliveredOffsets):
     def known(self, partition: int) -> bool:  # noqa: ARG002
         return True
 
-    def advance_source_end(self, partition: int, offset: int) -> None:
-        pass
-
 
 class Bench:
     """A runner on a stream that the test feeds."""
