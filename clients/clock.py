@@ -1,5 +1,6 @@
 """Event time: from this machine's clock, or from the exchange's clock, which a replay may run faster."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,11 @@ from exchanges.body import Body
 from exchanges.fields import decode_json, integer
 from marketdata.bounds import LATEST_MS
 from marketdata.errors import InvalidValueError, RetryableSourceError
+
+JUMP_S = 60.0
+"""Seconds of this machine by which a server time may differ from the expected one before it counts as a jump."""
+
+log = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 64 << 10  # {"serverTime": 1722816000000}
 
@@ -43,7 +49,8 @@ class SystemClock:
 class ExchangeClock:
     """The exchange's server time, advanced between two requests by the monotonic clock times `speed`.
 
-    It never runs backwards, and keeps advancing while the exchange does not answer.
+    It keeps advancing while the exchange does not answer, and does not run backwards when a server time is a little
+    behind. A server time that jumps is followed, forwards or backwards, once a second request confirms it.
 
     Args:
         fetch_ms: requests the server time, in ms.
@@ -75,18 +82,45 @@ class ExchangeClock:
         self.synchronise()
 
     def synchronise(self) -> None:
-        """Request the server time. Blocks for one request.
+        """Request the server time. Blocks for one request, or two if the time has jumped.
 
         Raises:
             RetryableSourceError: the exchange does not answer.
         """
+        found = self._request()
+        jumped = self._anchor_ms > 0 and self._differ(found, (self._anchor_ms, self._anchor))
+        if jumped:
+            again = self._request()
+            if self._differ(again, found):
+                log.warning("exchange time %d ms is ignored: the next response was %d ms", found[0], again[0])
+                if self._differ(again, (self._anchor_ms, self._anchor)):
+                    self._requested = again[1]
+                    return
+                jumped = False
+            else:
+                by_s = self._apart_ms(again, (self._anchor_ms, self._anchor)) / 1000
+                log.warning("exchange time jumped by %+.0f s, to %d ms", by_s, again[0])
+            found = again
+        with self._lock:
+            self._anchor_ms, self._anchor = found
+            self._requested = found[1]
+            if jumped:
+                self._last_ms = 0
+
+    def _differ(self, one: tuple[int, float], other: tuple[int, float]) -> bool:
+        """Whether two server times, each with its monotonic time, are further apart than delays explain."""
+        return abs(self._apart_ms(one, other)) > JUMP_S * 1000 * self._speed
+
+    def _apart_ms(self, one: tuple[int, float], other: tuple[int, float]) -> float:
+        return one[0] - other[0] - (one[1] - other[1]) * 1000 * self._speed
+
+    def _request(self) -> tuple[int, float]:
+        """Request the server time; return it, and the time of the monotonic clock to which it belongs."""
         before = self._monotonic()
         server_ms = self._fetch_ms()
         after = self._monotonic()
-        with self._lock:
-            # The server read its clock at some time between the two; half the round trip is assumed (RFC 5905).
-            self._anchor_ms = server_ms + round((after - before) / 2 * 1000 * self._speed)
-            self._anchor = self._requested = after
+        # The server read its clock at some time between the two; half the round trip is assumed (RFC 5905).
+        return server_ms + round((after - before) / 2 * 1000 * self._speed), after
 
     def now_ms(self) -> int:
         if self._resync_s is not None and self._monotonic() - self._requested >= self._resync_s:

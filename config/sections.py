@@ -206,7 +206,7 @@ class StreamsSettings(_Section):
     stream_interval_s: float = Field(1.0, gt=0)
     """Event seconds of a stream that one tick of a market conflates, on the epoch's grid."""
     stream_silence_s: float = Field(60.0, gt=0)
-    """Real seconds without a message after which a stream's connection is replaced."""
+    """Real seconds without a new event after which a stream's connection is replaced."""
     stream_life_h: float = Field(23.0, gt=0)
     """Event hours after which a new connection takes over; Binance closes a connection after 24."""
     stale_coingecko_s: float = Field(300.0, gt=0)

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import aiohttp
 
-from exchanges.deduplication import DeliveredRanges
+from exchanges.deduplication import Delivered
 from exchanges.grouping import split_by_size
 from exchanges.interface import StreamSource
 from exchanges.refusals import refusal_pause_s
@@ -67,10 +67,10 @@ class Link:
     """One open connection."""
 
     def __init__(
-        self, socket: aiohttp.ClientWebSocketResponse[Literal[False]], opened_at: float, delivered: DeliveredRanges
+        self, socket: aiohttp.ClientWebSocketResponse[Literal[False]], opened_at: float, delivered: Delivered
     ) -> None:
         self.socket = socket
-        self.last_message_at = opened_at
+        self.last_event_at = opened_at
         self.delivered = delivered
         self.acks: dict[int, str | None] = {}
         self.ack_received = asyncio.Event()

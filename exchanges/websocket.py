@@ -32,6 +32,9 @@ DRAIN_S = 1.0
 STABLE_S = 10.0
 """A connection that is lost sooner counts as a failed attempt to connect."""
 
+REPEATED_S = 10.0
+"""Time after a connect in which an event may arrive that another connection has delivered."""
+
 _HANDOVER_ATTEMPTS = 5
 _CLOSE_S = 1.0  # wait for the close frame
 _MAX_MESSAGE_BYTES = 1 << 20
@@ -63,6 +66,7 @@ class Connection:
         metrics: ConnectionMetrics,
         on_event: Callable[[StreamEvent], None],
         on_lost: Callable[[], None],
+        on_restart: Callable[[str], None],
         silence_s: float,
         life_ms: int,
     ) -> None:
@@ -77,7 +81,10 @@ class Connection:
             metrics: counters.
             on_event: called with each quote, trade and candle once; must not block.
             on_lost: called when no connection is left: quotes received so far may be outdated.
-            silence_s: time without a message after which a connection counts as dead.
+            on_restart: called with a market's symbol when the exchange numbers its events anew: a quote received
+                before does not precede them.
+            silence_s: time without an event that is passed on, after which a connection counts as dead. Messages that
+                are not valid, not subscribed or delivered before do not count.
             life_ms: event time after which the next connection takes over.
         """
         self._source = source
@@ -88,12 +95,14 @@ class Connection:
         self._metrics = metrics
         self._on_event = on_event
         self._on_lost = on_lost
+        self._on_restart = on_restart
         self._silence_s = silence_s
         self._life_ms = life_ms
         self._links: list[Link] = []
         self._deduplicator = Deduplicator()
         self._subscriber = Subscriber(source, metrics, clock)
         self._logged_fields: set[str] = set()
+        self._logged_restart = False
         self._was_connected = False
         self._refusals = 0
         self._failing: str | None = None  # kind of the error that was logged last, None while connected
@@ -205,7 +214,9 @@ class Connection:
         except BaseException:
             await self._close(link)
             raise
+        loop.call_later(REPEATED_S, self._deduplicator.forget_closed)
         self._was_connected = True
+        self._logged_restart = False
         self._failing = None
         self._refusals = 0
         self._metrics.paused(0.0)
@@ -234,8 +245,8 @@ class Connection:
                     return link.reader.result()
                 if planned and life.done():
                     return ConnectReason.LIFE
-                if loop.time() - link.last_message_at > self._silence_s:
-                    return f"no message for {loop.time() - link.last_message_at:.3g} s"
+                if loop.time() - link.last_event_at > self._silence_s:
+                    return f"no event for {loop.time() - link.last_event_at:.3g} s"
         finally:
             life.cancel()
             shutdown.cancel()
@@ -255,10 +266,10 @@ class Connection:
         while True:
             message = await socket.receive()
             if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                link.last_message_at = loop.time()
-                self._handle(link, message.data)
+                if self._handle(link, message.data):
+                    link.last_event_at = loop.time()
             elif message.type is aiohttp.WSMsgType.PING:
-                # A ping does not update last_message_at: it does not show that the streams are alive.
+                # A ping does not update last_event_at: it does not show that the streams are alive.
                 try:
                     await socket.pong(message.data)
                 except (ConnectionError, aiohttp.ClientError) as error:
@@ -266,24 +277,32 @@ class Connection:
             elif message.type is not aiohttp.WSMsgType.PONG:
                 return f"close code {socket.close_code}, {message.extra or message.data!r}"
 
-    def _handle(self, link: Link, message: str | bytes) -> None:
+    def _parse(self, message: str | bytes) -> StreamEvent | None:
+        """Return the event of a message; None if there is none, or if the message is not valid."""
         try:
-            event = self._source.parse(message)
+            return self._source.parse(message)
         except InvalidValueError as error:
             self._metrics.failed(SourceStatus.BAD_PAYLOAD)
             if error.field not in self._logged_fields:  # once per field: an exchange may repeat the error for hours
                 self._logged_fields.add(error.field)
                 log.warning("%s: invalid message of the stream: %s", self._source.name, error)
-            return
         except Exception:  # one message must not end the stream
             self._metrics.failed(SourceStatus.UNEXPECTED)
             if SourceStatus.UNEXPECTED not in self._logged_fields:
                 self._logged_fields.add(SourceStatus.UNEXPECTED)
                 log.exception("%s: unexpected error in a message of the stream", self._source.name)
-            return
+        return None
+
+    def _handle(self, link: Link, message: str | bytes) -> bool:
+        """Pass on the event of a message; return whether the message shows that the streams are alive."""
+        event = self._parse(message)
         if isinstance(event, QuoteUpdate | TradeUpdate):
-            if self._deduplicator.is_new(link.delivered, event.stream, event.number):
-                self._on_event(event)
+            restarts = self._deduplicator.restarts
+            if not self._deduplicator.is_new(link.delivered, event.stream, event.number):
+                return False
+            if self._deduplicator.restarts != restarts:
+                self._follow_restart(event)
+            self._on_event(event)
         elif isinstance(event, SubscriptionAck):
             link.acks[event.number] = event.refusal
             link.ack_received.set()
@@ -291,3 +310,15 @@ class Connection:
             link.shutdown.set()
         elif event is not None:
             self._on_event(event)
+        return event is not None
+
+    def _follow_restart(self, event: QuoteUpdate | TradeUpdate) -> None:
+        if not self._logged_restart:  # once: a restart concerns all streams
+            self._logged_restart = True
+            log.warning(
+                "%s: the numbers of %s restart at %d; they are followed, as are those of other streams",
+                self._source.name,
+                event.stream,
+                event.number,
+            )
+        self._on_restart(event.symbol)

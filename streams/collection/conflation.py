@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from exchanges.interface import QuoteUpdate, TradeUpdate
 
 MAX_CLOSED = 16  # intervals of one market that were not taken yet
+_AHEAD = 2  # intervals between the present and the latest end of an interval
 
 
 @dataclass(slots=True)
@@ -91,7 +92,7 @@ class Conflation:
             taken += market.closed
             market.closed = []
             opened = market.open
-            if opened is not None and opened.end_ms <= now_ms and opened.quote is not None:
+            if opened is not None and opened.quote is not None and self._is_over(opened, now_ms):
                 taken.append(opened)
                 opened = market.open = None
             if opened is None:
@@ -107,6 +108,10 @@ class Conflation:
             market.closed, market.open = [], None
         self._moved.clear()
         return left
+
+    def _is_over(self, opened: Interval, now_ms: int) -> bool:
+        """Whether an interval has ended, or ends so far ahead that the clock was set back since it was opened."""
+        return not now_ms < opened.end_ms <= now_ms + _AHEAD * self._interval_ms
 
     def _is_extended(self, market: _Market, opened: Interval) -> bool:
         return opened.quote is None or len(market.closed) >= MAX_CLOSED

@@ -135,6 +135,10 @@ class Collector:
                 if next_ms is None:
                     next_ms = floor_to(self._clock.now_ms(), self._interval_ms) + self._interval_ms
                 await self._clock.sleep_until(next_ms)
+                if self._clock.now_ms() < next_ms:  # the clock was set back: its instants count from here
+                    self._through_ms = 0
+                    next_ms = None
+                    continue
                 if not is_leader():
                     next_ms = None
                     continue

@@ -11,7 +11,7 @@ class SleepingClock(Clock, Protocol):
     """A clock that a coroutine can wait for."""
 
     async def sleep_until(self, event_ms: int) -> None:
-        """Return when event time has reached `event_ms`."""
+        """Return when event time has reached `event_ms`, or was set back meanwhile."""
         ...
 
 

@@ -175,6 +175,7 @@ class StreamFeed:
             metrics=self._counting,
             on_event=on_event,
             on_lost=lambda: conflation.forget_quotes(market.symbol for market in markets),
+            on_restart=lambda symbol: conflation.forget_quotes([symbol]),
             silence_s=self._silence_s,
             life_ms=self._life_ms,
         )

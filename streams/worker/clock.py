@@ -7,6 +7,7 @@ from collections.abc import Callable
 from clients.clock import Clock, ExchangeClock, build_clock, clock_speed
 from config.settings import Settings
 from marketdata.errors import RetryableSourceError
+from marketdata.times import SECOND_MS, to_rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,14 @@ class WorkerClock:
         return event_s / self._speed
 
     async def sleep_until(self, event_ms: int) -> None:
-        """Sleep until the clock reaches `event_ms`, also if it is resynchronised meanwhile."""
-        while (left_ms := event_ms - self.now_ms()) > 0:  # noqa: ASYNC110  there is no event for a time
+        """Sleep until the clock reaches `event_ms`; return early if it is set back by more than a second."""
+        seen_ms = self.now_ms()
+        while (left_ms := event_ms - (now_ms := self.now_ms())) > 0:
+            if now_ms < seen_ms - SECOND_MS:
+                log.warning(
+                    "the clock was set back by at least %.3g s, to %s", (seen_ms - now_ms) / 1000, to_rfc3339(now_ms)
+                )
+                return
+            seen_ms = now_ms
             # At least one millisecond, the resolution of the loop.
             await asyncio.sleep(max(self.real_seconds(left_ms / 1000), 0.001))

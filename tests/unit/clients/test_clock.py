@@ -59,6 +59,40 @@ def test_it_resynchronises_and_never_runs_backwards() -> None:
     assert clock.now_ms() == 1_032_000
 
 
+@pytest.mark.parametrize("jump_ms", [-3_600_000, 86_400_000])
+def test_a_confirmed_jump_of_the_exchange_is_followed_and_logged(
+    jump_ms: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    exchange = Exchange()
+    exchange.server_ms = 1_722_816_000_000
+    clock = exchange.clock(1.0)
+    before_ms = clock.now_ms()
+    exchange.machine.now_s += 31.0
+    exchange.server_ms += 31_000 + jump_ms
+    assert clock.now_ms() == before_ms + 31_000 + jump_ms
+    exchange.machine.now_s += 2.0
+    assert clock.now_ms() == before_ms + 33_000 + jump_ms
+    assert [record.getMessage() for record in caplog.records] == [
+        f"exchange time jumped by {jump_ms / 1000:+.0f} s, to {exchange.server_ms} ms"
+    ]
+
+
+@pytest.mark.parametrize(("second_ms", "expected_ms"), [(31_000, 31_000), (-9_000_000, 31_000)])
+def test_an_unconfirmed_jump_of_the_exchange_is_ignored(
+    second_ms: int, expected_ms: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    exchange = Exchange()
+    start_ms = exchange.server_ms = 1_722_816_000_000
+    clock = exchange.clock(1.0)
+    answers = iter((start_ms + 5_000_000, start_ms + second_ms))
+    exchange.fetch = lambda: next(answers)  # type: ignore[method-assign]
+    clock._fetch_ms = exchange.fetch
+    exchange.machine.now_s += 31.0
+    assert clock.now_ms() == start_ms + expected_ms
+    (record,) = caplog.records
+    assert "is ignored" in record.getMessage()
+
+
 def test_it_advances_while_the_exchange_does_not_answer() -> None:
     exchange = Exchange()
     clock = exchange.clock(1.0)

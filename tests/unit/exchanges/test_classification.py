@@ -95,6 +95,7 @@ async def open_stream(url: str, _timeout_s: float) -> object:
             metrics=Metrics().stream("binance"),
             on_event=unused,
             on_lost=unused,
+            on_restart=unused,
             silence_s=1.0,
             life_ms=1,
         ).probe()

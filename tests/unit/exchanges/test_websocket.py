@@ -87,6 +87,47 @@ async def test_pings_are_answered_and_do_not_end_the_silence(script: Script, mon
     assert fed.failures("lost") >= 1
 
 
+def quote(number: int, bid: float = 99.0) -> dict[str, Any]:
+    data = {"u": number, "s": "BTCUSDT", "b": str(bid), "B": "1.0", "a": "101.0", "A": "2.0"}
+    return {"stream": "btcusdt@bookTicker", "data": data}
+
+
+async def test_messages_without_an_acceptable_event_do_not_end_the_silence(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "STABLE_S", 0.1)
+    async with feeding(Fed(script.url, RunningClock(NOON), [BTC], silence_s=0.6)) as fed:
+        await fed.until(lambda: fed.connects("start") == 1, "a connection")
+        [socket] = script.sockets
+        await socket.send_json(quote(7))
+        while fed.connects("lost") == 0 and not socket.closed:
+            await socket.send_json(quote(7))  # delivered before
+            await socket.send_json({"stream": "unknown", "data": {}})
+            await socket.send_str("{")
+            await asyncio.sleep(0.02)
+        await fed.until(lambda: fed.connects("lost") >= 1, "another connection")
+    assert fed.failures("lost") >= 1
+
+
+async def test_a_numbering_that_restarts_is_followed_and_logged_once(
+    script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with feeding(Fed(script.url, RunningClock(NOON), [BTC], interval_ms=100)) as fed:
+        await fed.until(lambda: fed.connects("start") == 1, "a connection")
+        [socket] = script.sockets
+        await socket.send_json(quote(1_000_000, 99.0))
+        await fed.until(lambda: bool(fed.ticks), "a tick")
+        for number in range(1, 30):
+            await socket.send_json(quote(number, 70.0 + number))
+        await fed.until(lambda: fed.ticks[-1].bid_price == 99.0 and len(fed.ticks) > 1, "the newest quote")
+        await socket.close()
+        await fed.until(lambda: fed.connects("lost") == 1, "another connection")
+        await script.sockets[-1].send_json(quote(1, 50.0))
+        await fed.until(lambda: fed.ticks[-1].bid_price == 50.0, "the quote of the next numbering")
+    restarts = [message for message in caplog.messages if "the numbers of btcusdt@bookTicker restart" in message]
+    assert [message.split("restart at ")[1].split(";")[0] for message in restarts] == ["3", "1"]
+
+
 async def test_unacknowledged_subscriptions_fail_the_connection(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:

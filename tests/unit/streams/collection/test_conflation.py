@@ -128,3 +128,14 @@ def test_any_pace_of_taking_keeps_counts_volume_order_and_the_grid(seed: int) ->
     for symbol in ("BTC-USD", "ETH-USD"):
         ends = [one.end_ms for one in taken if one.symbol == symbol]
         assert ends == sorted(set(ends))
+
+
+def test_an_interval_ends_when_the_clock_is_set_back() -> None:
+    feed = conflation()
+    feed.add(quote(1, 100.0), START + 3_600_001)
+    [interval] = feed.take(START + 500)
+    assert interval.end_ms == START + 3_601_000
+    feed.add(quote(2, 101.0), START + 600)
+    assert feed.take(START + 700) == []
+    [interval] = feed.take(START + 1_000)
+    assert (interval.end_ms, bid(interval)) == (START + 1_000, 101.0)

@@ -103,6 +103,23 @@ async def test_instants_during_a_slow_poll_are_skipped_counted_and_logged(
     assert "skipped 1 polls from 2024-08-05T00:02:00.000Z on" in caplog.text
 
 
+async def test_polls_continue_when_the_clock_is_set_back() -> None:
+    class SetBack(FakeClock):
+        async def sleep_until(self, event_ms: int) -> None:
+            await super().sleep_until(event_ms)
+            if len(published.batches) == 2 and self.ms > START_MS:
+                self.ms = START_MS - 3_600_000 + 5_000
+
+    clock, metrics = SetBack(START_MS, speed=60), Metrics()
+    published = Published(leave_after=4)
+    with pytest.raises(EndOfScriptError):
+        await collector(clock, published, metrics, Source("coingecko", prices)).run(lambda: True)
+    assert [batch[0].timestamp for batch in published.batches] == [
+        to_rfc3339(START_MS + minute * 60_000) for minute in (1, 2, -59, -58)
+    ]
+    assert skipped(metrics) == {}
+
+
 async def test_only_the_leader_polls() -> None:
     clock, metrics = FakeClock(START_MS, speed=60), Metrics()
     published = Published()
