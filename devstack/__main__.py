@@ -3,10 +3,11 @@
 import argparse
 import asyncio
 import json
+import os
 import sys
 
 from config import load_settings
-from config.paths import jars_dir
+from config.paths import PRIVATE_UMASK, jars_dir
 from devstack.jars import fetch_jars
 from devstack.stack import PARTS
 from devstack.status import LOGS, collect_status
@@ -128,4 +129,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    os.umask(PRIVATE_UMASK)  # state and logs
     sys.exit(main())

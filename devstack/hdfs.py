@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from clients.webhdfs import CSRF_HEADER
+from config.paths import private_dir
 from devstack.health import endpoint
 from devstack.jars import class_path, pyspark_jar
 from devstack.java import Java, scratch_flags
@@ -94,7 +95,7 @@ class Hdfs:
             "dfs.datanode.du.reserved": "0",
         }
         for name in ("webapps/hdfs", "webapps/datanode"):  # the daemons fail to start without these on the class path
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            private_dir(self.folder / name)
         (self.folder / "core-site.xml").write_text(_xml(core), encoding="utf-8")
         (self.folder / "hdfs-site.xml").write_text(_xml(hdfs), encoding="utf-8")
         (self.folder / "log4j2.properties").write_text(LOG4J, encoding="utf-8")

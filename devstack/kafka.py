@@ -9,6 +9,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.paths import private_dir
 from devstack.health import endpoint
 from devstack.jars import class_path, pyspark_jar
 from devstack.java import Java, scratch_flags
@@ -90,7 +91,7 @@ class Kafka:
             "num.network.threads": "2",
             "num.io.threads": "4",
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_dir(self.folder)
         text = "".join(f"{key}={value}\n" for key, value in config.items())
         (self.folder / "server.properties").write_text(text, encoding="utf-8")
         (self.folder / "log4j2.properties").write_text(LOG4J, encoding="utf-8")

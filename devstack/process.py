@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clients.process import bound
+from config.paths import PRIVATE_UMASK, private_dir
 
 _log = logging.getLogger(__name__)
 _TAIL_BYTES = 16_384
@@ -31,9 +32,10 @@ def tail(log: Path, lines: int = 15) -> list[str]:
 
 def fresh(log: Path) -> BinaryIO:
     """An empty log, open for writing; the log of the previous run is kept as `.1`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(log.parent)
     if log.exists():
         log.replace(_rotated(log))
+    log.touch(mode=0o600)
     return log.open("ab")  # append mode: writes after a rotation go to the new end of the file
 
 
@@ -60,6 +62,7 @@ async def rotate_when_large(log: Path) -> None:
 def _rotate_if_large(log: Path) -> None:
     if log.stat().st_size > LOG_BYTES:
         shutil.copyfile(log, _rotated(log))
+        shutil.copymode(log, _rotated(log))
         os.truncate(log, 0)
 
 
@@ -82,6 +85,7 @@ class Child:
                 stderr=asyncio.subprocess.STDOUT,
                 env=dict(env),
                 cwd=cwd,
+                umask=PRIVATE_UMASK,
                 start_new_session=True,
             )
         return cls(name, log, process)

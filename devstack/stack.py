@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clients.http_health import hdfs_problem, http_problem, webhdfs_problem
-from config import Settings
-from config.paths import child_environment, jars_dir
+from config import Settings, paths
+from config.paths import child_environment, existing, jars_dir, work_dir
 from devstack.hdfs import Hdfs
 from devstack.health import kafka_problem
 from devstack.java import Java
@@ -19,7 +19,7 @@ from devstack.process import Child, tail
 from devstack.state import SCRATCH, PartState, ProcessId, StackState
 from marketdata.errors import StackError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = paths.ROOT
 PARTS = ("kafka", "hdfs", "exchange")
 _POLL_S = 0.1
 _FOLLOW_S = 0.5
@@ -77,7 +77,7 @@ def exchange_command(settings: Settings) -> list[str]:
         "devstack",
         "exchange",
         "--data",
-        str(own.exchange_data),
+        str(existing(own.exchange_data)),
         "--start",
         own.exchange_start,
         "--speed",
@@ -224,7 +224,7 @@ class Stack:
         Raises:
             StackError: the exit code is not 0; the message quotes the end of its log.
         """
-        child = await Child.start(name, command, env=self._env, cwd=ROOT, log=self.log_of(name))
+        child = await Child.start(name, command, env=self._env, cwd=work_dir(), log=self.log_of(name))
         self._running[name] = (Part(name, "", command, _no_check, stage=stage, grace_s=grace_s), child)
         ended = asyncio.create_task(child.wait())
         while not ended.done():
@@ -238,7 +238,7 @@ class Stack:
     async def run(self, part: Part) -> Child:
         """Start a part without waiting for its health; `next_exit` reports its exit."""
         child = await Child.start(
-            part.name, part.command, env={**self._env, **part.extra_env}, cwd=ROOT, log=self.log_of(part.name)
+            part.name, part.command, env={**self._env, **part.extra_env}, cwd=work_dir(), log=self.log_of(part.name)
         )
         self._running[part.name] = (part, child)
         status = self._state.parts.setdefault(part.name, PartState(part.address))

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from config.paths import private_dir
 from marketdata.errors import StackError
 
 SCRATCH = "tmp"
@@ -66,6 +67,7 @@ class StackState:
         """Replace the file atomically, so that a reader never sees a partial file."""
         path = folder / "stack.json"
         draft = path.with_suffix(".tmp")
+        draft.touch(mode=0o600)
         draft.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
         draft.replace(path)
 
@@ -101,7 +103,8 @@ def supervisor_lock(folder: Path) -> Iterator[StackState]:
     Raises:
         StackError: another supervisor holds the lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private_dir(folder)
+    (folder / "lock").touch(mode=0o600)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,7 +117,7 @@ def supervisor_lock(folder: Path) -> Iterator[StackState]:
             raise StackError(msg)
         scratch = folder / SCRATCH
         shutil.rmtree(scratch, ignore_errors=True)  # leftovers of a killed run
-        scratch.mkdir(exist_ok=True)
+        private_dir(scratch)
         try:
             yield StackState(me)
         finally:

@@ -15,12 +15,12 @@ import psutil
 from clients.logging_setup import set_up_logging
 from clients.stop_signals import stop_event
 from config import Settings
-from config.paths import child_environment, jars_dir
+from config.paths import PRIVATE_UMASK, child_environment, jars_dir, private_dir, work_dir
 from devstack.checks import check_disk, check_memory, check_ports
 from devstack.jars import fetch_jars
 from devstack.java import Java, find_java, missing_java
 from devstack.process import fresh, rotate_when_large, tail
-from devstack.stack import ROOT, Stack, build_parts, exchange_address
+from devstack.stack import Stack, build_parts, exchange_address
 from devstack.state import StackState, load_state, supervisor_lock
 from devstack.terminal import print_line
 from marketdata.errors import StackError
@@ -159,7 +159,8 @@ def up(settings: Settings, without: frozenset[str]) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            cwd=ROOT,
+            cwd=work_dir(),
+            umask=PRIVATE_UMASK,
             env=child_environment(BDI_PROFILE=settings.profile, BDI_DEVSTACK__STATE_DIR=str(folder.resolve())),
         )
     try:
@@ -240,6 +241,6 @@ def logs(settings: Settings, programs: Sequence[str] | None, lines: int) -> None
 
 def log_to_stdout(folder: Path) -> None:
     """Log to standard output, which `up` redirects to the supervisor's log in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    private_dir(folder)
     set_up_logging("INFO", sys.stdout)
     _log.info("supervisor pid %s, state folder %s", os.getpid(), folder)

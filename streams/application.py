@@ -5,6 +5,7 @@ Every part of the worker is created here and receives its dependencies; nothing 
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from faust.web.drivers.aiohttp import Web as AiohttpWeb
 
 from clients.logging_setup import logging_config
 from config import Settings, load_settings
+from config.paths import PRIVATE_UMASK
 from marketdata.errors import BitcoinDataError
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import FeedMode
@@ -77,6 +79,7 @@ class StreamsApp(faust.App):
         try:
             require_guarded(self.settings.streams, self.conf.web_bind)
             code = 1
+            os.umask(PRIVATE_UMASK)  # the tables' files
             claim_folder(self.conf.datadir.absolute())
             if self.conf.web_enabled:
                 await require_free_port(self.conf.web_bind, self.conf.web_port)

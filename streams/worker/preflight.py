@@ -8,6 +8,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from config.paths import private_dir
 from marketdata.errors import ConfigurationError
 
 _LOCK = "worker.lock"
@@ -23,8 +24,8 @@ def claim_folder(folder: Path) -> int:
         ConfigurationError: another process holds the lock, or the folder is not writable.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        private_dir(folder)
+        held = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise ConfigurationError(f"streams.data_dir: {folder}: expected a writable folder: {error}") from error
     try:

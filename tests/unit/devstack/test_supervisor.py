@@ -1,6 +1,7 @@
 """The supervisor's reactions to exits, with one-line programs as parts."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from devstack import supervisor
 from devstack.java import Java
 from devstack.stack import Part
 from devstack.state import load_state
-from tests.support.stack import settings_with
+from tests.support.stack import eventually_async, settings_with
 
 SLEEPS = (sys.executable, "-c", "import time; time.sleep(600)")
 ENDS = (sys.executable, "-c", "raise SystemExit(3)")
@@ -66,3 +67,39 @@ async def test_with_fail_fast_any_exit_ends_the_stack(monkeypatch: pytest.Monkey
     state = load_state(settings.devstack.state_dir)
     assert state is not None
     assert state.error.startswith("kafka: ended with exit code 3")
+
+
+async def test_state_logs_and_the_files_of_programs_are_private(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """Whatever the umask of the user is, and in a folder that an earlier version left open."""
+    folder = settings.devstack.state_dir
+    folder.mkdir(parents=True, mode=0o755)
+    made = folder / "made"
+    writes = (
+        "import os, sys, time; os.mkdir(sys.argv[1]); open(sys.argv[1] + '/data', 'w').close()\n"
+        "os.rename(sys.argv[1], sys.argv[2]); print('ready'); time.sleep(600)"
+    )
+
+    async def has_written() -> str | None:
+        return None if made.exists() else "is starting"
+
+    async def is_up() -> bool:
+        return made.exists()
+
+    part = Part("kafka", "", (sys.executable, "-c", writes, f"{made}.new", str(made)), has_written)
+    replace_parts(monkeypatch, part, Part("exchange", "", SLEEPS, healthy))
+    before = os.umask(0o022)
+    try:
+        async with asyncio.timeout(30):
+            supervising = asyncio.create_task(supervisor.supervise(settings, frozenset(), lambda _line: None))
+            await eventually_async(is_up, 30, "the parts are healthy", every_s=0.01)
+            open_to_others = [path for path in (folder, *folder.rglob("*")) if path.lstat().st_mode & 0o077]
+            logs = {path.name for path in folder.rglob("*.log")}
+            supervising.cancel()
+            await asyncio.gather(supervising, return_exceptions=True)
+    finally:
+        os.umask(before)
+    assert open_to_others == []
+    assert "kafka.log" in logs
+    assert {path.name for path in folder.iterdir()} >= {"lock", "logs", "made", "stack.json"}

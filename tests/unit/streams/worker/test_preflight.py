@@ -27,6 +27,8 @@ def test_a_folder_is_locked_until_its_worker_ends(tmp_path: Path) -> None:
         assert f"streams.data_dir: {folder}: locked by pid {holder.pid}, expected" in str(caught.value)
         holder.kill()
     os.close(claim_folder(folder))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "worker.lock").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
