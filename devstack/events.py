@@ -14,6 +14,7 @@ from config import Settings
 from devstack.status import collect_status
 from marketdata.codec import decode
 from marketdata.errors import BrokerError, DecodeError, StackError
+from marketdata.numbers import format_number
 from marketdata.records import Prediction, Score
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
@@ -30,11 +31,12 @@ def _hour(start: str, end: str) -> str:
 
 def format_prediction(prediction: Prediction) -> str:
     """Return one line of text."""
+    low, high = format_number(prediction.lower), format_number(prediction.upper)
     stale = f", {prediction.stale_reason}" if prediction.stale_reason else ""
     return (
         f"prediction  {prediction.symbol} {_hour(prediction.target_start, prediction.target_end)}: "
-        f"average {prediction.pred_avg_price:,.2f}, {prediction.interval_level:.0%} band "
-        f"{prediction.lower:,.2f} … {prediction.upper:,.2f} ({prediction.role} {prediction.model_version}{stale})"
+        f"average {format_number(prediction.pred_avg_price)}, {prediction.interval_level:.0%} band "
+        f"{low} … {high} ({prediction.role} {prediction.model_version}{stale})"
     )
 
 
@@ -44,7 +46,7 @@ def format_score(score: Score) -> str:
     revision = f", revision {score.revision}: its hour was rewritten" if score.revision else ""
     return (
         f"score       {score.symbol} {_hour(score.target_start, score.target_end)}: "
-        f"actual {score.actual_avg_price:,.2f}, predicted {score.pred_avg_price:,.2f}, "
+        f"actual {format_number(score.actual_avg_price)}, predicted {format_number(score.pred_avg_price)}, "
         f"error {score.error_bps:+.1f} bps (last-price baseline {score.last_price_error_bps:+.1f} bps), "
         f"{interval} the band ({score.role} {score.model_version}{revision})"
     )

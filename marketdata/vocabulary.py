@@ -43,6 +43,10 @@ class SourceStatus(StrEnum):
     """A fault of this program, not of the source."""
 
 
+OF_ONE_MARKET = frozenset({SourceStatus.UNKNOWN_SYMBOL, SourceStatus.NO_COIN_ID, SourceStatus.NOT_TRADING})
+"""Statuses that concern one market; the source answers for the others."""
+
+
 class TickFlag(StrEnum):
     """A warning about a tick. The flag of a stale source is `stale_flag(source)`."""
 

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _WEIGHT_SHARE = 0.8  # the rest is for the streams, which may share this machine's address
 _WEIGHT_WINDOW_S = 60.0  # of exchange time
 _ATTEMPTS = 8
+_INFO_ATTEMPTS = 3  # without the list, base and quote are concatenated
 _INFO_TIMEOUT_S = 30.0  # real seconds, of the list of symbols
 _BUDGET_S = 120.0  # real seconds: for all attempts of a request, and the longest pause to wait for
 
@@ -73,7 +74,7 @@ class KlineClient:
         """Read the exchange's symbols of some markets into `symbols`; without an answer, base and quote are used."""
         self.symbols = Symbols(markets)
         try:
-            self.symbols.update(self._retried(self._exchange_info))
+            self.symbols.update(self._retried(self._exchange_info, _INFO_ATTEMPTS))
         except SourceError as error:
             self.symbols.log_unavailable(error)
 
@@ -105,9 +106,9 @@ class KlineClient:
         """
         return self._retried(lambda: self._fetch(symbol, interval, from_ms, to_ms))
 
-    def _retried(self, request: Callable[[], T]) -> T:
+    def _retried(self, request: Callable[[], T], attempts: int = _ATTEMPTS) -> T:
         for attempt in stamina.retry_context(
-            on=self._backoff, attempts=_ATTEMPTS, timeout=_BUDGET_S, wait_initial=0.2, wait_max=10.0
+            on=self._backoff, attempts=attempts, timeout=_BUDGET_S, wait_initial=0.2, wait_max=10.0
         ):
             with attempt:
                 return request()

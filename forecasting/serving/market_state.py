@@ -27,6 +27,7 @@ from forecasting.serving.threads import in_thread
 from forecasting.training.child import TrainingChild
 from marketdata.codec import encode
 from marketdata.errors import InvalidValueError
+from marketdata.numbers import format_number
 from marketdata.records import Prediction, Score
 from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
 
@@ -285,12 +286,12 @@ class MarketState:
         await publish(prediction)
         self._published.add_prediction(prediction)
         log.info(
-            "predicted id=%s role=%s price=%.2f lower=%.2f upper=%.2f n_calib=%d stale_reason=%s",
+            "predicted id=%s role=%s price=%s lower=%s upper=%s n_calib=%d stale_reason=%s",
             prediction.prediction_id,
             prediction.role,
-            prediction.pred_avg_price,
-            prediction.lower,
-            prediction.upper,
+            format_number(prediction.pred_avg_price),
+            format_number(prediction.lower),
+            format_number(prediction.upper),
             prediction.n_calib,
             prediction.stale_reason,
         )

@@ -23,6 +23,7 @@ from rich.table import Table
 from clients.logging_setup import logging_config
 from config import Settings
 from marketdata.errors import BitcoinDataError
+from marketdata.numbers import format_number
 from streams.worker.clock import WorkerClock
 from streams.worker.state import WorkerState
 
@@ -32,7 +33,6 @@ COUNT = click.IntRange(min=1)
 JSON_OPTION = option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 
 _WIDTH = 220  # characters, if the output is no terminal
-_LARGE = 1_000  # numbers from here on are shown with two decimals, others with six digits
 _MIN_WRAPPED = 20  # characters of a wrapped column
 _FAILED = 1
 _INTERRUPTED = 130
@@ -143,5 +143,5 @@ def shown(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.6g}" if abs(value) < _LARGE else f"{value:,.2f}"
+        return format_number(value)
     return str(value)

@@ -27,7 +27,7 @@ from marketdata.records import (
 )
 from marketdata.times import HOUR_MS, from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
-from marketdata.vocabulary import Role, SourceStatus
+from marketdata.vocabulary import OF_ONE_MARKET, Role, SourceStatus
 
 T = TypeVar("T", Prediction, Score)
 
@@ -236,8 +236,8 @@ class ReadModel:
                 and state.status != SourceStatus.OK
             ):
                 continue  # the source answered for another market of this poll: no outage
-            if state.status == SourceStatus.UNKNOWN_SYMBOL and known is not None:
-                continue  # the source does not list this market; it answered for others
+            if state.status == SourceStatus.NO_COIN_ID or (state.status in OF_ONE_MARKET and known is not None):
+                continue  # the source is not asked for this market or does not have it; it answered for others
             if known is None and len(self.sources) >= _MAX_SOURCES:
                 continue
             since = None

@@ -11,13 +11,23 @@ function formatter(digits) {
 }
 
 const VAST = 1e12; // larger numbers are shown as a power of ten, to fit into a cell
+const TINY = 1e-12; // so are prices below
 
 export const number = (value, digits = 2) =>
   value == null ? DASH : (Math.abs(value) >= VAST ? value.toExponential(3) : formatter(digits).format(value)).replace("-", "−");
 
-export const priceDigits = (value) => (value == null || Math.abs(value) >= 100 ? 2 : Math.abs(value) >= 1 ? 4 : 5);
+// Decimals of a price: five significant digits for small ones, so that 0.00000001 is not shown as zero.
+export function priceDigits(value) {
+  const size = Math.abs(value ?? 0);
+  if (size === 0 || size >= 100) return 2;
+  return size >= 1 ? 4 : Math.min(4 - Math.floor(Math.log10(size)), 16);
+}
 
-export const price = (value) => number(value, priceDigits(value));
+export const price = (value) =>
+  value != null && value !== 0 && Math.abs(value) < TINY ? value.toExponential(3).replace("-", "−") : number(value, priceDigits(value));
+
+// A volume or quantity: three decimals, more if it is small.
+export const quantity = (value) => number(value, value != null && Math.abs(value) < 0.1 ? Math.max(priceDigits(value), 3) : 3);
 
 export const percent = (value, digits = 2) => (value == null ? DASH : `${number(value, digits)} %`);
 

@@ -1,7 +1,7 @@
 // The panels next to the charts. Records are inserted as text, never as markup.
 
 import {
-  age, clock, count, dayTime, hourMinute, ms, number, onDay, percent, price, signedPercent,
+  age, clock, count, dayTime, hourMinute, ms, number, onDay, percent, price, quantity, signedPercent,
 } from "/static/format.js";
 import { anchorEnd, newestForecast } from "/static/charts.js";
 
@@ -85,7 +85,7 @@ function drawSources() {
   const chips = Object.entries(states).sort().map(([name, s]) => {
     if (isUnknown(name)) return ["unknown", `${title(name)} unknown, last ${s.status.replaceAll("_", " ")} at ${hourMinute(ms(row.timestamp))}`];
     const isStale = row.flags.includes(`stale_${name}`);
-    const level = s.status === "ok" ? (isStale ? "late" : "ok") : s.status === "disabled" || s.status === "not_polled" ? "waiting" : "outage";
+    const level = s.status === "ok" ? (isStale ? "late" : "ok") : ["disabled", "not_polled", "no_coin_id"].includes(s.status) ? "waiting" : "outage";
     const old = s.staleness_ms == null ? "" : ` ${age(s.staleness_ms / 1000)} old`;
     return [level, `${title(name)} ${s.status === "ok" ? (isStale ? "stale," : "ok,") + (old || " age unknown") : s.status.replaceAll("_", " ")}`];
   });
@@ -177,8 +177,8 @@ const FEATURES = [
   ["Return", (w) => signedPercent(w.log_return == null ? null : w.log_return * 100, 3), (w) => w.log_return],
   ["Realised volatility", (w) => percent(w.realised_volatility == null ? null : w.realised_volatility * 100, 3)],
   ["Mean spread, bps", (w) => number(w.mean_spread_bps)], ["Max spread, bps", (w) => number(w.max_spread_bps)],
-  ["Mean liquidity", (w) => number(w.mean_liquidity, 3)], ["Quote imbalance", (w) => number(w.imbalance, 3)],
-  ["VWAP", (w) => price(w.vwap)], ["Volume", (w) => number(w.volume, 3)],
+  ["Mean liquidity", (w) => quantity(w.mean_liquidity)], ["Quote imbalance", (w) => number(w.imbalance, 3)],
+  ["VWAP", (w) => price(w.vwap)], ["Volume", (w) => quantity(w.volume)],
   ["Ticks", (w) => count(w.n_ticks)], ["Coverage", (w) => percent(w.coverage * 100, 0)],
 ];
 

@@ -78,6 +78,19 @@ def drawn_pixels(page: Browser, chart: str) -> int:
     return int(page.run(script, chart))
 
 
+def check_numbers(page: Browser) -> None:
+    """Check that the page's functions show five significant digits of prices, and the three decimals of quantities."""
+    prices = [1e-8, 2.34567e-5, 0.51234, 99.5, 58_123.4, 1e8, 0, None, 1e-13]
+    script = """return import("/static/format.js").then((it) => arguments[0].map((value) => it[arguments[1]](value)))"""
+    assert page.run(script, prices, "price") == [
+        *("0.000000010000", "0.000023457", "0.51234", "99.5000", "58,123.40", "100,000,000.00", "0.00", "–"),
+        "1.000e−13",
+    ]
+    assert page.run(script, [12_345.678, 0.018, 1e-5, 0, None], "quantity") == [
+        *("12,345.678", "0.018000", "0.000010000", "0.000", "–"),
+    ]
+
+
 def select_by_keyboard(page: Browser) -> None:
     """Select ETH-USD in the list."""
     page.run("document.getElementById('market').focus()")
@@ -110,6 +123,7 @@ async def test_the_page_draws_and_updates(live: Settings, page: Browser, tmp_pat
         open_page(page, live)
         eventually(lambda: page.text("#link-text") == "Live", 10, "the live stream")
         assert page.text("#price-title") == "BTC / USD"
+        check_numbers(page)
         assert page.text("#features tbody tr:first-child th") == "Last mid"
         assert "Waiting for the first forecast for BTC-USD." in page.text("#forecast")
         eventually(lambda: drawn_pixels(page, "price-chart") > 2_000, 20, "a drawn chart")

@@ -152,6 +152,15 @@ def test_the_names_of_all_topics_are_json(settings: Settings) -> None:
         (0.000123456789, "0.000123457"),
         (-1.5, "-1.5"),
         (3, "3"),
+        (1e-8, "0.00000001"),
+        (-0.0000123456789, "-0.0000123457"),
+        (1.5e-12, "0.0000000000015"),
+        (1e-13, "1e-13"),
+        (100_000_000.0, "100,000,000.00"),
+        (999.99999, "1000"),
+        (0.0, "0"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
     ],
 )
 def test_numbers_are_rounded_in_tables(value: float | None, text: str) -> None:

@@ -11,6 +11,7 @@ from marketdata.errors import FatalSourceError, RetryableSourceError
 from marketdata.records import Prediction, Score, SourceState, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
 from marketdata.topics import TopicRole
+from marketdata.vocabulary import OF_ONE_MARKET
 from streams.metrics import Metrics
 from streams.views import responses
 from streams.views.pages import STATIC
@@ -115,6 +116,20 @@ def test_ticks_of_a_stream_do_not_replace_data_of_polls(read_model: ReadModel, s
         one["source"]: one for one in responses.health(read_model, KafkaView(), settings, START + 2_000)["sources"]
     }
     assert sources["coingecko"]["failing_since"] == to_rfc3339(START + MINUTE_MS)
+
+
+@pytest.mark.parametrize("status", sorted(OF_ONE_MARKET))
+def test_a_status_of_one_market_is_no_outage_of_the_source(
+    read_model: ReadModel, settings: Settings, status: str
+) -> None:
+    for at, symbol, own in ((0, "BTC-USD", "ok"), (0, "ETH-USD", status), (1, "ETH-USD", status), (1, "BTC-USD", "ok")):
+        states = {"binance": SourceState(status="ok"), "coingecko": SourceState(status=own)}
+        record = builders.tick(START + at * MINUTE_MS, symbol=symbol, sources=states)
+        read_model.apply(TopicRole.TICKS, record, START)
+        read_model.apply(TopicRole.TICKS_CLEAN, record, START)
+        document = responses.health(read_model, KafkaView(), settings, START + at * MINUTE_MS)
+        assert {one["source"]: one["status"] for one in document["sources"]} == {"binance": "ok", "coingecko": "ok"}
+    assert read_model.markets["ETH-USD"].sources["coingecko"].status == status
 
 
 def test_candles_arrive_in_any_order_and_the_oldest_are_removed(read_model: ReadModel) -> None:
