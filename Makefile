@@ -30,7 +30,8 @@ test: lint docs  ## everything: lint, site, all tests on the real stack, branch 
 	@$(PYTHON) -m devstack.bootstrap browser
 	@status=0; \
 	$(QUICK) --cov || status=$$?; \
-	$(WITH_JAVA) $(RUN) -m pytest tests/parity tests/integration tests/acceptance || status=$$?; \
+	$(WITH_JAVA) $(RUN) -m pytest tests/parity tests/integration -n 2 --dist loadfile || status=$$?; \
+	$(WITH_JAVA) $(RUN) -m pytest tests/acceptance || status=$$?; \
 	exit $$status
 else
 test: lint

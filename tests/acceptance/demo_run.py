@@ -161,7 +161,8 @@ def demo_run(folder: Path) -> Iterator[Outcome]:
                 timeout=60,
             ).stdout
         )
-        read = {role: decoded(settings, role) for role in TopicRole if role is not TopicRole.TICKS}
+        # Against the data flow: the demo continues to publish, and what a record is made from must be read after it.
+        read = {role: decoded(settings, role) for role in reversed(TopicRole) if role is not TopicRole.TICKS}
         tables = {
             name: read_table(settings, path)
             for name, path in (
