@@ -176,6 +176,9 @@ class Views:
     async def _publish_markets(self) -> None:
         while True:
             await asyncio.sleep(_MARKETS_S)
+            changed, self.read_model.changed_sources = self.read_model.changed_sources, set()
+            for symbol in filter(self.hub.is_followed, changed):
+                self.hub.publish("tick", responses.sources_event(self.read_model, symbol), symbol)
             symbols = list(islice(self._changed, _MARKETS_ROWS))  # the others follow in the next event
             for symbol in symbols:
                 del self._changed[symbol]
@@ -203,9 +206,9 @@ class Views:
         return part_health.summaries(self.read_model, self.hdfs, self.follower.kafka, self._unix_ms())
 
     def _health_document(self) -> responses.Document:
-        document = responses.health(
-            self.read_model, self.follower.kafka, self._settings, self.now_ms(), self._pauses, self.summaries()
-        )
+        kafka = self.follower.kafka
+        programs = part_health.documents(self.summaries(), kafka, self._unix_ms())
+        document = responses.health(self.read_model, kafka, self._settings, self.now_ms(), self._pauses, programs)
         return document | {"plot": self._settings.forecasting.plot_path.is_file()}
 
     # Pages

@@ -3,6 +3,7 @@
 Their times are Unix time of the programs' machines, not event time: they describe programs, not market data.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from marketdata.part_status import UNKNOWN, PartSummary, summarise
@@ -62,12 +63,19 @@ def health_state(summary: PartSummary, kafka: KafkaView) -> str:
     return "outage" if kafka.connected and summary.last_report_ms is not None else UNKNOWN
 
 
-def document(summary: PartSummary, kafka: KafkaView) -> dict[str, Any]:
-    """Return an entry of `programs` in /api/health."""
+def documents(summaries: Iterable[PartSummary], kafka: KafkaView, unix_ms: int) -> list[dict[str, Any]]:
+    """Return the field `programs` of /api/health."""
+    return [_document(summary, kafka, unix_ms) for summary in summaries]
+
+
+def _document(summary: PartSummary, kafka: KafkaView, unix_ms: int) -> dict[str, Any]:
     name, what = _TEXTS[ProductPart(summary.part) if summary.part != HDFS else HDFS]
 
     def time(ms: int | None) -> str | None:
         return None if ms is None else to_rfc3339(ms)
+
+    def age_s(ms: int | None) -> float | None:
+        return None if ms is None else max(unix_ms - ms, 0) / 1000
 
     return {
         "part": summary.part,
@@ -77,7 +85,9 @@ def document(summary: PartSummary, kafka: KafkaView) -> dict[str, Any]:
         "status": summary.state,
         "reason": summary.reason,
         "since": time(summary.since_ms),
+        "since_age_s": age_s(summary.since_ms),
         "last_success": time(summary.last_success_ms),
+        "success_age_s": age_s(summary.last_success_ms),
         "last_report": time(summary.last_report_ms),
         "lag": summary.lag,
         "instances": summary.instances,

@@ -46,6 +46,8 @@ class MarketView:
     """One market. Points have times in ms of event time, prices in the quote currency, volumes in the base coin.
 
     polled: the newest tick that polled all sources; ticks of a stream contain no CoinGecko data.
+    collected: states of the sources in the newest collected tick, of time collected_ms. There is no clean tick if no
+    source has a price.
     serving: the forecast of the newest anchor hour, by the champion or by the baseline in its place.
     """
 
@@ -53,6 +55,8 @@ class MarketView:
     candles: dict[int, CandlePoint] = field(default_factory=dict)
     tick: Tick | None = None
     polled: Tick | None = None
+    collected: dict[str, SourceState] = field(default_factory=dict)
+    collected_ms: int | None = None
     features: FeatureRow | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
     serving: Prediction | None = None
@@ -62,8 +66,10 @@ class MarketView:
     def sources(self) -> dict[str, SourceState]:
         """The newest state of each source; that of the last poll if the newest tick did not poll the source."""
         if self.tick is None:
-            return {}
+            return self.collected
         newest = self.tick.sources
+        if self.collected_ms is not None and self.collected_ms > self.tick.timestamp_ms:
+            newest = newest | self.collected
         polled = {} if self.polled is None else self.polled.sources
         return polled | {
             name: state
@@ -155,6 +161,7 @@ class ReadModel:
         self.markets = {symbol: MarketView(deque(maxlen=self.points)) for symbol in self.symbols}
         self.topics: dict[TopicRole, TopicView] = {role: TopicView() for role in TopicRole}
         self.sources: dict[str, SourceView] = {}
+        self.changed_sources: set[str] = set()  # markets, since a reader last cleared it
         self.reports: dict[tuple[str, str], Report] = {}
         self.dead_letters: deque[DeadLetter] = deque(maxlen=100)
         self.dead_letter_reasons: Counter[str] = Counter()
@@ -189,6 +196,7 @@ class ReadModel:
         match record:
             case Tick() if role is TopicRole.TICKS:
                 self._apply_sources(record, event_ms)
+                self._apply_market_sources(market, record, event_ms)
             case Tick():
                 changed = self._apply_tick(market, record, event_ms)
             case Candle():
@@ -246,6 +254,17 @@ class ReadModel:
             # While a source fails, its last observation still gives the age of its data.
             observed = max(_valid_time(state.observed_at) or "", (known.observed_at if known else None) or "") or None
             self.sources[name] = SourceView(state.status, event_ms, observed, state.staleness_ms, since)
+
+    def _apply_market_sources(self, market: MarketView, tick: Tick, event_ms: int) -> None:
+        if market.collected_ms is not None and event_ms < market.collected_ms:
+            return
+        polled = [(name, one) for name, one in tick.sources.items() if one.status != SourceStatus.NOT_POLLED]
+        if not polled:
+            return
+        before = {name: one.status for name, one in market.collected.items()}
+        market.collected, market.collected_ms = dict(polled[:_MAX_SOURCES]), event_ms
+        if before != {name: one.status for name, one in market.collected.items()}:
+            self.changed_sources.add(tick.symbol)
 
     def _apply_score(self, market: MarketView, score: Score) -> bool:
         known = market.scores.get(score.prediction_id)

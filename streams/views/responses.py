@@ -13,12 +13,11 @@ from clients.clock import clock_speed
 from config.settings import Settings
 from exchanges.refusals import Pause
 from marketdata.enrichment import mid_price, spread_bps
-from marketdata.part_status import PartSummary
 from marketdata.records import Prediction, Score, Tick
 from marketdata.times import from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import SourceStatus, stale_flag
-from streams.views import forecast_health, part_health
+from streams.views import forecast_health
 from streams.views.read_model import KafkaView, MarketView, ReadModel, TickPoint, newest_first
 
 Document = dict[str, Any]
@@ -47,7 +46,7 @@ def market_row(read_model: ReadModel, symbol: str) -> Document:
     base, _, quote = symbol.partition("-")
     row: Document = {"symbol": symbol, "base": base, "quote": quote}
     if tick is None or polled is None:
-        unknown = ("timestamp", "price", "mid", "spread_bps", "change_24h_percent", "last", "divergence_bps")
+        unknown = ("timestamp", "price", "mid", "spread_bps", "change_24h_percent", "last", "last_of", "divergence_bps")
         return row | dict.fromkeys(unknown) | {"flags": []}
     mid = mid_price(tick.bid_price, tick.ask_price)
     return row | {
@@ -55,6 +54,7 @@ def market_row(read_model: ReadModel, symbol: str) -> Document:
         "price": polled.price,
         "mid": mid,
         "last": polled.price if mid is None else mid,
+        "last_of": "mid" if mid is not None else None if polled.price is None else "price",
         "spread_bps": spread_bps(tick.bid_price, tick.ask_price),
         "change_24h_percent": polled.price_change_percentage_24h,
         "divergence_bps": polled.divergence_bps,
@@ -100,13 +100,23 @@ def tick_event(read_model: ReadModel, tick: Tick) -> Document:
     return {"market": row, "point": point, "sources": read_model.markets[tick.symbol].sources, "flags": row["flags"]}
 
 
+def sources_event(read_model: ReadModel, symbol: str) -> Document:
+    """Return the states of a market's sources as an event like that of a tick; its point has no mid.
+
+    For a poll in which no source has a price: there is no clean tick.
+    """
+    row, market = market_row(read_model, symbol), read_model.markets[symbol]
+    point: TickPoint = (market.collected_ms or 0, None)
+    return {"market": row, "point": point, "sources": market.sources, "flags": row["flags"]}
+
+
 def summary(read_model: ReadModel, symbols: Iterable[str]) -> Document:
     """Return markets as short rows: there can be a thousand of them."""
     rows = []
     for symbol in symbols:
         row = market_row(read_model, symbol)
-        rows.append((symbol, row["last"], row["change_24h_percent"], row["flags"]))
-    return {"columns": ["symbol", "last", "change_24h_percent", "flags"], "rows": rows}
+        rows.append((symbol, row["last"], row["change_24h_percent"], row["flags"], row["last_of"]))
+    return {"columns": ["symbol", "last", "change_24h_percent", "flags", "last_of"], "rows": rows}
 
 
 def snapshot(read_model: ReadModel, symbol: str, health: Document, limit: int, *, is_forecast: bool) -> Document:
@@ -181,7 +191,7 @@ def health(
     settings: Settings,
     now_ms: int | None,
     pauses: Mapping[tuple[str, str], Pause] = MappingProxyType({}),
-    summaries: Sequence[PartSummary] = (),
+    programs: Sequence[Document] = (),
 ) -> Document:
     """Return each part's last event, age and state: ok, waiting (no data yet), late or outage.
 
@@ -191,7 +201,7 @@ def health(
         settings: of the worker.
         now_ms: event time; None while it is unknown.
         pauses: of this worker, by source and operation.
-        summaries: of the parts that run in other programs.
+        programs: `part_health.documents`.
     """
     forecasts = forecast_health.forecasts(read_model, settings, now_ms)
     parts = [_part(read_model, kafka, settings, now_ms, *part) for part in _PARTS]
@@ -202,7 +212,6 @@ def health(
     sources = [_source(read_model, settings, now_ms, name, flagged) for name in sorted(read_model.sources)]
     collected = settings.topic(TopicRole.TICKS).name
     cleaned = settings.topic(TopicRole.TICKS_CLEAN).name
-    programs = [part_health.document(one, kafka) for one in summaries]
     states = [entry["state"] for entry in (*parts, *sources, *programs)] + ([] if kafka.connected else ["outage"])
     worst = next((state for state in ("outage", "late", "waiting") if state in states), "ok")
     return {
@@ -210,7 +219,7 @@ def health(
         "speed": clock_speed(settings),
         "state": worst,
         "parts": parts,
-        "programs": programs,
+        "programs": list(programs),
         "sources": sources,
         "pauses": [
             {

@@ -30,7 +30,8 @@ class Error(TypedDict):
 class MarketRow(TypedDict):
     """A market's newest tick. Prices in quote currency: `price` of CoinGecko, `mid` of Binance, `last` mid or price.
 
-    divergence_bps: price against mid at the newest poll. flags: of the newest tick and poll.
+    last_of: which of both `last` is. divergence_bps: price against mid at the newest poll. flags: of the newest tick
+    and poll.
     """
 
     symbol: str
@@ -40,6 +41,7 @@ class MarketRow(TypedDict):
     price: float | None
     mid: float | None
     last: float | None
+    last_of: Literal["mid", "price"] | None
     spread_bps: float | None
     change_24h_percent: float | None
     divergence_bps: float | None
@@ -54,10 +56,10 @@ class Markets(TypedDict):
 
 
 class MarketList(TypedDict):
-    """Markets as rows of `columns`: symbol, last, change_24h_percent, flags."""
+    """Markets as rows of `columns`: symbol, last, change_24h_percent, flags, last_of."""
 
     columns: list[str]
-    rows: list[tuple[str, float | None, float | None, list[str]]]
+    rows: list[tuple[str, float | None, float | None, list[str], Literal["mid", "price"] | None]]
 
 
 class Features(TypedDict):
@@ -147,7 +149,9 @@ class ProgramHealth(TypedDict):
     status: str
     reason: str | None
     since: str | None
+    since_age_s: float | None
     last_success: str | None
+    success_age_s: float | None
     last_report: str | None
     lag: int | None
     instances: int
@@ -306,7 +310,10 @@ class Health(TypedDict):
 
 
 class TickEvent(TypedDict):
-    """A market's new tick: its row, a point for the chart, the newest state of each source, and the flags."""
+    """A market's new tick: its row, a point for the chart, the newest state of each source, and the flags.
+
+    If no source has a price, only the sources are new, and the point has no mid.
+    """
 
     market: MarketRow
     point: Mid

@@ -51,7 +51,7 @@ const handlers = {
     list.set(all.markets);
     list.mark(symbol);
     panels.strip(all.markets.rows, symbol, choose);
-    panels.headline(all.market);
+    panels.headline(all.market, all.sources);
     panels.sources(all.market, all.sources);
     price.load(all.history);
     panels.features(all.features);
@@ -63,7 +63,8 @@ const handlers = {
     if (all.history.candles.length || all.history.ticks.length) markPicture();
   },
   tick({ market, point, sources }) {
-    panels.headline(market);
+    panels.headline(market, sources);
+    panels.strip([[market.symbol, market.last, market.change_24h_percent, market.flags, market.last_of]], symbol, choose);
     panels.sources(market, sources);
     price.addMid(point);
   },

@@ -29,7 +29,18 @@ function put(node, text) {
 const facts = (pairs) =>
   make("dl", { className: "facts" }, ...pairs.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
 
-export function headline(row) {
+// Why no source has a price of a market; null if one has, or if none was asked yet.
+const STATUS_TEXTS = {
+  unknown_symbol: "does not list it", missing: "has no data of it", invalid: "sent invalid data of it", disabled: "is disabled",
+};
+function without(states) {
+  const all = Object.entries(states).filter(([, s]) => s.status !== "not_polled");
+  if (!all.length || all.some(([, s]) => s.status === "ok")) return null;
+  const why = all.sort().map(([name, s]) => `${title(name)} ${STATUS_TEXTS[s.status] ?? `fails (${s.status.replaceAll("_", " ")})`}`);
+  return `No source has a price: ${why.join(", ")}`;
+}
+
+export function headline(row, states) {
   $("price-title").textContent = row.symbol.replace("-", " / ");
   $("last").textContent = price(row.last);
   const change = $("change");
@@ -37,8 +48,11 @@ export function headline(row) {
   change.dataset.sign = Math.sign(row.change_24h_percent ?? 0);
   document.title = row.last == null ? "Bitcoin Data" : `${price(row.last)} ${row.symbol}`;
   $("quote-line").textContent = row.timestamp == null
-    ? "Waiting for the first tick…"
+    ? without(states) ?? "Waiting for the first tick…"
     : `${row.mid == null ? "No quote from Binance; price from CoinGecko" : `Mid, spread ${number(row.spread_bps)} bps`} · ${row.quote} · ${clock(ms(row.timestamp))}`;
+  const reason = without(states);
+  write($("market-alert"), reason == null || row.timestamp == null ? [] : [`${row.symbol}: ${reason}; last tick ${clock(ms(row.timestamp))}`]);
+  put($("price-empty"), reason == null ? "Waiting for the first candles…" : `${reason}.`);
 }
 
 // Few markets are shown as a strip, many as a list (markets.js).
@@ -46,11 +60,11 @@ export function strip(rows, chosen, choose) {
   const nav = $("strip");
   nav.hidden = document.body.classList.contains("many");
   if (nav.hidden) return;
-  for (const [symbol, last, change, flags] of rows) {
+  for (const [symbol, last, change, flags, of] of rows) {
     let button = nav.querySelector(`[data-symbol="${symbol}"]`);
     if (!button) {
       button = make("button", { type: "button", data: { symbol } }, make("span", { className: "name" }),
-        make("span", { className: "value" }), make("span", { className: "delta" }));
+        make("span", { className: "value" }), make("span", { className: "delta" }), make("span", { className: "of" }));
       button.addEventListener("click", () => choose(symbol));
       nav.append(button);
     }
@@ -60,6 +74,7 @@ export function strip(rows, chosen, choose) {
     put(button.children[1], price(last));
     put(button.children[2], change == null ? "" : signedPercent(change));
     button.children[2].dataset.sign = Math.sign(change ?? 0);
+    put(button.children[3], of === "mid" ? "mid" : of === "price" ? "CoinGecko" : "no price");
   }
 }
 
@@ -157,20 +172,27 @@ export function scores(document, symbol) {
   const rows = document.summary.filter((row) => row.symbol === symbol);
   $("scores-table").hidden = !rows.length;
   $("scores-empty").hidden = rows.length > 0;
-  const head = ["Model", "Hours", "In band", "Error", "Last price", "RMSE ratio"];
-  const hints = ["role and version", "scored", "share, of nominal", "mean abs., bps", "its error, bps", "below 1: better"];
+  const head = ["Model", "Hours", "In band", "Error", "Last price", "Ratio"];
+  const hints = ["role, version", "scored", "nominal", "abs., bps", "abs., bps", "RMSE"];
+  const version = (text) => text.split(/(?=-)/).flatMap((part) => [make("wbr"), part]); // breaks before each hyphen
   $("scores").replaceChildren(
-    make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col" }, text, make("small", {}, hints[i]))))),
+    make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col", title: HINTS[i] }, text, make("small", {}, hints[i]))))),
     make("tbody", {}, ...rows.map((row) => make("tr", {},
-      make("th", { scope: "row" }, make("span", { className: "tag", data: { role: row.role } }, row.role), make("small", {}, `${row.model_version}${row.origin === "live" ? "" : ", backfilled"}`)),
+      make("th", { scope: "row" }, make("span", { className: "tag", data: { role: row.role } }, row.role), make("small", {}, ...version(row.model_version), row.origin === "live" ? "" : ", backfilled")),
       make("td", {}, count(row.n)),
-      make("td", {}, `${percent(row.coverage * 100, 1)} `, make("small", {}, `of ${percent(row.interval_level * 100, 0)}`)),
+      make("td", {}, percent(row.coverage * 100, 1), make("small", {}, `of ${percent(row.interval_level * 100, 0)}`)),
       make("td", {}, number(row.mean_abs_error_bps, 1)),
       make("td", {}, number(row.mean_abs_last_price_error_bps, 1)),
       make("td", {}, number(row.rmse_ratio_to_last_price, 3)),
     ))),
   );
 }
+
+const HINTS = [
+  "Role and version of the model", "Number of scored hours", "Share of hours inside the band, and the band's nominal share",
+  "Mean absolute error of the forecast", "Mean absolute error of the last price as the forecast",
+  "RMSE of the forecast divided by that of the last price; below 1 is better",
+];
 
 const FEATURES = [
   ["Last mid", (w) => price(w.last)], ["Open", (w) => price(w.open)], ["High", (w) => price(w.high)], ["Low", (w) => price(w.low)],
@@ -190,6 +212,10 @@ export function features(row) {
     return;
   }
   const names = Object.keys(row.windows);
+  const windows = Object.values(row.windows);
+  // Polls have no trades; a stream's window can be without one.
+  $("features-note").textContent = windows.every((w) => w.volume == null) ? "VWAP and volume are unknown: quotes from polls contain no trades (streams.feed)."
+    : windows.some((w) => w.vwap == null) ? "A window without VWAP has no trades, or trades were not collected in it." : "";
   $("features-line").textContent =
     `As of ${clock(ms(row.timestamp))} · EWMA volatility ${percent(row.ewma_volatility == null ? null : row.ewma_volatility * 100, 3)} per √minute`;
   if (table.dataset.windows !== names.join() || !table.tBodies.length) {
@@ -232,6 +258,7 @@ export function health(document) {
     ...document.parts.map((p) => row(p.name, p.part === "predictions" && made.n_overdue ? `overdue for ${count(made.n_overdue)} of ${count(made.n_markets)} markets` : p.what, p.last_event, p.age_s, lag[p.part], known(p.state))),
     row("Kafka", isDisconnected ? "no connection" : "brokers", document.kafka.since, null, null, document.kafka.state),
   ];
+  programs(document);
   const dead = document.dead_letters;
   const reasons = Object.entries(dead.by_reason).map(([reason, n]) => `${reason} ${count(n)}`).join(", ");
   const deadLetters = make("p", { className: "note" }, make("b", {}, count(dead.on_topic)), dead.on_topic === 1 ? " dead letter" : " dead letters", reasons ? make("small", {}, reasons) : null);
@@ -253,6 +280,21 @@ export function health(document) {
   alerts(document);
 }
 
+const PROGRAM_STATES = { running: "ok" };
+
+// Parts of other programs. Their times are times of their machines, so they are shown as ages.
+function programs(document) {
+  const rows = document.programs.map((p) => make("tr", {},
+    make("th", { scope: "row" }, p.name, make("small", {}, p.state === "ok" || p.reason == null ? p.what : p.reason)),
+    make("td", {}, p.success_age_s == null ? "–" : `${age(p.success_age_s)} ago`),
+    make("td", {}, p.lag == null ? "–" : count(p.lag)),
+    make("td", {}, make("span", { className: "state", data: { state: p.state } }, PROGRAM_STATES[p.status] ?? p.status))));
+  $("health-programs").replaceChildren(
+    make("thead", {}, make("tr", {}, ...["Program", "Success", "Lag", "State"].map((text) => make("th", { scope: "col" }, text)))),
+    make("tbody", {}, ...rows),
+  );
+}
+
 function alerts(document) {
   const texts = [];
   const enabled = document.sources.filter((s) => s.status !== "disabled");
@@ -270,6 +312,9 @@ function alerts(document) {
   }
   for (const p of document.parts) {
     if (p.state === "outage" && p.part !== "predictions") texts.push(`${p.name}: outage, no new data since ${hourMinute(ms(p.last_event))} UTC`);
+  }
+  for (const p of document.programs) {
+    if (p.state === "outage") texts.push(p.status === "failing" ? `${p.name}: failing for ${age(p.since_age_s)}: ${p.reason}` : `${p.name}: no report for ${age(p.since_age_s)}`);
   }
   const { overdue: [longest], n_overdue: n } = document.forecasts;
   if (longest) {

@@ -161,7 +161,10 @@ async def test_the_page_draws_and_updates(live: Settings, page: Browser, tmp_pat
         assert not page.run("return document.querySelector('#forecast.overdue')")
         eventually(lambda: "Forecasts" not in page.text("#alerts"), 20, "the end of the overdue alert")
         eventually(lambda: drawn_pixels(page, "forecast-chart") > empty, 20, "the band in the forecast chart")
-        past = prediction(floor_to(now_ms, HOUR_MS) - HOUR_MS)  # the running hour has no score yet
+        version = "lstm-quantile-20240804T00-0123456789"
+        past = prediction(
+            floor_to(now_ms, HOUR_MS) - HOUR_MS, model_version=version
+        )  # the running hour has no score yet
         await send(live, TopicRole.PREDICTION_SCORES, [(key, encode(score(past, scored_at=made.issued_at)))])
         eventually(lambda: "100.0 %" in page.text("#scores"), 20, "the score on the page")
         await send(live, TopicRole.DEAD_LETTERS, [(key, encode(dead_letter(now_ms, value="<b>1.0</b>")))])
@@ -181,8 +184,15 @@ async def test_the_page_draws_and_updates(live: Settings, page: Browser, tmp_pat
             "return import('/static/format.js').then(({ price, count }) => [price(1e299), count(-1e12), count(1e11)])"
         )
         assert page.run(vast) == ["1.000e+299", "−1.000e+12", "100,000,000,000"]
-        page.command("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
-        assert page.run("return document.documentElement.scrollWidth") <= 390
+        for width, is_phone in ((1280, False), (390, True)):
+            page.command(
+                "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=2, mobile=is_phone
+            )
+            assert page.run("return document.documentElement.scrollWidth") <= width
+            page.run("document.getElementById('scores-table').hidden = false")  # those of the market before
+            for name in ("scores-table", "health-title"):
+                fits = "const box = document.querySelector(arguments[0]); return box.scrollWidth <= box.clientWidth"
+                assert page.run(fits, f"#{name}, .scroll[aria-labelledby={name}]"), (name, width)
         assert page.errors() == []
 
 
@@ -224,6 +234,7 @@ def test_the_page_reports_outages_and_survives_a_restart(
 
         ok_states = "return document.querySelectorAll('#sources [data-state=ok], #health-parts [data-state=ok]').length"
         with suspended_kafka(stack):
+            eventually(lambda: page.text("#link-text") == "Not live", 2.0, "the end of the live state", every_s=0.02)
             eventually(lambda: "Kafka: outage" in page.text("#alerts"), 60, "the outage of Kafka on the page")
             assert page.text("#link-text") == "Not live"
             assert page.run(ok_states) == 0  # no part is shown as ok

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
@@ -12,7 +13,7 @@ from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
 from streams.views.events import Hub, Listener
 from streams.views.pages import Views
-from tests.support.builders import tick
+from tests.support.builders import polled, tick
 from tests.support.fake_clock import FakeClock
 from tests.support.stack import settings_with
 
@@ -98,11 +99,11 @@ async def test_all_routes_are_read_only(client: Client) -> None:
         assert (await client.request(method, "/api/markets")).status == 405
 
 
-async def read_event(lines: AsyncIterator[bytes], name: str) -> dict[str, object]:
+async def read_event(lines: AsyncIterator[bytes], name: str) -> dict[str, Any]:
     async for line in lines:
         if line.strip() == f"event: {name}".encode():
             data = await anext(lines)
-            document: dict[str, object] = json.loads(data.removeprefix(b"data: "))
+            document: dict[str, Any] = json.loads(data.removeprefix(b"data: "))
             return document
     raise AssertionError(f"the stream ended before {name}")
 
@@ -118,7 +119,24 @@ async def test_a_record_reaches_only_the_listeners_of_its_market(client: Client,
         assert views.read_model.apply(TopicRole.TICKS_CLEAN, record, START)
         views._on_record(TopicRole.TICKS_CLEAN, record)
         assert (await read_event(lines, "tick"))["point"] == [START, 2.0]
-        assert (await read_event(others, "markets"))["rows"] == [["BTC-USD", 2.0, None, []]]
+        assert (await read_event(others, "markets"))["rows"] == [["BTC-USD", 2.0, None, [], "mid"]]
+
+
+async def test_a_market_that_no_source_has_shows_the_status_of_each(client: Client, views: Views) -> None:
+    """Its polls have no clean tick: the states come from the collected one."""
+    async with asyncio.timeout(20):
+        answer = await client.get("/api/events?symbol=BTC-USD&snapshot=1")
+        lines = aiter(answer.content)
+        assert (await read_event(lines, "snapshot"))["sources"] == {}
+        for status in ("timeout", "missing"):
+            record = polled(START, binance="unknown_symbol", coingecko=status)
+            assert not views.read_model.apply(TopicRole.TICKS, record, START)
+            event = await read_event(lines, "tick")
+            found = {name: state["status"] for name, state in event["sources"].items()}
+            assert found == {"binance": "unknown_symbol", "coingecko": status}
+            assert (event["point"], event["market"]["timestamp"]) == ([START, None], None)
+        again = await client.get("/api/events?symbol=BTC-USD&snapshot=1")
+        assert (await read_event(aiter(again.content), "snapshot"))["sources"]["coingecko"]["status"] == "missing"
 
 
 async def test_the_server_stops_immediately_despite_a_listener(views: Views) -> None:

@@ -35,7 +35,8 @@ def report(read_model: ReadModel, part: str, state: Activity, age_s: float = 1.0
 def programs(read_model: ReadModel, hdfs: HdfsView | None = None, kafka: KafkaView = CONNECTED) -> dict[str, Any]:
     """Return `programs` of the health by part, and its state as `overall`."""
     summaries = part_health.summaries(read_model, hdfs or HdfsView(), kafka, UNIX_MS)
-    health = responses.health(read_model, kafka, Settings(), START_MS, summaries=summaries)
+    documents = part_health.documents(summaries, kafka, UNIX_MS)
+    health = responses.health(read_model, kafka, Settings(), START_MS, programs=documents)
     return {one["part"]: one for one in health["programs"]} | {"overall": health["state"]}
 
 
@@ -65,6 +66,7 @@ def test_running_waiting_failing_done_and_dead_parts(read_model: ReadModel) -> N
     died = to_rfc3339(UNIX_MS - 16_000)
     assert (found["trainer"]["status"], found["trainer"]["since"]) == ("unknown", died)
     assert found["trainer"]["reason"] == f"no report since {died}; it was running then"
+    assert (found["trainer"]["since_age_s"], found["raw"]["success_age_s"]) == (16.0, 60.0)
     since = to_rfc3339(UNIX_MS - 60_000)
     assert (found["forecaster"]["status"], found["forecaster"]["since"]) == ("failing", since)
     assert (found["raw"]["last_success"], found["raw"]["lag"], found["raw"]["instances"]) == (since, 3, 1)
