@@ -107,6 +107,20 @@ def of_a_longer_horizon(hour_ms: int) -> Prediction:
     return prediction(hour_ms + 18 * HOUR_MS, horizon_h=24, issued_at=to_rfc3339(hour_ms - 5 * HOUR_MS))
 
 
+def check_that_tables_fit(page: Browser) -> None:
+    """Check that scores and health need no horizontal scrolling on a laptop and on a phone."""
+    for width, is_phone in ((1280, False), (390, True)):
+        page.command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=is_phone
+        )
+        boxes = "[document.documentElement, ...document.querySelectorAll('.scores .scroll, .health .scroll')]"
+        wide = page.run(
+            f"return {boxes}.filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.outerHTML)"
+        )
+        assert wide == [], width
+    page.command("Emulation.clearDeviceMetricsOverride")
+
+
 async def check_market_without_forecasts(settings: Settings, page: Browser, start_ms: int) -> None:
     """Check that an old forecast of a market outside forecasting.symbols is shown and is not overdue."""
     assert "No forecasts for ETH-USD: it is not in forecasting.symbols." in page.text("#forecast")
@@ -162,11 +176,11 @@ async def test_the_page_draws_and_updates(live: Settings, page: Browser, tmp_pat
         eventually(lambda: "Forecasts" not in page.text("#alerts"), 20, "the end of the overdue alert")
         eventually(lambda: drawn_pixels(page, "forecast-chart") > empty, 20, "the band in the forecast chart")
         version = "lstm-quantile-20240804T00-0123456789"
-        past = prediction(
-            floor_to(now_ms, HOUR_MS) - HOUR_MS, model_version=version
-        )  # the running hour has no score yet
+        # The running hour has no score yet.
+        past = prediction(floor_to(now_ms, HOUR_MS) - HOUR_MS, model_version=version)
         await send(live, TopicRole.PREDICTION_SCORES, [(key, encode(score(past, scored_at=made.issued_at)))])
         eventually(lambda: "100.0 %" in page.text("#scores"), 20, "the score on the page")
+        check_that_tables_fit(page)
         await send(live, TopicRole.DEAD_LETTERS, [(key, encode(dead_letter(now_ms, value="<b>1.0</b>")))])
         eventually(lambda: "1 dead letter" in page.text("#health-notes"), 20, "the dead letter on the page")
         assert "<b>1.0</b>" in page.text("#health-notes")  # records are inserted as text, not as markup
@@ -184,15 +198,8 @@ async def test_the_page_draws_and_updates(live: Settings, page: Browser, tmp_pat
             "return import('/static/format.js').then(({ price, count }) => [price(1e299), count(-1e12), count(1e11)])"
         )
         assert page.run(vast) == ["1.000e+299", "−1.000e+12", "100,000,000,000"]
-        for width, is_phone in ((1280, False), (390, True)):
-            page.command(
-                "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=2, mobile=is_phone
-            )
-            assert page.run("return document.documentElement.scrollWidth") <= width
-            page.run("document.getElementById('scores-table').hidden = false")  # those of the market before
-            for name in ("scores-table", "health-title"):
-                fits = "const box = document.querySelector(arguments[0]); return box.scrollWidth <= box.clientWidth"
-                assert page.run(fits, f"#{name}, .scroll[aria-labelledby={name}]"), (name, width)
+        page.command("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+        assert page.run("return document.documentElement.scrollWidth") <= 390
         assert page.errors() == []
 
 
