@@ -89,7 +89,7 @@ def exchange_command(settings: Settings) -> list[str]:
         "--seed",
         str(own.exchange_seed),
         "--markets",
-        *settings.markets,
+        *(f"{one.base}-{one.usd_asset}" if one.quote == "USD" else one.symbol for one in settings.parsed_markets),
         *(["--coin-ids", *ids] if ids else []),
     ]
 

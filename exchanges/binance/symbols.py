@@ -11,6 +11,7 @@ known, a market is named by concatenation (`Market.binance`).
 
 import difflib
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -28,9 +29,10 @@ log = logging.getLogger(__name__)
 TRADING = "TRADING"
 """Status of a pair that trades; others are BREAK, HALT, AUCTION_MATCH, PRE_TRADING, …"""
 
+_NAME = re.compile(r"[A-Z0-9._-]{1,40}")  # what a URL and a stream's name can hold
+_STATUS = re.compile(r"[A-Z_]{1,40}")
 _MAX_LOGGED = 20  # markets; each searches close matches
 _MAX_MATCHES = 4
-_MINUTES = {"SECOND": 1 / 60, "MINUTE": 1.0, "HOUR": 60.0, "DAY": 1440.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +106,14 @@ def parse_exchange_info(body: bytes) -> ExchangeInfo:
     pairs = {
         (one.baseAsset, one.quoteAsset): Pair(one.symbol, one.baseAsset, one.quoteAsset, one.status)
         for one in _valid(_symbol, info.symbols)
-        if one.symbol
+        if _NAME.fullmatch(one.symbol) and _STATUS.fullmatch(one.status)
     }
     if not pairs:
         raise InvalidValueError("symbols", len(info.symbols), "pairs with symbol, status, baseAsset and quoteAsset")
     weights = [
-        int(one.limit / (one.intervalNum * _MINUTES[one.interval]))
+        one.limit
         for one in _valid(_limit, info.rateLimits)
-        if one.rateLimitType == "REQUEST_WEIGHT" and one.interval in _MINUTES and one.intervalNum > 0 and one.limit > 0
+        if (one.rateLimitType, one.interval, one.intervalNum) == ("REQUEST_WEIGHT", "MINUTE", 1) and one.limit > 0
     ]
     return ExchangeInfo(MappingProxyType(pairs), min(weights, default=None))
 
@@ -120,7 +122,7 @@ def _valid(decoder: msgspec.json.Decoder[Any], rows: Iterable[Raw]) -> Iterable[
     for row in rows:
         try:
             yield decoder.decode(row)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
 
 

@@ -101,7 +101,7 @@ class Endpoint:
         return tuple(parameter.name for parameter in self.query)
 
 
-_SYMBOL = Parameter("symbol", "A market of the settings, such as BTC-USD.")
+_SYMBOL = Parameter("symbol", "A market of the settings, such as BTC-USD, in any case.")
 _ONE_MARKET = Parameter("symbol", "Only this market.")
 _LIMIT = Parameter("limit", "Maximum number of records.", MAX_RECORDS)
 _POINTS = Parameter(

@@ -17,8 +17,26 @@ from streams.collection.streamer import StreamFeed
 from streams.collection.tick_builder import Bounds
 from streams.kafka.records import OutgoingRecord
 from streams.metrics import Metrics
+from tests.support.exchange_server import Exchange
 
 PATIENCE_S = 40.0
+
+
+class ServerClock:
+    """The clock of the simulated exchange."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._clock = exchange.state.clock
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms()
+
+    def real_seconds(self, event_s: float) -> float:
+        return event_s / max(self._clock.speed, 1e-3)
+
+    async def sleep_until(self, event_ms: int) -> None:
+        while self.now_ms() < event_ms:  # noqa: ASYNC110  waits for time itself
+            await asyncio.sleep(0.005)
 
 
 class Fed:

@@ -1,9 +1,13 @@
 """Which pairs the simulated exchange lists, and their candles, quotes and trades at any price."""
 
+import asyncio
+
 import httpx
 import numpy as np
 import pytest
 
+from config.sections import BinanceSettings
+from exchanges.binance.kline_client import KlineClient
 from exchanges.binance.resolver import SymbolResolver
 from exchanges.binance.rest import Binance
 from exchanges.coingecko import CoinGecko
@@ -18,6 +22,7 @@ from simulator.listing import HOSTS, PER_USD, Further, split_name
 from simulator.market import SimulatedMarket
 from streams.collection.tick_builder import Bounds, Polled, build_tick
 from tests.support.exchange_server import DAY, NOON, SEED, Exchange, running_exchange, walk
+from tests.support.recorded_feed import Fed, ServerClock, feeding
 
 EXTREMES = ("SHIB-USDT@0.00000001", "GOLD-JPY@100000000", "W-USD", "1000SATS-TRY", "1INCH-BTC", "BTC-EUR", "ETH-BTC")
 
@@ -130,6 +135,24 @@ async def test_binance_us_works_by_its_address_alone() -> None:
     assert used == 10 + 10 + 10 + 2 + 1  # two refused lists, the list, quotes and candles: half of the usual weights
     asked = [row.query for row in exchange.state.journal if "klines" in row.path]
     assert "symbol=BTCUSD&" in asked[0]
+
+
+async def test_a_backfill_and_the_stream_use_the_symbols_of_binance_us() -> None:
+    market = Market("BTC", "USD")
+    async with running_exchange(history=history(rules="us"), speed=10.0) as exchange:
+        address = f"{exchange.address}/binance"
+
+        def fetch() -> tuple[KlineClient, int]:
+            with httpx.Client(trust_env=False) as http:
+                client = KlineClient(http, BinanceSettings(base_url=address))
+                client.resolve([market])
+                return client, len(client.fetch(client.symbols.name(market), "1m", NOON - HOUR_MS, NOON))
+
+        client, n_klines = await asyncio.to_thread(fetch)
+        fed = Fed(address.replace("http", "ws"), ServerClock(exchange), [market], client.symbols)
+        async with feeding(fed):
+            await fed.until(lambda: bool(fed.ticks), "a tick of BTCUSD")
+    assert (client.symbols.name(market), client.symbols.weight_per_minute, n_klines) == ("BTCUSD", 1200, 60)
 
 
 async def test_a_suspended_pair_has_its_status_and_no_quote() -> None:

@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+import random
+import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batch.klines.download import download_klines
 from batch.klines.plan import Span
@@ -36,6 +41,18 @@ def row(base: str, quote: str, status: str = "TRADING", symbol: str | None = Non
 
 def info(*rows: Any, limits: list[Any] | None = None) -> dict[str, Any]:
     return {"timezone": "UTC", "rateLimits": limits or [], "symbols": [*rows]}
+
+
+def mutated(seed: int) -> bytes:
+    """A valid answer with changed, removed or repeated bytes."""
+    rng = random.Random(seed)
+    body = bytearray(json.dumps(info(row("BTC", "USDT"), row("ETH", "BTC"), limits=[{"limit": 1200}])).encode())
+    for _change in range(rng.randrange(1, 6)):
+        at = rng.randrange(len(body))
+        body[at : at + rng.randrange(3)] = rng.choice(
+            [b"\xff", b"[" * 3_000, b'"', b"null", b"{", b"\x1b", b"1e999", b""]
+        )
+    return bytes(body)
 
 
 def resolved(*rows: Any, markets: list[Market]) -> Symbols:
@@ -80,10 +97,14 @@ def test_close_matches_are_another_base_or_another_quote() -> None:
 def test_entries_of_another_form_do_not_affect_others() -> None:
     limits = [None, {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": "x"}]
     limits += [{"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 61000}]
-    limits += [{"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND", "intervalNum": 30, "limit": 600}]
-    body = json.dumps(
-        info(None, 7, {"symbol": 1}, {**row("ETH", "USDT"), "symbol": ""}, row("BTC", "USDT"), limits=limits)
-    )
+    limits += [{"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 1200}]
+    odd = [
+        None,
+        7,
+        {"symbol": 1},
+        *(row("ETH", "USDT", symbol=text) for text in ('X","Y', "X" * 50, "A\x1b", "é", " ")),
+    ]
+    body = json.dumps(info(*odd, row("W", "USDT", "BREAK\n"), row("BTC", "USDT"), limits=limits))
     found = parse_exchange_info(body.encode())
     assert [pair.symbol for pair in found.pairs.values()] == ["BTCUSDT"]
     assert found.weight_per_minute == 1200
@@ -95,6 +116,13 @@ def test_entries_of_another_form_do_not_affect_others() -> None:
 def test_a_list_without_pairs_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidValueError):
         parse_exchange_info(body)
+
+
+@given(st.binary(max_size=200) | st.integers(0, 10**6).map(mutated))
+def test_no_answer_raises_another_error(body: bytes) -> None:
+    with suppress(InvalidValueError):
+        found = parse_exchange_info(body)
+        assert all(re.fullmatch(r"[A-Z0-9._-]{1,40}", pair.symbol) for pair in found.pairs.values())
 
 
 class Host:

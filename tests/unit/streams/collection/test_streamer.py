@@ -20,26 +20,9 @@ from simulator.candles import Candles
 from simulator.history import MarketHistory
 from simulator.recording import Recording
 from tests.support.exchange_server import DAY, Exchange, running_exchange, walk
-from tests.support.recorded_feed import Fed, feeding
+from tests.support.recorded_feed import Fed, ServerClock, feeding
 
 BTC, ETH = Market("BTC", "USD"), Market("ETH", "USD")
-
-
-class ServerClock:
-    """The clock of the simulated exchange."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._clock = exchange.state.clock
-
-    def now_ms(self) -> int:
-        return self._clock.now_ms()
-
-    def real_seconds(self, event_s: float) -> float:
-        return event_s / max(self._clock.speed, 1e-3)
-
-    async def sleep_until(self, event_ms: int) -> None:
-        while self.now_ms() < event_ms:  # noqa: ASYNC110  waits for time itself
-            await asyncio.sleep(0.005)
 
 
 def of(exchange: Exchange, *markets: Market, **changed: Any) -> Fed:
