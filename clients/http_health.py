@@ -7,7 +7,9 @@ _TIMEOUT_S = 3.0
 
 async def _get(url: str, **params: str) -> httpx.Response | str:
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_S) as client:
+        # Loading certificates takes longer than the request, and blocks the event loop.
+        is_tls = url.startswith("https:")
+        async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_S, verify=is_tls) as client:
             return await client.get(url, params=params)
     except httpx.TransportError as error:
         return "does not listen" if isinstance(error, httpx.ConnectError) else type(error).__name__

@@ -209,10 +209,9 @@ class StatusPublisher:
                 is_failing = True
             else:
                 return
-            if not self._is_closing:
-                await self._sleep(_RETRY_S)
             if self._is_closing:
                 return
+            await self._sleep(_RETRY_S)
 
     async def _publish(self, producer: AIOKafkaProducer) -> None:
         """Publish until the context ends: all parts at once, then each part's changes, and each part periodically.

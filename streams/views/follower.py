@@ -173,7 +173,7 @@ class Follower:
     def _note_answers(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition], waited_s: float) -> None:
         """Report an outage while no broker answers a fetch, and its end."""
         answered = tuple(consumer.last_poll_timestamp(tp) for tp in tps)
-        is_silent = answered == self._answered
+        is_silent = answered == self._answered and any(answered)  # a new consumer has not fetched yet
         self._answered = answered
         self._silent_s = self._silent_s + waited_s if is_silent else 0.0
         if not is_silent:

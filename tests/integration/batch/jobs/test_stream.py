@@ -1,5 +1,6 @@
 """The raw stream on a real Kafka, HDFS and Spark: each tick is stored once, and hourly rows equal the formulas."""
 
+import asyncio
 import base64
 import json
 import random
@@ -19,12 +20,14 @@ from clients.webhdfs import connect
 from config import Settings
 from marketdata.codec import encode
 from marketdata.hourly import hour_rows
-from marketdata.records import Candle, Tick
+from marketdata.records import Candle, PartStatus, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
-from tests.support.kafka_records import dead_letters, make_topics, publish, publish_raw
+from marketdata.vocabulary import Activity, ProductPart
+from tests.support.kafka_records import ROLES, dead_letters, make_topics, publish, publish_raw
 from tests.support.spark import as_row, random_candle, random_tick
 from tests.support.stack import ROOT, eventually, read_table, running
+from tests.support.streams_worker import decoded
 
 START_MS = from_rfc3339("2024-08-05T00:00:00Z")
 SYMBOLS = ("BTC-USD", "ETH-EUR")
@@ -211,10 +214,15 @@ def test_invalid_records_become_dead_letters_and_valid_ones_are_stored(
     assert len(dead_letters(settings)) == len(bad) + 1
 
 
+def statuses(settings: Settings, part: ProductPart) -> list[PartStatus]:
+    found = asyncio.run(decoded(settings, TopicRole.PART_STATUS, PartStatus))
+    return [status for status in found if status.part == part]
+
+
 def test_a_running_stream_stops_cleanly_and_shares_the_lease(
     settings: Settings, child_env: dict[str, str], tmp_path: Path
 ) -> None:
-    make_topics(settings)
+    make_topics(settings, (*ROLES, TopicRole.PART_STATUS))
     ticks, candles = records(5, 0, 65)
     with running(command("raw"), tmp_path / "raw.log", {**child_env, "BDI_BATCH__TRIGGER_S": "0.5"}) as program:
         publish(settings, [*ticks, *candles])
@@ -225,10 +233,17 @@ def test_a_running_stream_stops_cleanly_and_shares_the_lease(
 
         eventually(stored, 120, "all ticks stored")
         assert run(child_env, "hourly").returncode == 0  # a second writer of hourly_metrics, while the first streams
+        eventually(lambda: statuses(settings, ProductPart.RAW)[-1].lag == 0, 30, "no lag in the status of raw")
         program.process.send_signal(signal.SIGTERM)
         assert program.process.wait(10) == 0
     assert_hours(settings, ticks, candles, 1)
     assert_each_once(settings, ticks)
+    raw = statuses(settings, ProductPart.RAW)
+    assert {status.state for status in raw} == {Activity.WAITING, Activity.RUNNING, Activity.STOPPED}
+    assert any(status.last_success for status in raw)
+    hours = [status.state for status in statuses(settings, ProductPart.HOURLY)]
+    assert {Activity.RUNNING, Activity.DONE, Activity.STOPPED} <= set(hours)  # `raw` and `hourly` report them
+    assert raw[-1].state is hours[-1] is Activity.STOPPED
 
 
 def test_a_missing_topic_is_one_clear_line(settings: Settings, child_env: dict[str, str]) -> None:

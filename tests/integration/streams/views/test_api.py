@@ -32,12 +32,13 @@ from marketdata.topics import TOPICS, TopicRole
 from streams.kafka import topics
 from streams.views.openapi import EVENTS
 from tests.support.browser import chromium
-from tests.support.builders import SYMBOL, candle, prediction, score, tick
+from tests.support.builders import SYMBOL, candle, part_status, prediction, score, tick
 from tests.support.stack import Program, StackUnderTest, alone, eventually, free_ports, running
 from tests.support.streams_worker import command, everything, send, without_exchanges, worker
 
 TOKEN = "a-token-of-the-test"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+PART = b"raw/host:1"
 OPEN = ("/health/live", "/health/ready")
 LIVE_ONLY = {"resync"}  # sent to listeners that do not keep up
 
@@ -57,8 +58,9 @@ class Api:
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(self.address + path, trust_env=False, timeout=10, **{"headers": AUTHORIZED} | options)
 
-    def publish(self, role: TopicRole, *records: Record) -> None:
-        asyncio.run(send(self.settings, role, [(record.symbol.encode(), encode(record)) for record in records]))
+    def publish(self, role: TopicRole, *records: Record, key: bytes | None = None) -> None:
+        items = [(record.symbol.encode() if key is None else key, encode(record)) for record in records]
+        asyncio.run(send(self.settings, role, items))
 
 
 def feed(api: Api) -> None:
@@ -71,6 +73,7 @@ def feed(api: Api) -> None:
     api.publish(TopicRole.PREDICTIONS, *forecasts)
     scored = [score(one, covered=one is not forecasts[1], scored_at=to_rfc3339(api.now_ms)) for one in forecasts[1:]]
     api.publish(TopicRole.PREDICTION_SCORES, *scored)
+    api.publish(TopicRole.PART_STATUS, part_status(SystemClock().now_ms(), next_report_s=3_600.0), key=PART)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +205,7 @@ def test_messages_match_asyncapi(api: Api, role: TopicRole) -> None:
     assert messages
     for message in messages:
         validate(json.loads(message.value), {"$ref": f"#/components/schemas/{TOPICS[role].record}"}, document)
-        assert message.key.decode() == SYMBOL
+        assert message.key == (PART if role is TopicRole.PART_STATUS else SYMBOL.encode())
 
 
 def test_metrics_contain_sources_agents_refusals_and_scores(api: Api) -> None:
@@ -223,6 +226,9 @@ def test_metrics_contain_sources_agents_refusals_and_scores(api: Api) -> None:
         eventually(lambda agent=agent: value("bitcoin_agent_lag", agent=agent) == 0, 20, "no lag")  # type: ignore[misc]
     assert value("bitcoin_dead_letters_total", reason="crossed_quote") >= 1
     assert value("bitcoin_source_age_seconds", source="binance") >= 0
+    assert value("bitcoin_part_state", part="raw", state="running") == 1
+    assert value("bitcoin_part_lag", part="raw") == 3
+    eventually(lambda: value("bitcoin_part_state", part="hdfs", state="running") == 1, 20, "a probe of HDFS")
     by = {"symbol": SYMBOL, "role": "champion", "origin": "live"}
     assert value("bitcoin_forecast_scores", **by) >= 2
     assert 0 < value("bitcoin_forecast_coverage_ratio", **by) < 1

@@ -89,7 +89,7 @@ async def test_the_views_report_an_outage_of_kafka_and_recover(
                 assert len(resets) == kill
                 if kill < KILLS:
                     psutil.Process(pid).kill()
-                    await eventually_async(reports_outage, 30, "the outage of Kafka in the health")
+                    await eventually_async(reports_outage, 2.0, "the outage of Kafka in the health", every_s=0.02)
     finally:
         if following is not None:
             following.cancel()
