@@ -10,6 +10,7 @@ from py4j.protocol import Py4JError
 from pydantic import ValidationError
 from pyspark.errors import PySparkException
 
+from batch.spark.jvm import kill_jvm
 from clients.logging_setup import set_up_logging
 from clients.stop_signals import StopFlag
 from config import Settings, load_settings
@@ -113,7 +114,7 @@ def _with_markets(settings: Settings, symbols: str) -> Settings:
 def main(arguments: list[str] | None = None) -> int:
     """Run one job and return its exit code."""
     options = _parser().parse_args(arguments)
-    stop = StopFlag()
+    stop = StopFlag(kill_jvm)
     try:
         settings = load_settings()
         set_up_logging(settings.log_level)

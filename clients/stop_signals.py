@@ -24,10 +24,15 @@ def stop_event(*, on_hangup: bool = False) -> asyncio.Event:
 
 
 class StopFlag:
-    """A flag that the signals set. Until `running` is called, a signal ends the program at once with exit code 0."""
+    """A flag that the signals set. Until `running` is called, a signal ends the program at once with exit code 0.
 
-    def __init__(self) -> None:
+    Args:
+        before_exit: called before the program is ended.
+    """
+
+    def __init__(self, before_exit: Callable[[], object] = lambda: None) -> None:
         self._event = threading.Event()
+        self._before_exit = before_exit
         self._cancel: Callable[[], object] | None = None
 
     def is_set(self) -> bool:
@@ -46,6 +51,9 @@ class StopFlag:
         _log.info("%s: stopping", signal.Signals(number).name)
         self._event.set()
         if self._cancel is None:
+            for one in _SIGNALS:
+                signal.signal(one, signal.SIG_IGN)  # the program ends; a further signal would interrupt that
+            self._before_exit()
             raise SystemExit(0)
         threading.Thread(target=self._cancel, name="cancel", daemon=True).start()
 

@@ -6,7 +6,7 @@ sees either the old file or the new one.
 
 import logging
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import stamina
@@ -118,15 +118,24 @@ class Staged:
         self.files = files
 
 
-def open_store(spark: SparkSession, settings: Settings) -> Store:
+def open_store(spark: SparkSession, settings: Settings, stopped: Callable[[], bool] = lambda: False) -> Store:
     """Wait until HDFS accepts writes, and create the folders.
 
+    Args:
+        spark: the session.
+        settings: address and time limit.
+        stopped: polled while waiting; True ends the wait.
+
     Raises:
-        StorageError: HDFS does not accept writes within `hdfs.wait_s`.
+        StorageError: HDFS does not accept writes within `hdfs.wait_s`, or `stopped` returned True.
     """
     try:
         for attempt in stamina.retry_context(
-            on=Py4JJavaError, attempts=None, timeout=settings.hdfs.wait_s, wait_initial=0.2, wait_max=1.0
+            on=lambda error: isinstance(error, Py4JJavaError) and not stopped(),
+            attempts=None,
+            timeout=settings.hdfs.wait_s,
+            wait_initial=0.2,
+            wait_max=1.0,
         ):
             with attempt:
                 if attempt.num == 2:  # noqa: PLR2004  the second attempt is the first wait

@@ -52,7 +52,7 @@ def run_raw(settings: Settings, stop: StopFlag, *, once: bool, hourly: bool) -> 
         stop.running(lambda: None)  # `run_stream` polls the flag
         try:
             raw.waiting(f"HDFS at {settings.hdfs.url}")
-            store = open_store(spark, settings)
+            store = open_store(spark, settings, stop.is_set)
             raw.waiting("the topics of ticks and candles")
             topics = [settings.topic(role).name for role in (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)]
             asyncio.run(wait_for_topics(settings.kafka, topics, settings.hdfs.wait_s))
@@ -185,7 +185,7 @@ def _store_history(
         hdfs_failures_as_storage_errors(settings.hdfs.url),
     ):
         stop.running(lambda: cancel_jobs(spark))
-        store = open_store(spark, settings)
+        store = open_store(spark, settings, stop.is_set)
         found = fetched()
         _log.info("klines fetched after %.1f s", time.monotonic() - began)
         hours = found.open_times("1h") if hours is None else hours
@@ -203,7 +203,7 @@ def run_hourly(settings: Settings, stop: StopFlag, *, from_ms: int | None, to_ms
     ):
         status.running()
         stop.running(lambda: cancel_jobs(spark))
-        store = open_store(spark, settings)
+        store = open_store(spark, settings, stop.is_set)
         writer = HourWriter(spark, store, settings)
         hours, high_water_ms = writer.stored_hours()
         last_ms = high_water_ms - grace_ms(settings) - HOUR_MS

@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyspark
@@ -26,6 +26,9 @@ from marketdata.errors import StackError
 
 _LOG4J = Path(__file__).parent / "log4j2.properties"
 _STOP_S = 3.0
+_STACK = (
+    "-Xss32m"  # Spark matches the error of an interrupted batch with a regular expression that recurses by character
+)
 _ARCHIVE_S = 60.0
 _QUIET_JVM = (
     "-Xlog:disable",
@@ -71,6 +74,7 @@ def _options(settings: Settings, dump: Path | None, scratch: Path) -> dict[str, 
         f"-DHADOOP_USER_NAME={settings.hdfs.user}",
         f"-Djava.io.tmpdir={scratch}",
         "-XX:-UsePerfData",
+        _STACK,
         *(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_class_sharing(archive, dump)] if local else []),
     ]
     jars = _jars(settings)
@@ -153,8 +157,10 @@ def _session(settings: Settings, name: str, scratch: Path, *, save_class_archive
 
 def cancel_jobs(spark: SparkSession) -> None:
     """Cancel all running Spark jobs and silence Spark's log, which would report each in many lines."""
-    spark.sparkContext.setLogLevel("OFF")
-    spark.sparkContext.cancelAllJobs()
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    with suppress(Py4JError, OSError, AttributeError):  # the session can be ending at the same moment
+        spark.sparkContext.setLogLevel("OFF")
+        spark.sparkContext.cancelAllJobs()
 
 
 def _dump_path(settings: Settings) -> Path | None:
