@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -17,6 +17,7 @@ from marketdata.errors import shorten
 MASKED = "***"
 _KINDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", Path: "a path"}
 _LIMITS = ((Ge, "ge", "of at least"), (Gt, "gt", "above"), (Le, "le", "of at most"), (Lt, "lt", "below"))
+_LENGTHS = ((MinLen, "min_length", "at least"), (MaxLen, "max_length", "at most"))
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 _LONGEST_CHOICE = 12
 
@@ -91,22 +92,52 @@ def _types(annotation: Any) -> tuple[Any, ...]:
 
 
 def _metadata(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    found = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    return tuple(one for part in found for one in (part.metadata if isinstance(part, FieldInfo) else (part,)))
+
+
+def _item(annotation: Any, *, is_key: bool = False) -> Any:
+    """Return the type of the items of a list, or of the keys or values of a table."""
+    (container,) = _types(annotation)
+    arguments = get_args(container)
+    return arguments[0] if is_key or get_origin(container) is tuple else arguments[-1]
+
+
+def _bounds(metadata: Iterable[Any], limits: Iterable[tuple[Any, str, str]]) -> list[str]:
+    # 15 digits: limits of millions are written in full
+    return [
+        f"{words} {getattr(one, name):.15g}" for one in metadata for cls, name, words in limits if isinstance(one, cls)
+    ]
+
+
+def numeric_types(field: FieldInfo) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Return each number of a setting, or of the items of a list or table, as its type and its limits."""
+    found = []
+    for kind in _types(field.annotation):
+        if kind in (int, float):
+            found.append((kind, tuple(field.metadata)))
+        elif get_origin(kind) in (tuple, dict):
+            item = _item(kind)
+            found += [(one, _metadata(item)) for one in _types(item) if one in (int, float)]
+    return found
+
+
+def range_of(field: FieldInfo) -> str:
+    """Return the range of a number as `LOWEST to HIGHEST`; empty for other settings."""
+    limits = [_bounds(metadata, _LIMITS) for _, metadata in numeric_types(field)]
+    return " to ".join(text.rsplit(" ", 1)[1] for texts in limits for text in texts)
 
 
 def _expected(field: FieldInfo, below: int, *, is_key: bool) -> str:
     """Describe the values of a field, or of its items if the refused value is `below` it."""
     annotation, metadata = field.annotation, tuple(field.metadata)
     if below:
-        (container,) = _types(annotation)
-        arguments = get_args(container)
-        annotation = arguments[0] if is_key or get_origin(container) is tuple else arguments[-1]
+        annotation = _item(annotation, is_key=is_key)
         metadata = _metadata(annotation)
     (kind,) = _types(annotation)
-    limits = [
-        f"{words} {getattr(one, name):g}" for one in metadata for cls, name, words in _LIMITS if isinstance(one, cls)
-    ]
-    return " ".join([_kind(kind), " and ".join(limits)]).strip()
+    lengths = " and ".join(_bounds(metadata, _LENGTHS))
+    text = _kind(kind).replace("a list", f"a list of {lengths} items", 1) if lengths else _kind(kind)
+    return " ".join([text, " and ".join(_bounds(metadata, _LIMITS))]).strip()
 
 
 def _choices(kind: Any) -> list[str]:

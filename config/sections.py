@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
-from marketdata.bounds import MAX_HORIZON_H
+from marketdata.bounds import MAX_HISTORY_H, MAX_HORIZON_H
 from marketdata.errors import InvalidValueError
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
@@ -50,6 +50,8 @@ def _address(*schemes: str) -> AfterValidator:
 
 
 _Http = Annotated[str, _address("http", "https")]
+_Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+_RetentionH = Annotated[float, Field(ge=1, le=876_000)]
 _CoinId = Annotated[str, _matching(r"[^\s,]+", "an id of CoinGecko, such as wormhole")]
 
 
@@ -66,7 +68,7 @@ Symbols = Annotated[tuple[str, ...], AfterValidator(_upper)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class KafkaSettings(_Section):
@@ -84,9 +86,9 @@ class KafkaSettings(_Section):
     """Secret. Password; required by a SASL protocol."""
     ssl_cafile: Path | None = None
     """Trusted certificates, a PEM file; default: the system's."""
-    partitions: int = Field(4, ge=1)
+    partitions: int = Field(4, ge=1, le=1_000)
     """Partitions of the topics that the programs create."""
-    replication_factor: int = Field(1, ge=1)
+    replication_factor: int = Field(1, ge=1, le=100)
     """Replication factor of the topics that the programs create."""
 
 
@@ -97,8 +99,8 @@ class TopicSettings(_Section):
     """Prefix of every topic name."""
     names: dict[TopicRole, str] = Field(default_factory=dict)
     """Topic name by role, where it differs from the default."""
-    retention_hours: dict[TopicRole, float] = Field(default_factory=dict)
-    """Retention in hours by role, counted from arrival at the broker."""
+    retention_hours: dict[TopicRole, _RetentionH] = Field(default_factory=dict)
+    """Retention in hours by role, counted from arrival at the broker; at least the hour that a row is made of."""
 
 
 class HdfsSettings(_Section):
@@ -112,9 +114,9 @@ class HdfsSettings(_Section):
     """User name sent to HDFS; owner of the files."""
     root: Annotated[str, _matching(r"/[^/].*[^/]", "an absolute path without a slash at the end")] = "/bitcoin"
     """Folder of all tables and models."""
-    replication: int = Field(1, ge=1)
-    """Replicas of each block."""
-    wait_s: float = Field(60.0, gt=0)
+    replication: int = Field(1, ge=1, le=512)
+    """Replicas of each block; HDFS limits them to 512 (`dfs.replication.max`)."""
+    wait_s: float = Field(60.0, ge=0.1, le=86_400)
     """Real seconds that a job waits for HDFS, topics or the lease of a table before it fails."""
 
     @property
@@ -143,16 +145,16 @@ class ClockSettings(_Section):
 
     source: Literal["system", "exchange"] = "system"
     """`system`: this machine's UTC clock. `exchange`: Binance's /time, which runs `speed` times as fast in a replay."""
-    speed: float = Field(1.0, gt=0)
+    speed: float = Field(1.0, ge=0.01, le=10_000)
     """Event seconds per real second; other than 1 only in a replay."""
 
 
 class EventTimeSettings(_Section):
     """Limits in event time that several programs share."""
 
-    max_future_s: float = Field(60.0, ge=0)
+    max_future_s: float = Field(60.0, ge=0, le=86_400)
     """Event seconds by which a record's time may be ahead of the clock."""
-    hour_grace_s: float = Field(120.0, ge=0)
+    hour_grace_s: float = Field(120.0, ge=0, le=86_400)
     """Event seconds after the end of an hour before its row is first written."""
 
 
@@ -165,9 +167,9 @@ class BinanceSettings(_Section):
     """REST API; the default serves market data without a key."""
     stream_url: Annotated[str, _address("ws", "wss")] = "wss://data-stream.binance.vision"
     """WebSocket, used by `streams.feed`; the default serves market data without a key."""
-    timeout_s: float = Field(5.0, gt=0)
+    timeout_s: float = Field(5.0, ge=0.1, le=300)
     """Timeout of one request, in real seconds."""
-    weight_per_minute: int = Field(6000, ge=1)
+    weight_per_minute: int = Field(6000, ge=1, le=1_000_000)
     """Limit of request weight; a lower limit in the exchange's `exchangeInfo` replaces it."""
     usd_asset: Annotated[str, _matching(r"[A-Z0-9]{2,10}", "2 to 10 upper-case letters and digits")] = "USDT"
     """Asset that replaces the quote USD if the exchange lists no pair with USD: BTC-USD is BTCUSDT."""
@@ -184,11 +186,11 @@ class CoinGeckoSettings(_Section):
     """Secret. API key, sent in the header of the plan."""
     plan: Literal["demo", "pro"] = "demo"
     """Plan of the key; selects the header that carries it."""
-    timeout_s: float = Field(10.0, gt=0)
+    timeout_s: float = Field(10.0, ge=0.1, le=300)
     """Timeout of one request, in real seconds."""
-    calls_per_minute: int = Field(30, ge=1)
+    calls_per_minute: int = Field(30, ge=1, le=1_000_000)
     """Limit of the plan; the worker warns at start if its poll plan exceeds it."""
-    calls_per_month: int | None = Field(10_000, ge=1)
+    calls_per_month: int | None = Field(10_000, ge=1, le=1_000_000_000)
     """Limit of the plan; none: unlimited."""
     coin_ids: Annotated[dict[str, _CoinId], BeforeValidator(_upper_keys)] = {}
     """CoinGecko's ids by base, as a JSON object: `{"W": "wormhole"}`. A coin without an id is `no_coin_id` in ticks."""
@@ -201,26 +203,26 @@ class StreamsSettings(_Section):
     """Faust's application and consumer group."""
     feed: FeedMode = FeedMode.POLL
     """Source of quotes: `poll` (all sources by REST), `stream` (Binance's WebSocket, with trades), or `both`."""
-    poll_interval_s: float = Field(60.0, gt=0)
+    poll_interval_s: float = Field(60.0, ge=1, le=3_600)
     """Event seconds between polls; polls happen at multiples of it since the epoch."""
-    stream_interval_s: float = Field(1.0, gt=0)
+    stream_interval_s: float = Field(1.0, ge=0.1, le=3_600)
     """Event seconds of a stream that one tick of a market conflates, on the epoch's grid."""
-    stream_silence_s: float = Field(60.0, gt=0)
+    stream_silence_s: float = Field(60.0, ge=1, le=3_600)
     """Real seconds without a new event after which a stream's connection is replaced."""
-    stream_life_h: float = Field(23.0, gt=0)
+    stream_life_h: float = Field(23.0, ge=0.01, le=24)
     """Event hours after which a new connection takes over; Binance closes a connection after 24."""
-    stale_coingecko_s: float = Field(300.0, gt=0)
+    stale_coingecko_s: float = Field(300.0, ge=1, le=86_400)
     """Event seconds; older data from CoinGecko flags the tick `stale_coingecko`."""
-    stale_binance_s: float = Field(60.0, gt=0)
+    stale_binance_s: float = Field(60.0, ge=1, le=86_400)
     """Event seconds; an older quote from Binance flags the tick `stale_binance`."""
-    divergence_bps: float = Field(200.0, gt=0)
+    divergence_bps: float = Field(200.0, ge=0.01, le=1_000_000)
     """Basis points between CoinGecko's price (a minute old or more) and Binance's mid; more: flag `divergent`."""
-    jump_bps: float = Field(2_000.0, gt=0)
+    jump_bps: float = Field(2_000.0, ge=0.01, le=1_000_000)
     """Basis points between the mids of a market's consecutive ticks, in either direction; more: flag `jump`."""
     lateness_s: float = Field(120.0, ge=0, le=3_600)
     """Event seconds by which a tick may be older than the newest and still enter the rolling windows."""
-    candle_lookback_h: int = Field(0, ge=0)
-    """Hours of candles to fetch if none were published before."""
+    candle_lookback_h: int = Field(0, ge=0, le=8_760)
+    """Hours of candles to fetch if none were published before; use `batch backfill` for more than a year."""
     store: Literal["memory", "rocksdb"] = "rocksdb"
     """Storage of the tables; `memory` reads the whole changelog at each start."""
     data_dir: Path = Path(".state/streams")
@@ -233,11 +235,11 @@ class StreamsSettings(_Section):
     """Secret, at least 16 characters. Every request except `/health/…` must present it (docs/api.md)."""
     web_open: bool = False
     """Whether everyone who can reach `web_host` may read without a token."""
-    session_timeout_s: float = Field(6.0, gt=0)
-    """Real seconds after which the partitions of a dead worker move to others."""
+    session_timeout_s: float = Field(6.0, ge=6, le=1_800)
+    """Real seconds after which the partitions of a dead worker move to others; Kafka's default limits: 6, 1800."""
     gather_ms: int = Field(40, ge=1, le=1_000)
     """Real milliseconds that the broker collects records before it answers a fetch; more gives larger batches."""
-    standby_replicas: int = Field(0, ge=0)
+    standby_replicas: int = Field(0, ge=0, le=100)
     """Copies of the tables on other workers."""
 
     @model_validator(mode="after")
@@ -258,19 +260,19 @@ class BatchSettings(_Section):
     """Spark's master URL."""
     driver_memory: str = "1g"
     """Heap of the driver, which runs everything with a local master."""
-    shuffle_partitions: int = Field(2, ge=1)
+    shuffle_partitions: int = Field(2, ge=1, le=10_000)
     """`spark.sql.shuffle.partitions`."""
     jars_dir: Path | None = None
     """Folder of Spark's Kafka connector; default: the cache of `python -m devstack jars`."""
-    trigger_s: float = Field(10.0, gt=0)
+    trigger_s: float = Field(10.0, ge=0.1, le=3_600)
     """Real seconds between micro-batches."""
     raw_slot_minutes: int = Field(60, ge=1, le=60)
     """Minutes of ticks per file; less than 60 if an hour holds millions of rows."""
-    max_offsets_per_trigger: int = Field(200_000, ge=1)
+    max_offsets_per_trigger: int = Field(200_000, ge=1, le=10_000_000)
     """Maximum number of records in a micro-batch."""
-    backfill_hours: int = Field(17_520, ge=1)
+    backfill_hours: int = Field(17_520, ge=1, le=MAX_HISTORY_H)
     """One-hour klines per market that `backfill` fetches."""
-    backfill_minutes: int = Field(10_080, ge=0)
+    backfill_minutes: int = Field(10_080, ge=0, le=MAX_HISTORY_H * 60)
     """One-minute klines per market that `backfill` fetches."""
 
 
@@ -284,28 +286,28 @@ class ForecastingSettings(_Section):
     challengers: tuple[Literal["lstm-quantile", "lstm-plain"], ...] = ()
     """Further models to train and score, in the role `challenger`."""
     horizon_h: int = Field(1, ge=1, le=MAX_HORIZON_H)
-    """Hours from the last closed hour to the forecast hour."""
-    sequence_h: int = Field(60, ge=2)
+    """Hours from the last closed hour to the forecast hour; at most a year, the limit of the records."""
+    sequence_h: int = Field(60, ge=2, le=8_760)
     """Hours in the input window of the network."""
-    train_hours: int = Field(17_520, ge=500)
+    train_hours: int = Field(17_520, ge=500, le=MAX_HISTORY_H)
     """Number of the newest hours to train on."""
-    calibration_hours: int = Field(1_440, ge=100)
+    calibration_hours: int = Field(1_440, ge=100, le=MAX_HISTORY_H)
     """Hours held out of training for the conformal scores of the interval."""
-    epochs: int = Field(50, ge=1)
+    epochs: int = Field(50, ge=1, le=10_000)
     """Maximum number of epochs; early stopping may end training sooner."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, le=65_536)
     """Windows per training step."""
-    max_windows: int | None = Field(None, ge=100)
+    max_windows: int | None = Field(None, ge=100, le=1_000_000)
     """Number of the newest windows to train on; none: all."""
-    patience: int = Field(5, ge=1)
+    patience: int = Field(5, ge=1, le=10_000)
     """Epochs without a better validation loss before training stops."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One network per seed; the forecast is their mean."""
-    retrain_every_h: int = Field(144, ge=1)
+    seeds: Annotated[tuple[_Seed, ...], Field(min_length=1, max_length=32)] = (0, 1, 2)
+    """One network per seed, at most 32; the forecast is their mean. NumPy and Keras accept 32 bits."""
+    retrain_every_h: int = Field(144, ge=1, le=8_760)
     """Event hours between trainings; at most `max_model_age_h`, so that a champion is replaced in time."""
-    max_model_age_h: int = Field(168, ge=1)
+    max_model_age_h: int = Field(168, ge=1, le=8_760)
     """Age in event hours beyond which a baseline serves in place of the champion."""
-    poll_s: float = Field(5.0, gt=0)
+    poll_s: float = Field(5.0, ge=0.1, le=3_600)
     """Real seconds between checks for a closed hour."""
     report_dir: Path = Path("build/report")
     """Output folder of `report`."""
@@ -339,9 +341,9 @@ class DevstackSettings(_Section):
     """Folder of the candles that the simulated exchange replays."""
     exchange_start: Annotated[str, AfterValidator(_instant)] = "2024-08-05T00:00:00Z"
     """Start of the replay; a stored clock resumes where it stopped."""
-    exchange_speed: float = Field(60.0, gt=0)
+    exchange_speed: float = Field(60.0, ge=0.01, le=10_000)
     """Event seconds per real second."""
-    exchange_seed: int = 20240805
+    exchange_seed: _Seed = 20240805
     """Seed of the data that the candles do not contain."""
     jars_dir: Path | None = None
     """Folder of the downloaded jars; default: in the user's cache folder."""
@@ -351,5 +353,5 @@ class DevstackSettings(_Section):
     """Heap of Kafka (-Xmx)."""
     hdfs_heap: str = "384m"
     """Heap of the NameNode and of the DataNode (-Xmx)."""
-    startup_s: float = Field(90.0, gt=0)
+    startup_s: float = Field(90.0, ge=1, le=3_600)
     """Real seconds that a service may take to become healthy."""

@@ -17,6 +17,8 @@ MAX_COUNT = 1e15
 """Trades and updates; far below 2^63, the limit of the tables' integers."""
 MAX_HORIZON_H = 8_760
 """The horizon of a forecast in hours: a year."""
+MAX_HISTORY_H = 175_200
+"""Hours of history in one run: 20 years. The oldest market of Binance began in 2017."""
 MAX_BPS = 1e9
 """Errors and losses in basis points of log price. Two plausible prices differ by less than 830,000."""
 MAX_SIGMA = 1e3

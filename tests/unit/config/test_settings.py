@@ -1,15 +1,20 @@
 """The settings tree: precedence, unknown keys, invalid values, secrets."""
 
+import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_origin
 
 import pytest
+from annotated_types import Ge, Le
 from pydantic import BaseModel, ValidationError
 
-from config.refused import describe
+from config.refused import describe, numeric_types
 from config.settings import PROFILES, RENAMED, Settings, load_settings
 from marketdata.errors import ConfigurationError
 from marketdata.topics import TopicRole
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -297,14 +302,27 @@ def test_profiles_and_defaults_use_no_former_name(recwarn: pytest.WarningsRecord
             "-1",
             "streams.lateness_s: '-1': expected a finite number of at least 0 and of at most 3600",
         ),
-        ("BDI_CLOCK__SPEED", "0", "clock.speed: '0': expected a finite number above 0"),
-        ("BDI_KAFKA__PARTITIONS", "4.5", "kafka.partitions: '4.5': expected a whole number of at least 1"),
+        ("BDI_CLOCK__SPEED", "0", "clock.speed: '0': expected a finite number of at least 0.01 and of at most 10000"),
+        (
+            "BDI_KAFKA__PARTITIONS",
+            "4.5",
+            "kafka.partitions: '4.5': expected a whole number of at least 1 and of at most 1000",
+        ),
         (
             "BDI_COINGECKO__CALLS_PER_MONTH",
             "many",
-            "coingecko.calls_per_month: 'many': expected a whole number of at least 1",
+            "coingecko.calls_per_month: 'many': expected a whole number of at least 1 and of at most 1000000000",
         ),
-        ("BDI_FORECASTING__SEEDS", "1,x", "forecasting.seeds.1: 'x': expected a whole number"),
+        (
+            "BDI_FORECASTING__SEEDS",
+            "1,x",
+            "forecasting.seeds.1: 'x': expected a whole number of at least 0 and of at most 4294967295",
+        ),
+        (
+            "BDI_FORECASTING__SEEDS",
+            "",
+            "forecasting.seeds: '': expected a list of at least 1 and at most 32 items, in the environment separated",
+        ),
         (
             "BDI_FORECASTING__CHALLENGERS",
             "gru",
@@ -315,7 +333,7 @@ def test_profiles_and_defaults_use_no_former_name(recwarn: pytest.WarningsRecord
         (
             "BDI_TOPICS__RETENTION_HOURS",
             '{"ticks": "x"}',
-            "topics.retention_hours.ticks: 'x': expected a finite number",
+            "topics.retention_hours.ticks: 'x': expected a finite number of at least 1 and of at most 876000",
         ),
         ("BDI_TOPICS__NAMES", "[1", "topics.names: '[1': expected JSON, such as {\"NAME\": …}"),
         ("BDI_TOPICS__NAMES", "[1]", "topics.names: [1]: expected a table, in the environment a JSON object"),
@@ -346,6 +364,37 @@ def test_a_refused_setting_is_one_line_with_name_value_and_expectation(
     assert len(lines) == 1
     assert lines[0].startswith(f"  {line}")
     assert not re.search(r"pydantic|pattern|regex|input|instance|valid|Enum|_Environment", lines[0])
+
+
+def numbers() -> Iterator[tuple[str, type[BaseModel], str, tuple[Any, ...], bool]]:
+    """Yield each numeric setting: name, section, field, limits, and whether it is the item of a list or table."""
+    for section, outer in Settings.model_fields.items():
+        inner = outer.annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            assert numeric_types(outer) == [], section
+            continue
+        for name, field in inner.model_fields.items():
+            for _, limits in numeric_types(field):
+                yield f"{section}.{name}", inner, name, limits, get_origin(field.annotation) in (tuple, dict)
+
+
+@pytest.mark.parametrize("number", [*numbers()], ids=lambda one: one[0])
+def test_every_number_is_finite_and_has_a_lowest_and_a_highest_value(
+    number: tuple[str, type[BaseModel], str, tuple[Any, ...], bool],
+) -> None:
+    name, section, field, limits, is_item = number
+    lowest = max(one.ge for one in limits if isinstance(one, Ge))
+    highest = min(one.le for one in limits if isinstance(one, Le))
+    assert math.isfinite(lowest)
+    assert math.isfinite(highest)
+    for hostile in (math.inf, -math.inf, math.nan, "inf", "1e999", 10**400, lowest - 1, highest * 1.01 + 1):
+        value: Any = hostile
+        if is_item:
+            value = {"ticks": hostile} if "dict" in str(section.model_fields[field].annotation) else [hostile]
+        with pytest.raises(ValidationError) as caught:
+            section.model_validate({field: value})
+        assert any(str(one["loc"][0]) == field for one in caught.value.errors()), (name, hostile)
+    assert f"| {lowest:.15g} to {highest:.15g} |" in (ROOT / "docs/settings.md").read_text()
 
 
 def test_every_setting_refuses_a_wrong_value_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_refused_settings_are_one_line_each_with_exit_code_2(
     heading, *lines = err.splitlines()
     assert heading.endswith("settings refused:")
     assert [line.strip() for line in lines] == [
-        "kafka.partitions: 'none': expected a whole number of at least 1",
+        "kafka.partitions: 'none': expected a whole number of at least 1 and of at most 1000",
         "streams.web_token: ***: expected 16 or more of the letters A-Z and a-z, digits and . _ ~ -",
     ]
     assert out == ""
