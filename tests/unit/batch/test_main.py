@@ -30,7 +30,7 @@ def test_symbols_of_a_backfill_are_read_in_any_case_and_need_not_be_forecast(
 def test_a_wrong_symbol_of_a_backfill_is_one_line_with_close_matches(
     backfilled: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["backfill", "--symbols", "ETHUSD"]) == 1
+    assert main(["backfill", "--symbols", "ETHUSD"]) == 2
     assert backfilled == []
     error = capsys.readouterr().err
     assert error.startswith("batch backfill: --symbols: 'ETHUSD': markets: symbol: 'ETHUSD': expected BASE-QUOTE")
