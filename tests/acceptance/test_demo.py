@@ -17,6 +17,7 @@ import pytest
 from devstack.stack import ROOT
 from marketdata.markets import Market
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339, to_rfc3339
+from marketdata.vocabulary import ProductPart
 from simulator.history import MarketHistory
 from simulator.market import SimulatedMarket
 from tests.acceptance.demo_run import BAD_RECORDS, HOURS, Outcome, demo_run
@@ -45,7 +46,7 @@ def test_it_runs_and_stops_within_the_time_limit(outcome: Outcome) -> None:
     assert "Traceback" not in outcome.printed
     assert f"127.0.0.1:{outcome.settings.streams.web_port}" in outcome.printed
     assert {name: part["healthy"] for name, part in outcome.status.items()} == dict.fromkeys(
-        ("kafka", "hdfs", "webhdfs", "exchange", "web"), True
+        ("kafka", "hdfs", "webhdfs", "exchange", "web", *ProductPart), True
     )
 
 
