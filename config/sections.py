@@ -234,7 +234,10 @@ class StreamsSettings(_Section):
     web_token: Annotated[_Secret, AfterValidator(_check_token)] = None
     """Secret, at least 16 characters. Every request except `/health/…` must present it (docs/api.md)."""
     web_open: bool = False
-    """Whether everyone who can reach `web_host` may read without a token."""
+    """Whether everyone who can reach `web_host` may read without a token. The Host header is still checked."""
+    web_url: _Http | None = None
+    """Public address of the dashboard behind a proxy, such as `https://dashboard.example`: its name is accepted as Host
+    header, and with `https` the cookie is `Secure`."""
     session_timeout_s: float = Field(6.0, ge=6, le=1_800)
     """Real seconds after which the partitions of a dead worker move to others; Kafka's default limits: 6, 1800."""
     gather_ms: int = Field(40, ge=1, le=1_000)

@@ -18,6 +18,7 @@ from clients.logging_setup import logging_config
 from config import Settings, load_settings
 from config.paths import PRIVATE_UMASK
 from marketdata.errors import BitcoinDataError
+from marketdata.printable import write_line
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import FeedMode
 from streams import commands
@@ -39,6 +40,7 @@ from streams.worker.shutdown import BoundedWorker
 from streams.worker.stall_watchdog import SESSION_SHARE, StallWatchdog
 from streams.worker.state import WorkerState
 from streams.worker.supervise import forever
+from streams.worker.web_server import BoundedSite, bounded_runner
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +53,21 @@ _ROCKSDB_OPTIONS = {"write_buffer_size": 8 << 20, "block_cache_size": 16 << 20, 
 
 
 class OwnWeb(AiohttpWeb):
-    """Faust's web server without Faust's own pages, which would use our paths and show the tables."""
+    """Faust's web server with limits, without Faust's own pages, which would use our paths and show the tables."""
 
     default_blueprints: ClassVar[list[Any]] = []
     production_blueprints: ClassVar[list[Any]] = []
     debug_blueprints: ClassVar[list[Any]] = []
     optional_blueprints: ClassVar[list[Any]] = []
     logger = logging.getLogger("faust.web")
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._runner = bounded_runner(self.web_app)
+
+    def _new_transport_tcp(self) -> BoundedSite:
+        conf = self.app.conf
+        return BoundedSite(self._runner, conf.web_bind, conf.web_port, ssl_context=conf.web_ssl_context)
 
 
 class StreamsApp(faust.App):
@@ -129,7 +139,7 @@ def app_from_environment() -> StreamsApp:
     try:
         settings = load_settings()
     except BitcoinDataError as error:
-        sys.stderr.write(f"streams: {error}\n")
+        write_line(sys.stderr, f"streams: {error}")
         raise SystemExit(2) from error
     return build_app(settings, WorkerClock.from_settings(settings))
 

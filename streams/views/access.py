@@ -3,20 +3,23 @@
 With a token, every request except `/health/…` needs it: as `Authorization: Bearer TOKEN`, or in a browser as the cookie
 that is set by opening any page once with `?token=TOKEN`. Live events send the cookie, too. `/health/…` is open because
 an orchestrator's probes have no secrets, and it contains no market data. Without a token, the Host header must name
-this machine, so that a web page from elsewhere cannot read the API by pointing its own name at this address (DNS
-rebinding). Responses never contain the token.
+this server, so that a web page from elsewhere cannot read the API by pointing its own name at this address (DNS
+rebinding); `web_open` additionally accepts any IP address and this machine's host name. Responses never contain the
+token.
 """
 
 import hmac
+import socket
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from yarl import URL
 
 from config.sections import StreamsSettings
 from marketdata.errors import ConfigurationError
-from marketdata.hosts import host_name, is_loopback
+from marketdata.hosts import host_name, is_address, is_loopback
 
 COOKIE = "bitcoin_data_access"
 PARAMETER = "token"
@@ -25,6 +28,7 @@ UNGUARDED = frozenset({"/health/live", "/health/ready"})
 _BEARER = "bearer "
 _COOKIE_DAYS = 30
 _MISDIRECTED = 421
+_NAMES = "a name or address of this server; a name of a proxy is set by streams.web_url"
 _HOW = "the worker's token: Authorization: Bearer …, or open /?token=… once in a browser"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,23 +56,30 @@ def require_guarded(streams: StreamsSettings, address: str) -> None:
 def guard(streams: StreamsSettings, refuse: Refuse) -> Middleware:
     """Return the middleware that passes requests on or responds with `refuse`."""
     token = None if streams.web_token is None else streams.web_token.get_secret_value()
+    public = URL(streams.web_url or "")
+    names = {streams.web_host.lower(), public.host or ""} | (
+        {socket.gethostname().lower()} if streams.web_open else set()
+    )
+    names.discard("")
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in UNGUARDED:
             return await handler(request)
         if token is not None:
-            return await _with_token(request, handler, token, refuse)
-        if not streams.web_open and (header := request.headers.get("Host")) is not None:  # browsers always send one
+            return await _with_token(request, handler, token, refuse, is_https=public.scheme == "https")
+        if (header := request.headers.get("Host")) is not None:  # browsers always send one
             name = host_name(header)
-            if not is_loopback(name) and name != streams.web_host.lower():
-                return refuse("Host", name, "this machine's loopback name or address", _MISDIRECTED)
+            if not (is_loopback(name) or name in names or (streams.web_open and is_address(name))):
+                return refuse("Host", name, _NAMES, _MISDIRECTED)
         return await handler(request)
 
     return check
 
 
-async def _with_token(request: web.Request, handler: Handler, token: str, refuse: Refuse) -> web.StreamResponse:
+async def _with_token(
+    request: web.Request, handler: Handler, token: str, refuse: Refuse, *, is_https: bool
+) -> web.StreamResponse:
     given = request.query.get(PARAMETER)
     if given is not None and _equal(given, token):
         # Redirect to the address without the secret, to keep it out of the history. Two leading slashes would name
@@ -81,7 +92,7 @@ async def _with_token(request: web.Request, handler: Handler, token: str, refuse
             max_age=_COOKIE_DAYS * 86_400,
             httponly=True,
             samesite="Lax",  # not Strict: the page can be opened from a link, and the API is read-only
-            secure=request.secure,
+            secure=request.secure or is_https,  # headers of a proxy are not trusted: any client can send them
         )
         return redirect
     header = request.headers.get("Authorization", "")

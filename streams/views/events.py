@@ -1,7 +1,7 @@
 """Server-Sent Events: one hub per worker, one bounded queue per listener.
 
-A listener that does not keep up receives `resync` (fetch the documents again) and never delays other listeners. Wire
-format: WHATWG HTML, section 9.2.
+A listener that does not keep up receives `resync` (fetch the documents again) and never delays other listeners. The
+number of listeners and the bytes queued for each are limited. Wire format: WHATWG HTML, section 9.2.
 """
 
 import asyncio
@@ -10,11 +10,14 @@ from contextlib import contextmanager
 
 import msgspec
 
-_QUEUED = 1_000
+MAX_LISTENERS = 64
+QUEUED_BYTES = 1 << 20  # of one listener; a single larger event, such as a snapshot, is still sent
+_QUEUED = 1_000  # events
 _KEEP_ALIVE_S = 15.0
 RETRY_MS = 1_000
 
 Event = tuple[str, bytes]
+_RESYNC: Event = ("resync", b"{}")
 
 
 def frame(name: str, data: bytes) -> bytes:
@@ -27,22 +30,27 @@ class Listener:
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol
-        self._queue: asyncio.Queue[Event | None] = asyncio.Queue(_QUEUED)
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._queued_bytes = 0
 
     def offer(self, event: Event) -> None:
-        """Queue an event; if the queue is full, replace its content with one `resync`."""
-        try:
-            self._queue.put_nowait(event)
-        except asyncio.QueueFull:
-            while not self._queue.empty():
-                self._queue.get_nowait()
-            self._queue.put_nowait(("resync", b"{}"))
+        """Queue an event; if the queue is full, in events or bytes, replace its content with one `resync`."""
+        size = len(event[1])
+        if self._queue.qsize() >= _QUEUED or (self._queued_bytes and self._queued_bytes + size > QUEUED_BYTES):
+            self._clear()
+            event, size = _RESYNC, len(_RESYNC[1])
+        self._queued_bytes += size
+        self._queue.put_nowait(event)
 
     def end(self) -> None:
         """End the stream; discard queued events."""
+        self._clear()
+        self._queue.put_nowait(None)
+
+    def _clear(self) -> None:
         while not self._queue.empty():
             self._queue.get_nowait()
-        self._queue.put_nowait(None)
+        self._queued_bytes = 0
 
     async def frames(self) -> AsyncIterator[bytes]:
         """Yield the bytes to send until `end`; a comment after 15 s without events, to detect dead connections."""
@@ -56,6 +64,7 @@ class Listener:
                 continue
             if event is None:
                 return
+            self._queued_bytes -= len(event[1])
             yield frame(*event)
 
 
@@ -65,6 +74,11 @@ class Hub:
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
         self._closed = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the number of listeners is at its limit."""
+        return len(self._listeners) >= MAX_LISTENERS
 
     @property
     def is_idle(self) -> bool:

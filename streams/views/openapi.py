@@ -11,6 +11,7 @@ from typing import Any
 from marketdata.records import Candle, DeadLetter, FeatureRow, Prediction, Score
 from marketdata.schemas import schemas
 from streams.views.access import COOKIE
+from streams.views.events import MAX_LISTENERS
 from streams.views.read_model import MAX_POINTS
 from streams.views.schemas import (
     Error,
@@ -218,13 +219,15 @@ def _operation(one: Endpoint, schema_of: dict[str, Any], *, with_token: bool) ->
         status, reason = (
             ("401", "The token is missing or wrong.")
             if with_token
-            else ("421", "The Host header is not a loopback name.")
+            else ("421", "The Host header is no name or address of this server.")
         )
         responses[status] = {"description": reason, "content": error}
     else:
         operation["security"] = []
     if one.not_found is not None:
         responses["404"] = {"description": one.not_found, "content": error}
+    if one is LIVE_EVENTS:
+        responses["503"] = {"description": f"{MAX_LISTENERS} streams of events are open.", "content": error}
     if one.unavailable is not None:
         responses["503"] = {"description": one.unavailable, "content": content}
     operation["responses"] = dict(sorted(responses.items()))

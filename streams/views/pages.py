@@ -21,11 +21,12 @@ from exchanges.refusals import Pause
 from marketdata.errors import InvalidValueError
 from marketdata.markets import close_matches
 from marketdata.part_status import PartSummary
+from marketdata.printable import printable
 from marketdata.records import Record, Tick
 from marketdata.topics import TopicRole
 from streams.views import openapi, part_health, responses
 from streams.views.access import guard
-from streams.views.events import Hub
+from streams.views.events import MAX_LISTENERS, Hub
 from streams.views.exposition import ReadModelCollector
 from streams.views.follower import Follower
 from streams.views.openapi import MAX_RECORDS, Endpoint
@@ -35,6 +36,9 @@ from streams.worker.supervise import forever
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
+_FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
+_WRITE_S = 30.0  # a listener that reads nothing for this long is disconnected
+_RETRY_AFTER = "10"  # seconds
 _HEALTH_S = 2.0
 _HDFS_S = 10.0  # between two probes
 _HDFS_TIMEOUT_S = 5.0
@@ -219,8 +223,8 @@ class Views:
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
-        path = (STATIC / name).resolve()
-        if not path.is_relative_to(STATIC.resolve()) or not path.is_file():
+        path = _FILES.get(name)
+        if path is None:
             raise _NotFoundError("path", name, "a file of the dashboard")
         # Browsers load a module only with this type; aiohttp's type of .mjs depends on the system.
         headers = {"Content-Type": "text/javascript; charset=utf-8"} if path.suffix in (".js", ".mjs") else {}
@@ -269,6 +273,10 @@ class Views:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         symbol = self._optional_market(request) or self.read_model.symbols[0]
         _whole_number(request, "snapshot", 1)
+        if self.hub.is_full:
+            refused = _refusal("events", None, f"at most {MAX_LISTENERS} open streams of events; try again later", 503)
+            refused.headers["Retry-After"] = _RETRY_AFTER
+            return refused
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         with self.hub.listen(symbol) as listener:
@@ -281,9 +289,14 @@ class Views:
                 listener.offer(("health", msgspec.json.encode(health)))
             try:
                 async for data in listener.frames():
-                    await response.write(data)
+                    async with asyncio.timeout(_WRITE_S):
+                        await response.write(data)
             except ConnectionResetError:
                 log.debug("a listener of %s disconnected", symbol)
+            except TimeoutError:
+                log.debug("a listener of %s reads nothing", symbol)
+                if request.transport is not None:
+                    request.transport.abort()
         return response
 
     async def _unknown_path(self, request: web.Request) -> web.StreamResponse:
@@ -321,7 +334,8 @@ def _with_json_errors(handler: Handler, endpoint: Endpoint | None = None) -> Han
 
 
 def _refusal(field: str, value: str | None, expected: str, status: int) -> web.Response:
-    return _json({"error": {"field": field, "value": value, "expected": expected}}, status)
+    texts = {"field": field, "value": value, "expected": expected}
+    return _json({"error": {key: None if text is None else printable(text) for key, text in texts.items()}}, status)
 
 
 def _json(document: object, status: int = 200) -> web.Response:

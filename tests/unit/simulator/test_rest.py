@@ -278,7 +278,8 @@ async def test_a_form_of_a_web_page_changes_nothing(exchange: Exchange, method: 
 
 
 @pytest.mark.parametrize(
-    ("host", "status"), [("localhost", 200), ("[::1]:80", 200), ("10.0.0.9", 200), ("a.example", 421)]
+    ("host", "status"),
+    [("localhost", 200), ("[::1]:80", 200), ("10.0.0.9", 200), ("page.example", 421), ("a b", 421), ("\xe9", 421)],
 )
 async def test_only_names_that_no_page_can_choose_are_served(exchange: Exchange, host: str, status: int) -> None:
     async with exchange.client.get(f"{exchange.address}{API}/time", headers={"Host": host}) as answer:

@@ -4,18 +4,21 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
+import psutil
 import pytest
 import yaml
 from jsonschema import Draft202012Validator, FormatChecker
@@ -235,6 +238,29 @@ def test_metrics_contain_sources_agents_refusals_and_scores(api: Api) -> None:
     assert value("bitcoin_forecast_absolute_error_bps", **by) == pytest.approx(10.0)
     assert value("bitcoin_forecast_last_price_absolute_error_bps", **by) == pytest.approx(12.5)
     assert value("bitcoin_forecast_pinball_bps", **by) == pytest.approx(3.0)
+
+
+def test_idle_connections_do_not_stop_event_processing(api: Api) -> None:
+    """A thousand of them, on a worker that may open 1,024 files."""
+    psutil.Process(api.program.process.pid).rlimit(psutil.RLIMIT_NOFILE, (1_024, 1_024))
+
+    def newest_price() -> float | None:
+        try:
+            rows = api.get("/api/markets").json()["markets"]
+        except httpx.TransportError:  # its connection may be closed as an idle one, before the request arrives
+            return None
+        return float(next(row["price"] for row in rows if row["symbol"] == SYMBOL))
+
+    with ExitStack() as idle:
+        for _ in range(1_000):
+            one = idle.enter_context(socket.socket())
+            one.settimeout(0)
+            one.connect_ex(("127.0.0.1", api.settings.streams.web_port))
+        for price in (101.5, 99.5):
+            now_ms = SystemClock().now_ms()
+            api.publish(TopicRole.TICKS, msgspec.structs.replace(tick(now_ms), price=price))
+            eventually(lambda price=price: newest_price() == price, 15, f"the price {price} beside idle connections")
+    api.program.check_running()
 
 
 def test_the_grafana_dashboard_uses_existing_metrics(api: Api) -> None:

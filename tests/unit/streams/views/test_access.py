@@ -1,6 +1,7 @@
 """Access control: token in header or cookie, Host header, and the check of the listening address."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -155,9 +156,36 @@ async def test_on_loopback_loopback_names_are_allowed(host: str) -> None:
         assert (await client.get("/api/markets", headers={"Host": host})).status == 200
 
 
-async def test_an_open_worker_accepts_any_host() -> None:
-    async with served(web_open="true") as client:
-        assert (await client.get("/api/markets", headers={"Host": "worker.example"})).status == 200
+async def test_an_open_worker_accepts_addresses_and_its_own_names_only() -> None:
+    own = socket.gethostname()
+    async with served(web_open="true", web_host="worker.example", web_url="https://public.example:8443") as client:
+        for host in (
+            "worker.example",
+            "Worker.Example:80",
+            own,
+            "10.1.2.3:6066",
+            "[fd00::1]",
+            "localhost",
+            "public.example",
+        ):
+            assert (await client.get("/api/markets", headers={"Host": host})).status == 200, host
+        for host in ("page.example", "10.1.2.3.example", "a b", "\xe9.example", "https"):
+            answer = await client.get("/api/markets", headers={"Host": host})
+            assert (answer.status, (await answer.json())["error"]["field"]) == (421, "Host"), host
+
+
+async def test_without_web_open_the_public_name_is_accepted_and_addresses_are_not() -> None:
+    async with served(web_url="http://public.example") as client:
+        for host, status in (("public.example", 200), ("10.1.2.3", 421), (socket.gethostname() + ".example", 421)):
+            assert (await client.get("/api/markets", headers={"Host": host})).status == status
+
+
+@pytest.mark.parametrize(("url", "is_secure"), [("https://public.example", True), ("http://public.example", False)])
+async def test_the_cookie_is_secure_behind_tls_whatever_a_client_claims(url: str, *, is_secure: bool) -> None:
+    async with served(web_token=TOKEN, web_url=url) as client:
+        claimed = {"X-Forwarded-Proto": "https", "Forwarded": "proto=https"}
+        first = await client.get("/", params={"token": TOKEN}, headers=claimed, allow_redirects=False)
+        assert ("Secure" in first.headers["Set-Cookie"]) is is_secure
 
 
 async def test_every_response_has_the_security_headers() -> None:

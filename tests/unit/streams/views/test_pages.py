@@ -3,19 +3,22 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
-from streams.views.events import Hub, Listener
+from streams.views import pages
+from streams.views.events import MAX_LISTENERS, QUEUED_BYTES, Hub, Listener
 from streams.views.pages import Views
 from tests.support.builders import polled, tick
 from tests.support.fake_clock import FakeClock
-from tests.support.stack import settings_with
+from tests.support.stack import eventually_async, settings_with
 
 START = 1_722_816_000_000
 Client = TestClient[web.Request, web.Application]
@@ -164,6 +167,69 @@ async def test_a_listener_that_does_not_keep_up_receives_resync() -> None:
     frames = listener.frames()
     assert (await anext(frames)).startswith(b"retry: ")
     assert await anext(frames) == b"event: resync\ndata: {}\n\n"
+
+
+async def test_the_bytes_queued_for_a_listener_are_limited() -> None:
+    listener = Listener("BTC-USD")
+    listener.offer(("snapshot", b"1" * (2 * QUEUED_BYTES)))  # a single event may be larger
+    frames = listener.frames()
+    await anext(frames)
+    assert len(await anext(frames)) > 2 * QUEUED_BYTES
+    for _ in range(3):
+        listener.offer(("tick", b"1" * (QUEUED_BYTES // 2)))
+    assert await anext(frames) == b"event: resync\ndata: {}\n\n"
+    listener.offer(("tick", b"1" * QUEUED_BYTES))  # the limit counts what is queued now
+    assert (await anext(frames)).startswith(b"event: tick")
+
+
+async def test_more_listeners_than_the_limit_are_refused_until_one_leaves(client: Client, views: Views) -> None:
+    with ExitStack() as others:
+        for _ in range(MAX_LISTENERS):
+            others.enter_context(views.hub.listen("BTC-USD"))
+        refused = await client.get("/api/events")
+        assert (refused.status, (await refused.json())["error"]["field"]) == (503, "events")
+        assert int(refused.headers["Retry-After"]) > 0
+    accepted = await client.get("/api/events")
+    assert accepted.status == 200
+    accepted.close()
+
+
+async def test_a_listener_that_reads_nothing_is_disconnected(
+    client: Client, views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "_WRITE_S", 0.1)
+    _reader, writer = await asyncio.open_connection("127.0.0.1", client.port, limit=1)  # reads one byte ahead
+    writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    async def connected() -> bool:
+        return not views.hub.is_idle
+
+    await eventually_async(connected, 5, "the listener")
+    deadline = asyncio.get_running_loop().time() + 10
+    while not views.hub.is_idle:  # until the buffers of both sockets are full
+        assert asyncio.get_running_loop().time() < deadline
+        views.hub.publish("tick", "1" * (QUEUED_BYTES // 2))
+        await asyncio.sleep(0.01)
+    writer.close()
+
+
+HOSTILE = ("%00", "app.js%00", "a" * 3_000, "%ed%a0%80", "%ff", "%1b[31m", "%0a", "%e2%80%ae", "vendor", "%2e%2e%2fx")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("folder", ["static", "api", "api/markets/BTC-USD"])
+async def test_hostile_names_are_not_found(client: Client, folder: str, name: str) -> None:
+    answer = await client.get(URL(f"/{folder}/{name}", encoded=True))
+    assert answer.status == 404
+    assert (await answer.text()).isprintable()
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+async def test_hostile_parameters_are_refused(client: Client, value: str) -> None:
+    for path in (f"/api/scores?symbol={value}", f"/api/scores?limit={value}", f"/api/scores?{value}=1"):
+        answer = await client.get(URL(path, encoded=True))
+        assert answer.status in {400, 404}
+        assert (await answer.text()).isprintable()
 
 
 async def test_a_closed_hub_ends_new_listeners() -> None:
