@@ -15,6 +15,7 @@ from clients.logging_setup import set_up_logging
 from clients.stop_signals import StopFlag
 from config import Settings, load_settings
 from marketdata.errors import BitcoinDataError, ConfigurationError, SourceError
+from marketdata.printable import write_error
 from marketdata.times import from_rfc3339
 from marketdata.vocabulary import Activity, ProductPart
 
@@ -129,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BitcoinDataError as error:
         if stop.is_set():
             return 0
-        sys.stderr.write(f"batch {options.job}: {error}\n")
+        write_error(sys.stderr, f"batch {options.job}: {error}")
         return error.exit_code
 
 

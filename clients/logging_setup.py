@@ -3,7 +3,7 @@
 import logging
 from typing import Any, TextIO
 
-LINE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+from marketdata.log_format import LineFormatter
 
 _LIBRARIES = (
     *("faust", "mode", "aiokafka", "aiohttp", "httpx", "httpcore", "stamina", "asyncio"),
@@ -17,7 +17,7 @@ LIBRARY_LEVELS = dict.fromkeys(_LIBRARIES, "WARNING") | {
 def set_up_logging(level: str, stream: TextIO | None = None) -> None:
     """Log from `level` up to a stream (default: stderr). Does nothing to handlers if the root logger has one."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter(LINE_FORMAT))
+    handler.setFormatter(LineFormatter())
     handler.addFilter(KnownAndHarmless())
     handler.addFilter(Repeated())
     logging.basicConfig(level=level, handlers=[handler])
@@ -30,7 +30,7 @@ def logging_config(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"format": LINE_FORMAT}},
+        "formatters": {"line": {"()": LineFormatter}},
         "filters": {"known": {"()": KnownAndHarmless}, "repeated": {"()": Repeated}},
         "handlers": {
             "stderr": {
@@ -49,7 +49,7 @@ _STARTING_MS = 30_000
 
 
 class KnownAndHarmless(logging.Filter):
-    """Drops lines of aiokafka that need no action."""
+    """Drops lines of aiokafka that need no action, and Faust's tables of offsets, which fill many lines."""
 
     ALWAYS = (
         # Broker and worker agree on the next generation right after this; Faust itself handles it.
@@ -64,9 +64,11 @@ class KnownAndHarmless(logging.Filter):
     )
 
     def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.name.startswith("streams.faust_batch") and "\n" in message:
+            return False
         if not record.name.startswith("aiokafka"):
             return True
-        message = record.getMessage()
         known = self.ALWAYS if record.relativeCreated > _STARTING_MS else self.ALWAYS + self.WHILE_STARTING
         return not any(phrase in message for phrase in known)
 

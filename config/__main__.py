@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from config.refused import range_of
 from config.settings import Settings, load_settings
 from marketdata.errors import ConfigurationError
+from marketdata.printable import write_error, write_lines
 
 _HEAD = """# Settings
 
@@ -58,11 +59,11 @@ def main() -> int:
     parser.add_argument("--document", action="store_true", help="print docs/settings.md instead")
     arguments = parser.parse_args()
     try:
-        text = document() if arguments.document else load_settings().model_dump_json(indent=2) + "\n"
+        text = document().rstrip("\n") if arguments.document else load_settings().model_dump_json(indent=2)
     except ConfigurationError as error:
-        sys.stderr.write(f"config: {error}\n")
+        write_error(sys.stderr, f"config: {error}")
         return error.exit_code
-    sys.stdout.write(text)
+    write_lines(sys.stdout, text)
     return 0
 
 

@@ -15,6 +15,7 @@ from devstack.status import collect_status
 from marketdata.codec import decode
 from marketdata.errors import BrokerError, DecodeError, StackError
 from marketdata.numbers import format_number
+from marketdata.printable import printable
 from marketdata.records import Prediction, Score
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
@@ -105,9 +106,9 @@ class EventReporter:
         """Report one record. A record that cannot be read is reported with its reason, and counted in `skipped`."""
         try:
             if record.topic == self._scores:
-                self._report(format_score(decode(Score, record.value)))
+                self._report(printable(format_score(decode(Score, record.value))))
                 return
-            self._report(format_prediction(decode(Prediction, record.value)))
+            self._report(printable(format_prediction(decode(Prediction, record.value))))
         except DecodeError as error:
             self._skip(record, error.reason, error)
             return
@@ -120,7 +121,7 @@ class EventReporter:
 
     def _skip(self, record: ConsumerRecord, reason: Reason, error: Exception) -> None:
         self.skipped[reason] += 1
-        self._report(f"{record.topic}: cannot read the record at offset {record.offset} ({reason}): {error}")
+        self._report(printable(f"{record.topic}: cannot read the record at offset {record.offset} ({reason}): {error}"))
 
     async def close(self) -> None:
         await self._clients.aclose()

@@ -16,12 +16,13 @@ from devstack.java import Java, scratch_flags
 
 # Kafka's dependencies include no SLF4J binding; with PySpark's logging jars it logs to standard output.
 LOGGING_JARS = ("slf4j-api", "log4j-slf4j2-impl", "log4j-api", "log4j-core")
-LOG4J = """rootLogger.level = info
+# Control characters, which may come from outside, become `?`.
+LOG4J = r"""rootLogger.level = info
 rootLogger.appenderRef.console.ref = console
 appender.console.type = Console
 appender.console.name = console
 appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = %d{ISO8601} %p %c{1}: %m%n
+appender.console.layout.pattern = %d{ISO8601} %p %c{1}: %replace{%m}{[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]}{?}%n
 """
 
 

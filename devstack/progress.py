@@ -12,8 +12,10 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from devstack.process import tail
+from marketdata.printable import printable, printable_lines
 
 _COUNT = re.compile(r"(?:^|[^\d/.-])(\d+)/(\d+)(?![\d/])")
 _PLAIN_EVERY_S = 5.0
@@ -94,7 +96,7 @@ class PlainReporter:
         self._printed: dict[str, tuple[float, Count | None]] = {}
 
     def line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(Text(printable_lines(text)), highlight=False, soft_wrap=True)
 
     def begin(self, job: str) -> None:
         self._start(job)
@@ -136,7 +138,7 @@ class LiveReporter(PlainReporter):
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[count]}", markup=False),
             console=console,
             refresh_per_second=4,
             transient=True,
@@ -152,7 +154,7 @@ class LiveReporter(PlainReporter):
         count = count_in(tail(log))
         if count is not None:
             text = self._time_left[job].describe(count, time.monotonic())
-            self._progress.update(self._tasks[job], completed=count.done, total=count.total, count=text)
+            self._progress.update(self._tasks[job], completed=count.done, total=count.total, count=printable(text))
 
     def end(self, job: str) -> None:
         self.drop(job)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from devstack.terminal import print_error, print_line
 from marketdata.errors import BitcoinDataError, InvalidValueError
 from marketdata.times import from_rfc3339
 
@@ -111,9 +112,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         size = make(arguments.source, arguments.to)
     except BitcoinDataError as error:
-        sys.stderr.write(f"devstack.sample: {error}\n")
+        print_error(f"devstack.sample: {error}")
         return 1
-    sys.stdout.write(f"{arguments.to}: {size} bytes\n")
+    print_line(f"{arguments.to}: {size} bytes")
     return 0
 
 

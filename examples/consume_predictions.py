@@ -14,7 +14,8 @@ async def main(brokers: str = "127.0.0.1:19092", topic: str = "predictions") -> 
         async for message in consumer:
             try:
                 p = json.loads(message.value)
-                print(LINES[p["schema_version"]].format_map(p), flush=True)
+                line = LINES[p["schema_version"]].format_map(p)
+                print(line if line.isprintable() else ascii(line), flush=True)  # terminals act on control characters
             except (KeyError, TypeError, ValueError) as error:
                 print(f"skipped {message.partition}@{message.offset}, not a prediction: {error!r}", file=sys.stderr)
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from marketdata.errors import BitcoinDataError
+from marketdata.printable import write_error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         set_up_logging(settings.log_level)
         return commands.run(args, settings)
     except BitcoinDataError as error:
-        sys.stderr.write(f"forecasting {args.command}: {error}\n")
+        write_error(sys.stderr, f"forecasting {args.command}: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 0

@@ -15,6 +15,7 @@ from forecasting.serving.threads import in_thread
 from marketdata.codec import encode
 from marketdata.errors import ConfigurationError, ForecastError
 from marketdata.markets import close_matches
+from marketdata.printable import write_line
 from marketdata.vocabulary import Activity, ProductPart
 
 _FINISH_S = 2.0  # of the 5 s in which a program ends; the rest is for closing clients (GRACEFUL_CLOSE_S)
@@ -48,8 +49,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def progress(what: str, done: int, total: int) -> None:
     """Print progress to stderr as `progress: WHAT DONE/TOTAL`, which the demo reads."""
-    sys.stderr.write(f"progress: {what} {done}/{total}\n")
-    sys.stderr.flush()
+    write_line(sys.stderr, f"progress: {what} {done}/{total}")
 
 
 def _check(symbols: tuple[str, ...], settings: Settings) -> None:
@@ -111,7 +111,7 @@ def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
         loaded = None if champion is None else champion[0]
         forecasts = forecast_set(samples, at, loaded, settings.forecasting, issued_at_ms=clock.now_ms())
         for prediction in forecasts.predictions:
-            sys.stdout.write(encode(prediction).decode() + "\n")
+            write_line(sys.stdout, encode(prediction).decode())
     return 0
 
 

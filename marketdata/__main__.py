@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from marketdata.asyncapi import document
+from marketdata.printable import write_lines
 
 
 def asyncapi_yaml() -> str:
@@ -25,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m marketdata", description="Document the Kafka topics.")
     parser.add_argument("--asyncapi", action="store_true", required=True, help="print docs/asyncapi.yaml")
     parser.parse_args()
-    sys.stdout.write(asyncapi_yaml())
+    write_lines(sys.stdout, asyncapi_yaml().rstrip("\n"))
     return 0
 
 

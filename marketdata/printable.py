@@ -45,3 +45,12 @@ def write_lines(stream: IO[str], text: str) -> None:
     """Write a text whose newlines are its own, with each line made printable, and flush."""
     stream.write(f"{printable_lines(text)}\n")
     stream.flush()
+
+
+def write_error(stream: IO[str], text: str) -> None:
+    """Write an error message as printable lines, and flush.
+
+    Lines after the first are indented, so that none looks like a message of its own.
+    """
+    first, *others = text.split("\n")
+    write_lines(stream, "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in others)]))

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from marketdata.errors import BitcoinDataError, InvalidValueError
+from marketdata.log_format import LineFormatter
+from marketdata.printable import write_error, write_line
 from marketdata.times import from_rfc3339, to_rfc3339
 from simulator.clock import ReplayClock, StateFile
 from simulator.history import MarketHistory
@@ -104,8 +106,7 @@ def _print_ready(state: ExchangeState, host: str, port: int) -> None:
         "end_ms": state.clock.end_ms,
         "symbols": state.market.symbols,
     }
-    sys.stdout.write(json.dumps(ready) + "\n")
-    sys.stdout.flush()
+    write_line(sys.stdout, json.dumps(ready))
 
 
 async def _run(state: ExchangeState, host: str, port: int, state_file: StateFile | None) -> None:
@@ -123,17 +124,19 @@ def main(argv: Sequence[str]) -> int:
     error.
     """
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     state_file = None if arguments.state_file is None else StateFile(arguments.state_file)
     try:
         state = _build(arguments, state_file)
         asyncio.run(_run(state, arguments.host, arguments.port, state_file))
     except BitcoinDataError as error:
-        sys.stderr.write(f"devstack exchange: {error}\n")
+        write_error(sys.stderr, f"devstack exchange: {error}")
         return error.exit_code
     except OSError as error:
         where = f"{arguments.host}:{arguments.port}"
-        sys.stderr.write(f"devstack exchange: cannot listen on {where} ({error.strerror}); choose another --port\n")
+        write_line(sys.stderr, f"devstack exchange: cannot listen on {where} ({error.strerror}); choose another --port")
         return 1
     return 0
 

@@ -18,7 +18,7 @@ from clients.logging_setup import logging_config
 from config import Settings, load_settings
 from config.paths import PRIVATE_UMASK
 from marketdata.errors import BitcoinDataError
-from marketdata.printable import write_line
+from marketdata.printable import write_error
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import FeedMode
 from streams import commands
@@ -139,7 +139,7 @@ def app_from_environment() -> StreamsApp:
     try:
         settings = load_settings()
     except BitcoinDataError as error:
-        write_line(sys.stderr, f"streams: {error}")
+        write_error(sys.stderr, f"streams: {error}")
         raise SystemExit(2) from error
     return build_app(settings, WorkerClock.from_settings(settings))
 

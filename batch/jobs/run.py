@@ -32,6 +32,7 @@ from clients.webhdfs import WebHdfs
 from config import Settings
 from exchanges.binance.kline_client import KlineClient
 from marketdata.errors import BitcoinDataError, RetryableSourceError
+from marketdata.printable import write_line
 from marketdata.times import HOUR_MS, to_rfc3339
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import Activity, ProductPart
@@ -226,6 +227,6 @@ def run_verify(settings: Settings, *, as_json: bool) -> int:
     if not report.ok:
         # A running stream may have written between two reads; a real problem is found twice.
         report = Verifier(hdfs, settings).run()
-    text = json.dumps(report.as_json()) if as_json else "\n".join(report.lines())
-    sys.stdout.write(text + "\n")
+    for line in [json.dumps(report.as_json())] if as_json else report.lines():
+        write_line(sys.stdout, line)
     return 0 if report.ok else 1

@@ -16,14 +16,15 @@ import msgspec
 from faust.cli import AppCommand, option
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from clients.logging_setup import logging_config
 from config import Settings
 from marketdata.errors import BitcoinDataError
 from marketdata.numbers import format_number
+from marketdata.printable import printable, write_error, write_line
 from streams.worker.clock import WorkerClock
 from streams.worker.state import WorkerState
 
@@ -68,7 +69,7 @@ class StreamsCommand(AppCommand):
         try:
             code = asyncio.run(self.run(*self.args, *args, **{**self.kwargs, **kwargs}))
         except BitcoinDataError as error:
-            sys.stderr.write(f"{self.ctx.info_name}: {error}\n")
+            write_error(sys.stderr, f"{self.ctx.info_name}: {error}")
             code = _FAILED
         except KeyboardInterrupt:
             code = _INTERRUPTED
@@ -86,7 +87,16 @@ class StreamsCommand(AppCommand):
     def lines(self, records: Sequence[Any]) -> None:
         """Print records as JSON, one per line."""
         for record in records:
-            self.stdout.write(msgspec.json.encode(record).decode() + "\n")
+            self.line(msgspec.json.encode(record).decode())
+
+    def line(self, text: str) -> None:
+        """Print one line."""
+        write_line(self.stdout, text)
+
+    def styled(self, *parts: str | tuple[str, str]) -> None:
+        """Print one line of texts, each alone or with a style of Rich."""
+        texts = [(part, "") if isinstance(part, str) else part for part in parts]
+        self.console.print(Text.assemble(*((printable(text), style) for text, style in texts)), soft_wrap=True)
         self.stdout.flush()
 
     def table(  # type: ignore[override]
@@ -97,9 +107,9 @@ class StreamsCommand(AppCommand):
         No value is truncated: on a narrow terminal the columns of `wraps` are wrapped, and further width overflows.
         """
         if not rows:
-            self.stdout.write("none\n")
+            self.line("none")
             return
-        texts = [[shown(value) for value in row] for row in rows]
+        texts = [[printable(shown(value)) for value in row] for row in rows]
         table = Table(box=None, pad_edge=False)
         for header, *cells in zip(headers, *texts, strict=True):
             if header in wraps:
@@ -107,7 +117,7 @@ class StreamsCommand(AppCommand):
             else:
                 table.add_column(header, no_wrap=True, min_width=max(map(cell_len, [header, *cells])))
         for row in texts:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(Text, row))
         console = self.console
         console.width = max(console.width, Measurement.get(console, console.options, table).minimum)
         console.print(table)
@@ -135,7 +145,7 @@ class Progress:
         self._print()
 
     def _print(self) -> None:
-        sys.stderr.write(f"progress: {self._what} {self._done}/{self._total}\n")
+        write_line(sys.stderr, f"progress: {self._what} {self._done}/{self._total}")
 
 
 def shown(value: object) -> str:

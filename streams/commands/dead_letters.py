@@ -99,7 +99,7 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust derives the command nam
         else:
             self._show_list(dead_letters[-count:], as_json=as_json)
             if len(dead_letters) > count and not as_json:
-                self.stdout.write(f"newest {count} of {len(dead_letters)}; show all: -n {len(dead_letters)}\n")
+                self.line(f"newest {count} of {len(dead_letters)}; show all: -n {len(dead_letters)}")
         return None
 
     def _show_counts(self, dead_letters: list[DeadLetter], *, as_json: bool) -> None:
@@ -147,7 +147,7 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust derives the command nam
             )
             return
         if not counts:
-            self.stdout.write("no dead letters selected\n")
+            self.line("no dead letters selected")
             return
         self.table(
             (

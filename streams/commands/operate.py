@@ -42,7 +42,7 @@ class collect_once(StreamsCommand):  # noqa: N801  Faust derives the command nam
         else:
             columns = ("price", "bid_price", "ask_price", "volume_24h", "market_cap")
             sources = list(ticks[0].sources)
-            self.console.print(f"ticks of {to_rfc3339(instant_ms)}")
+            self.line(f"ticks of {to_rfc3339(instant_ms)}")
             self.table(
                 ("market", *columns, *sources),
                 [
@@ -103,7 +103,7 @@ class topics(StreamsCommand):  # noqa: N801
             )
             for one in drift:
                 if one.actual is not None:
-                    self.stdout.write(f"{one.text}\n")
+                    self.line(one.text)
         return 1 if drift else 0
 
 
@@ -137,9 +137,8 @@ class check(StreamsCommand):  # noqa: N801
             self.lines([one | {"markets": markets} if one["part"] == "markets" else one for one in results])
         else:
             for one in results:
-                mark = "[green]✓[/green]" if one["ok"] else "[red]✗[/red]"
-                self.console.print(f"{mark} {one['part']:10}", end=" ")
-                self.console.print(str(one["detail"]), markup=False)
+                mark = ("✓", "green") if one["ok"] else ("✗", "red")
+                self.styled(mark, f" {one['part']:10} {one['detail']}")
             self.table(tuple(markets[0]), [tuple(row.values()) for row in markets])
         return 0 if all(one["ok"] for one in results) else 1
 

@@ -20,6 +20,7 @@ from clients.kafka.reader import TopicReader
 from config.settings import Settings
 from marketdata.codec import encode
 from marketdata.errors import InvalidValueError
+from marketdata.printable import write_line
 from marketdata.records import event_time_ms
 from marketdata.times import to_rfc3339
 from marketdata.topics import TOPICS, TopicRole
@@ -140,13 +141,13 @@ class replay(StreamsCommand):  # noqa: N801  Faust derives the command name
         spread = ", ".join(
             f"{count} in partition {partition}" for partition, count in sorted(copied.partitions.items())
         )
-        self.stdout.write(f"{copied.delivered} records delivered to {target} ({spread}); {copied.left_out} left out\n")
+        self.line(f"{copied.delivered} records delivered to {target} ({spread}); {copied.left_out} left out")
         if copied.untimed:
-            self.stdout.write(
-                f"{copied.untimed} of those cannot be decoded and so have no event time; --by {ARRIVAL} includes them\n"
+            self.line(
+                f"{copied.untimed} of those cannot be decoded and so have no event time; --by {ARRIVAL} includes them"
             )
         if variables is not None:
-            self.stdout.write(f"run a worker on it: {variables} faust -A streams worker -l info\n")
+            self.line(f"run a worker on it: {variables} faust -A streams worker -l info")
 
     async def _from_hdfs(self, target: str, span: Span) -> Copied:
         from streams.commands.raw_data import RawData  # imports pyarrow, which a worker does not need
@@ -226,9 +227,10 @@ class replay(StreamsCommand):  # noqa: N801  Faust derives the command name
                 _count(copied, await sender.flush())
         except BaseException:
             if sent:
-                sys.stderr.write(
+                write_line(
+                    sys.stderr,
                     f"replay: {target} is incomplete: at least {copied.delivered} records were delivered; "
-                    "replay into another topic\n"
+                    "replay into another topic",
                 )
             raise
         if not sent:

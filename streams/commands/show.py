@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 from aiokafka.structs import ConsumerRecord
 from faust.cli import argument, option
-from rich.markup import escape
 
 from clients.kafka.reader import TopicReader
 from marketdata.errors import InvalidValueError, shorten
@@ -62,24 +61,17 @@ class tail(StreamsCommand):  # noqa: N801  Faust derives the command name
             }
             self.lines([line])
             return
-        where = f"[dim]{raw.partition}@{raw.offset} {_arrived(raw)}[/dim]"
+        where = (f"{raw.partition}@{raw.offset} {_arrived(raw)} ", "dim")
         if record is None:
-            self.console.print(f"{where} [red]not a {cls.__name__}:[/red]", end=" ")
-            self.console.print(repr(raw.value)[:200], markup=False, soft_wrap=True)
+            self.styled(where, (f"not a {cls.__name__}: ", "red"), repr(raw.value)[:200])
             return
         fields = {
             field: value
             for field, value in msgspec.to_builtins(record).items()
             if value is not None and field not in {"symbol", "schema_version", "tick_id"}
         }
-        self.console.print(f"{where} [bold cyan]{escape(shorten(record.symbol))}[/bold cyan]", end=" ")
-        self.console.print(
-            " ".join(shorten(f"{field}={value}", _MAX_SHOWN) for field, value in fields.items()),
-            markup=False,
-            emoji=False,
-            soft_wrap=True,
-        )
-        self.stdout.flush()
+        shortened = " ".join(shorten(f"{field}={value}", _MAX_SHOWN) for field, value in fields.items())
+        self.styled(where, (f"{shorten(record.symbol)} ", "bold cyan"), shortened)
 
 
 def _arrived(raw: ConsumerRecord) -> str | None:
@@ -107,9 +99,10 @@ class features(StreamsCommand):  # noqa: N801
         if as_json or self.json:
             self.lines([row])
             return
-        self.console.print(
-            f"[bold cyan]{row.symbol}[/bold cyan] {row.timestamp} revision {row.revision}  mid {shown(row.mid)}  "
-            f"spread {shown(row.spread_bps)} bps  EWMA volatility {shown(row.ewma_volatility)}"
+        self.styled(
+            (row.symbol, "bold cyan"),
+            f" {row.timestamp} revision {row.revision}  mid {shown(row.mid)}  spread {shown(row.spread_bps)} bps  "
+            f"EWMA volatility {shown(row.ewma_volatility)}",
         )
         windows = row.windows.values()
         self.table(
@@ -140,7 +133,7 @@ class predictions(StreamsCommand):  # noqa: N801
         if not found:
             made = ", ".join(settings.forecasting.symbols)
             suffix = "" if market is None else f" for {market}"
-            self.stdout.write(f"none{suffix}; predictions are made for forecasting.symbols: {made}\n")
+            self.line(f"none{suffix}; predictions are made for forecasting.symbols: {made}")
             return
         self.table(
             ("market", "target hour", "price", "lower", "upper", "level", "last price", "model", "role", "issued"),

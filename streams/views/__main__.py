@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from marketdata.printable import write_lines
 from streams.views.openapi import document
 
 
@@ -15,7 +16,7 @@ def openapi_json() -> str:
 def main() -> None:
     """Print the document; `--help` prints the usage."""
     argparse.ArgumentParser(prog="python -m streams.views", description="Print docs/openapi.json.").parse_args()
-    sys.stdout.write(openapi_json())
+    write_lines(sys.stdout, openapi_json().rstrip("\n"))
 
 
 if __name__ == "__main__":

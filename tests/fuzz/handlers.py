@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Self, TextIO
 from unittest.mock import patch
 
 import msgspec
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from prometheus_client import CollectorRegistry, generate_latest
-from rich.console import Console
 
 from batch.spark.dead_letters import DeadLetterWriter
 from batch.sql.parse import CANDLE, TICK
@@ -30,6 +29,7 @@ from forecasting.serving.market_state import MarketState
 from marketdata.bounds import MAX_RECORD_BYTES
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
+from marketdata.printable import printable
 from marketdata.records import RECORDS, DeadLetter, Prediction, Score
 from marketdata.topics import TOPICS, TopicRole
 from streams.agents.clean_agent import CleanAgent
@@ -324,15 +324,10 @@ class Commands(Handler):
 
     async def handle(self, batch: Sequence[Case]) -> None:
         sink = io.StringIO()
-        terminal: Any = SimpleNamespace(
-            console=Console(file=sink),
-            stdout=sink,
-            lines=lambda rows: [sink.write(msgspec.json.encode(row).decode()) for row in rows],
-            table=lambda _names, rows, wraps=(): sink.write(repr((list(rows), wraps))),
-        )
+        terminal = printing(sink)
         for role, raw in self.records(batch):
             cls = arguments.record_of(role)
-            show.tail._show(terminal, raw, cls, as_json=self.rng.random() < 0.5)
+            terminal._show(raw, cls, as_json=self.rng.random() < 0.5)
             with scripted(arguments, [raw]):
                 found = await arguments.newest(self.settings, role, cls, None)
             self.outcomes.update(ScriptedReader.last.skipped)
@@ -345,12 +340,20 @@ class Commands(Handler):
             republish._ids_in(raw.headers)
             state = Case(role, None, republish_record(self.rng), NOW_MS, ()).record("republished", raw.offset)
             republish._republish_record(state)
+        assert [line for line in sink.getvalue().split("\n") if printable(line) != line] == []
 
     def republish(self, letter: DeadLetter) -> None:
         known = republish.refusable_topics(self.settings)
         if republish.not_restorable(self.settings, letter, 1) is None:
             original = republish._original(republish.dead_letter_id(letter), letter)
             republish._refused(original, known[letter.topic], NOW_MS)
+
+
+def printing(output: TextIO) -> show.tail:
+    """A command, without its application, that prints to this stream."""
+    made = show.tail.__new__(show.tail)
+    made.stdout = output
+    return made
 
 
 class DemoEvents(Handler):
@@ -369,6 +372,7 @@ class DemoEvents(Handler):
         self.outcomes.update(reporter.skipped)
         self.outcomes["accepted"] += len(batch) - reporter.skipped.total()
         assert len(lines) == len(batch)
+        assert [line for line in lines if printable(line) != line] == []
 
 
 HANDLERS: dict[str, tuple[type[Handler], int]] = {

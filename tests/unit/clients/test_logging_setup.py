@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from clients.logging_setup import KnownAndHarmless, Repeated, logging_config
+from marketdata.log_format import LineFormatter
 from tests.support.paths import ROOT
 
 
@@ -37,6 +38,23 @@ def test_a_missing_group_coordinator_is_logged_only_if_it_lasts() -> None:
     line = "Group Coordinator Request failed: [Error 15] GroupCoordinatorNotAvailableError"
     assert not known.filter(record("aiokafka.consumer.group_coordinator", line, 2_000))
     assert known.filter(record("aiokafka.consumer.group_coordinator", line, 40_000))
+
+
+def test_tables_of_offsets_are_left_out() -> None:
+    known = KnownAndHarmless()
+    assert not known.filter(record("streams.faust_batch.recovery", "Highwater:\n%s", 2_000, "+--+"))
+    assert known.filter(record("streams.faust_batch.recovery", "Recovery complete", 2_000))
+    assert known.filter(record("streams.views.follower", "skipped %s", 2_000, "a\nb"))
+
+
+def test_the_lines_of_every_program_are_printable() -> None:
+    script = (
+        "import logging; from clients.logging_setup import set_up_logging; set_up_logging('INFO');"
+        r"logging.getLogger('streams').warning('skipped %s', 'a\x1b[2J\n2026 INFO x: fine')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.endswith("WARNING streams: skipped a\\u001b[2J\\n2026 INFO x: fine\n")
+    assert logging_config("INFO")["formatters"] == {"line": {"()": LineFormatter}}
 
 
 def test_libraries_log_from_warnings_up() -> None:

@@ -258,7 +258,7 @@ def test_idle_connections_do_not_stop_event_processing(api: Api) -> None:
             one.connect_ex(("127.0.0.1", api.settings.streams.web_port))
         for price in (101.5, 99.5):
             now_ms = SystemClock().now_ms()
-            api.publish(TopicRole.TICKS, msgspec.structs.replace(tick(now_ms), price=price))
+            api.publish(TopicRole.TICKS, tick(now_ms, price=price))
             eventually(lambda price=price: newest_price() == price, 15, f"the price {price} beside idle connections")
     api.program.check_running()
 
