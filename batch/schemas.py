@@ -48,7 +48,8 @@ HOURLY = """
     symbol STRING, hour_start TIMESTAMP, avg_price DOUBLE, avg_spread DOUBLE, avg_spread_percentage DOUBLE,
     total_liquidity DOUBLE, avg_volatility DOUBLE, high_price DOUBLE, low_price DOUBLE, avg_volume DOUBLE,
     avg_volume_24h DOUBLE, last_market_cap DOUBLE, open_price DOUBLE, last_price DOUBLE, realised_variance DOUBLE,
-    n_ticks BIGINT, n_candles BIGINT, coverage DOUBLE, origin STRING, basis STRING
+    n_ticks BIGINT, n_candles BIGINT, n_reference_minutes BIGINT, coverage DOUBLE, origin STRING, basis STRING,
+    definition INT
 """
 
 

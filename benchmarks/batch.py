@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from batch.schemas import CANDLES, column_names
 from batch.spark.session import spark_session
-from batch.sql.hourly import hourly_rows
+from batch.tables.hours import hourly_rows
 from batch.tables.layout import raw_data
 from benchmarks.feed import START_MS, preload, steady
 from benchmarks.report import Bench, Row, median_seconds
@@ -75,7 +75,7 @@ def _minutes() -> pa.Table:
 
 
 def _pandas_hours(path: Path) -> pd.DataFrame:
-    """Hourly rows from candles, by the definitions of `marketdata.hourly`."""
+    """Hourly rows from candles, by the formulas of docs/features.md."""
     minutes = pd.read_parquet(path)
     by_symbol = minutes.groupby("symbol", sort=False)
     high = by_symbol["high"].rolling(1440).max().droplevel(0)
@@ -83,9 +83,10 @@ def _pandas_hours(path: Path) -> pd.DataFrame:
     minutes["volatility"] = (high - low) / minutes["close"] * 100
     minutes["hour_start"] = minutes["open_time"].dt.floor("h")
     before = minutes.groupby(["symbol", "hour_start"])["close"].shift().fillna(minutes["open"])
+    minutes["mean"] = minutes[["open", "high", "low", "close"]].mean(axis=1)
     minutes["square"] = np.log(minutes["close"] / before) ** 2
     return minutes.groupby(["symbol", "hour_start"], as_index=False).agg(
-        avg_price=("close", "mean"),
+        avg_price=("mean", "mean"),
         avg_volatility=("volatility", "mean"),
         high_price=("high", "max"),
         low_price=("low", "min"),
@@ -108,7 +109,7 @@ def _aggregation(bench: Bench, settings: Settings) -> list[Row]:
 
         def spark_hours() -> pd.DataFrame:
             candles = spark.read.schema(CANDLES).parquet(path.as_uri())
-            made: pd.DataFrame = hourly_rows(spark, ticks, candles, START_MS, until).toPandas()
+            made: pd.DataFrame = hourly_rows(ticks, candles.coalesce(1), START_MS, until).toPandas()
             return made
 
         by_spark, by_pandas = spark_hours(), _pandas_hours(path)

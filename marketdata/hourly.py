@@ -1,220 +1,269 @@
-"""The formulas of an hourly row in plain Python: the reference for Spark's aggregates.
+"""Hourly rows from ticks and candles: the one implementation of their formulas (docs/features.md), in numpy.
 
-The observations of an hour are its ticks with a price (the mid if the quote is valid, else the tick's price) and, for
-each minute without such a tick, the candle of that minute if it is known. They are ordered by time: a tick at its
-timestamp, a filling candle at the last millisecond of its minute.
+The minute is the unit. A minute's prices are the mids of its ticks; where no mid is known, the exchange's candle; where
+that is not known either, CoinGecko's price, which `n_reference_minutes` counts. An hour's row is computed from its
+minutes, so it does not depend on the number of ticks.
 """
 
-import math
-from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from marketdata.enrichment import Enriched, enrich
-from marketdata.records import Candle, HourlyRow, Tick
-from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, to_rfc3339
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from marketdata.minutes import (
+    Bools,
+    Floats,
+    Ints,
+    Prices,
+    Steps,
+    candles_on_grid,
+    floats,
+    ordered_ticks,
+    times_ms,
+    trailing_volatility,
+)
+from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS
 from marketdata.vocabulary import Basis, Origin
 
 MINUTES_PER_HOUR = 60
-# The share of its candles that a trailing day needs, besides the first: exchanges halt for an hour now and then.
-KNOWN_SHARE = 0.9
+DEFINITION = 2
+"""Version of the formulas, stored with each row. Rows without a version are of definition 1: means over ticks and
+closes, CoinGecko's price before the candle."""
 BASIS_RANK: Mapping[Basis, int] = {basis: rank for rank, basis in enumerate(Basis)}
 
+TICKS = pa.schema(
+    [
+        ("symbol", pa.string()),
+        ("timestamp", pa.timestamp("us", "UTC")),
+        ("tick_id", pa.string()),
+        *(
+            (name, pa.float64())
+            for name in (
+                "mid_price",
+                "price",
+                "spread",
+                "spread_percentage",
+                "total_liquidity",
+                "price_volatility",
+                "volume_24h",
+                "market_cap",
+            )
+        ),
+    ]
+)
+"""The columns of raw_data that hourly rows are computed from."""
+CANDLES = pa.schema(
+    [
+        ("symbol", pa.string()),
+        ("open_time", pa.timestamp("us", "UTC")),
+        *((name, pa.float64()) for name in ("open", "high", "low", "close", "volume")),
+    ]
+)
+"""The columns of minute_candles that hourly rows are computed from."""
+_MEANS = {
+    "avg_spread": "spread",
+    "avg_spread_percentage": "spread_percentage",
+    "total_liquidity": "total_liquidity",
+    "avg_volatility": "price_volatility",
+    "avg_volume_24h": "volume_24h",
+}
+"""Columns that are means of a tick's column."""
+_NUMBERS = (
+    "avg_price",
+    "avg_spread",
+    "avg_spread_percentage",
+    "total_liquidity",
+    "avg_volatility",
+    "high_price",
+    "low_price",
+    "avg_volume",
+    "avg_volume_24h",
+    "last_market_cap",
+    "open_price",
+    "last_price",
+    "realised_variance",
+)
+SCHEMA = pa.schema(
+    [
+        ("symbol", pa.string()),
+        ("hour_start", pa.timestamp("us", "UTC")),
+        *((name, pa.float64()) for name in _NUMBERS),
+        ("n_ticks", pa.int64()),
+        ("n_candles", pa.int64()),
+        ("n_reference_minutes", pa.int64()),
+        ("coverage", pa.float64()),
+        ("origin", pa.string()),
+        ("basis", pa.string()),
+        ("definition", pa.int32()),
+    ]
+)
+"""The columns of an hourly row (`marketdata.records.HourlyRow`)."""
 
-@dataclass(frozen=True, slots=True)
-class _Observation:
-    at_ms: int
-    opening: float  # the price at the start of the observation; for a candle its open
-    price: float
-    high: float
-    low: float
 
-
-def observed_price(tick: Tick, enriched: Enriched | None = None) -> float | None:
-    """Return the price of a tick: its mid, else its `price`, else None."""
-    mid = (enriched or enrich(tick)).mid_price
-    return tick.price if mid is None else mid
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Return the arithmetic mean of the values that are not None, summed exactly (`math.fsum`); None without values."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
-
-
-def trailing_volatility(candles: Mapping[int, Candle], open_ms: int, step_ms: int) -> float | None:
-    """Return (high - low) / close x 100 of the 24 h that end with the candle opened at `open_ms`.
-
-    Args:
-        candles: one market's candles of one interval by open time.
-        open_ms: the open time of the last candle of the window, ms.
-        step_ms: the interval, ms.
-
-    Returns:
-        None unless the window's first candle and at least nine tenths of all its candles are known.
-    """
-    first_ms = open_ms - DAY_MS + step_ms
-    if first_ms not in candles:
-        return None
-    window = [candles[at] for at in range(first_ms, open_ms + 1, step_ms) if at in candles]
-    if len(window) < KNOWN_SHARE * (DAY_MS // step_ms):
-        return None
-    return (max(c.high for c in window) - min(c.low for c in window)) / candles[open_ms].close * 100
-
-
-def trailing_volatilities(candles: Mapping[int, Candle], step_ms: int) -> dict[int, float | None]:
-    """Return `trailing_volatility` of every candle, in one pass with monotonic queues of highs and lows."""
-    found: dict[int, float | None] = {}
-    highs: deque[tuple[int, float]] = deque()
-    lows: deque[tuple[int, float]] = deque()
-    window: deque[int] = deque()
-    for at in sorted(candles):
-        candle, first_ms = candles[at], at - DAY_MS + step_ms
-        while highs and highs[-1][1] <= candle.high:
-            highs.pop()
-        while lows and lows[-1][1] >= candle.low:
-            lows.pop()
-        highs.append((at, candle.high))
-        lows.append((at, candle.low))
-        window.append(at)
-        for queue in (highs, lows):
-            while queue[0][0] < first_ms:
-                queue.popleft()
-        while window[0] < first_ms:
-            window.popleft()
-        known = window[0] == first_ms and len(window) >= KNOWN_SHARE * (DAY_MS // step_ms)
-        found[at] = (highs[0][1] - lows[0][1]) / candle.close * 100 if known else None
-    return found
-
-
-def hour_row(
-    symbol: str,
-    hour_start_ms: int,
-    ticks: Iterable[Tick],
-    candles: Iterable[Candle],
-    volatilities: Mapping[int, float | None] | None = None,
-) -> HourlyRow | None:
-    """Return the row of one market and hour [hour_start_ms, hour_start_ms + 1 h).
+def hour_rows(ticks: pa.Table, candles: pa.Table, from_ms: int, to_ms: int) -> pa.Table:
+    """Return the rows of all markets and hours in [from_ms, to_ms) with a priced tick or a one-minute candle.
 
     Args:
-        symbol: the market.
-        hour_start_ms: UTC, on the hour.
-        ticks: the market's ticks; ticks of other hours are ignored.
-        candles: the market's one-minute candles of the hour, and of the 24 h before it for `avg_volatility` of an
-            hour without ticks.
-        volatilities: `trailing_volatilities` of the candles, if already computed.
+        ticks: rows of raw_data in any order, with at least the columns TICKS; those of other hours are ignored.
+        candles: rows of minute_candles in any order, with at least the columns CANDLES: those of the hours and, for
+            `avg_volatility`, of the 24 h before them.
+        from_ms: Unix time in ms, a whole hour.
+        to_ms: like `from_ms`, exclusive.
 
     Returns:
-        None if the hour has neither a tick with a price nor a known candle.
+        Rows with the columns SCHEMA, by symbol and hour.
     """
-    end_ms = hour_start_ms + HOUR_MS
-    by_time = {c.open_time_ms: c for c in candles}
-    known = [by_time[at] for at in range(hour_start_ms, end_ms, MINUTE_MS) if at in by_time]
-    used = [(tick, enrich(tick)) for tick in ticks if hour_start_ms <= tick.timestamp_ms < end_ms]
-    used = [(tick, enriched) for tick, enriched in used if observed_price(tick, enriched) is not None]
-    used.sort(key=lambda pair: pair[0].timestamp_ms)
-    minutes = {floor_to(tick.timestamp_ms, MINUTE_MS) for tick, _ in used}
-    filling = [candle for candle in known if candle.open_time_ms not in minutes]
-    observations = _observations(used, filling)
-    if not observations:
-        return None
-    if used:
-        volatility = mean(enriched.price_volatility for _, enriched in used)
-    elif volatilities is not None:
-        volatility = mean(volatilities.get(candle.open_time_ms) for candle in filling)
-    else:
-        volatility = mean(trailing_volatility(by_time, candle.open_time_ms, MINUTE_MS) for candle in filling)
-    caps = [tick.market_cap for tick, _ in used if tick.market_cap is not None]
-    return HourlyRow(
-        symbol=symbol,
-        hour_start=to_rfc3339(hour_start_ms),
-        avg_price=mean(o.price for o in observations),
-        avg_spread=mean(enriched.spread for _, enriched in used),
-        avg_spread_percentage=mean(enriched.spread_percentage for _, enriched in used),
-        total_liquidity=mean(enriched.total_liquidity for _, enriched in used),
-        avg_volatility=volatility,
-        high_price=max(o.high for o in observations),
-        low_price=min(o.low for o in observations),
-        avg_volume=mean(candle.volume for candle in known),
-        avg_volume_24h=mean(tick.volume_24h for tick, _ in used),
-        last_market_cap=caps[-1] if caps else None,
-        open_price=observations[0].opening,
-        last_price=observations[-1].price,
-        realised_variance=_realised_variance(observations),
-        n_ticks=len(used),
-        n_candles=len(filling),
-        coverage=(len(minutes) + len(filling)) / MINUTES_PER_HOUR,
-        origin=Origin.LIVE if used else Origin.BACKFILL,
-        basis=Basis.TICKS if used else Basis.CANDLES_1M,
+    ticks_of, candles_of = dict(_markets(ticks)), dict(_markets(candles))
+    return _joined(
+        _market_hours(symbol, ticks_of.get(symbol, ticks[:0]), candles_of.get(symbol, candles[:0]), from_ms, to_ms)
+        for symbol in sorted(ticks_of.keys() | candles_of.keys())
     )
 
 
-def _observations(used: Sequence[tuple[Tick, Enriched]], filling: Sequence[Candle]) -> list[_Observation]:
-    observations = []
-    for tick, enriched in used:
-        price = observed_price(tick, enriched)
-        if price is not None:
-            observations.append(_Observation(tick.timestamp_ms, price, price, price, price))
-    observations.extend(_Observation(c.open_time_ms + MINUTE_MS - 1, c.open, c.close, c.high, c.low) for c in filling)
-    return sorted(observations, key=lambda o: o.at_ms)
-
-
-def _realised_variance(observations: Sequence[_Observation]) -> float:
-    """Return the sum of squared log returns from the opening price through every observation."""
-    prices = [observations[0].opening, *(o.price for o in observations)]
-    return math.fsum(math.log(b / a) ** 2 for a, b in pairwise(prices))
-
-
-def hour_rows(ticks: Iterable[Tick], candles: Iterable[Candle]) -> list[HourlyRow]:
-    """Return the rows of all markets and hours with a priced tick or a one-minute candle, by symbol and time."""
-    ticks_of: dict[tuple[str, int], list[Tick]] = defaultdict(list)
-    candles_of: dict[str, dict[int, Candle]] = defaultdict(dict)
-    for tick in ticks:
-        ticks_of[tick.symbol, floor_to(tick.timestamp_ms, HOUR_MS)].append(tick)
-    for candle in candles:
-        candles_of[candle.symbol][candle.open_time_ms] = candle
-    volatilities = {symbol: trailing_volatilities(known, MINUTE_MS) for symbol, known in candles_of.items()}
-    hours = set(ticks_of) | {(s, floor_to(at, HOUR_MS)) for s, known in candles_of.items() for at in known}
-    rows = []
-    for symbol, hour_ms in sorted(hours):
-        known = candles_of.get(symbol, {})
-        own = [known[at] for at in range(hour_ms, hour_ms + HOUR_MS, MINUTE_MS) if at in known]
-        row = hour_row(symbol, hour_ms, ticks_of.get((symbol, hour_ms), ()), own, volatilities.get(symbol, {}))
-        if row is not None:
-            rows.append(row)
-    return rows
-
-
-def kline_row(kline: Candle, known: Mapping[int, Candle]) -> HourlyRow:
-    """Return the row of an hour of which only the one-hour candle is known.
+def kline_rows(klines: pa.Table) -> pa.Table:
+    """Return the rows of hours of which only the one-hour candle is known.
 
     Args:
-        kline: the hour's candle.
-        known: the market's one-hour candles by open time, including this one, for the trailing 24 h.
+        klines: one-hour candles of all markets in any order with at least the columns CANDLES, including the 23 h
+            before the first requested row, and a boolean column `wanted` that selects the rows to return.
+
+    Returns:
+        Rows with the columns SCHEMA, by symbol and hour.
     """
-    return HourlyRow(
-        symbol=kline.symbol,
-        hour_start=kline.open_time,
-        avg_price=(kline.open + kline.high + kline.low + kline.close) / 4,
-        avg_spread=None,
-        avg_spread_percentage=None,
-        total_liquidity=None,
-        avg_volatility=trailing_volatility(known, kline.open_time_ms, HOUR_MS),
-        high_price=kline.high,
-        low_price=kline.low,
-        avg_volume=kline.volume / MINUTES_PER_HOUR,
-        avg_volume_24h=None,
-        last_market_cap=None,
-        open_price=kline.open,
-        last_price=kline.close,
-        realised_variance=None,
-        n_ticks=0,
-        n_candles=0,
-        coverage=1.0,
-        origin=Origin.BACKFILL,
-        basis=Basis.CANDLES_1H,
-    )
+    return _joined(_market_klines(symbol, own) for symbol, own in sorted(_markets(klines)))
+
+
+def _markets(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Split a table by symbol."""
+    if table.num_rows == 0:
+        return
+    symbols = table["symbol"].combine_chunks().dictionary_encode()
+    if len(symbols.dictionary) == 1:
+        yield symbols.dictionary[0].as_py(), table
+        return
+    codes = symbols.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(len(symbols.dictionary) + 1))
+    for code, symbol in enumerate(symbols.dictionary.to_pylist()):
+        yield symbol, table.take(pa.array(order[bounds[code] : bounds[code + 1]]))
+
+
+def _joined(tables: Iterator[pa.Table]) -> pa.Table:
+    return pa.concat_tables([SCHEMA.empty_table(), *tables])
+
+
+def _market_hours(symbol: str, ticks: pa.Table, candles: pa.Table, from_ms: int, to_ms: int) -> pa.Table:
+    n, day = (to_ms - from_ms) // MINUTE_MS, DAY_MS // MINUTE_MS
+    known_candles, volume = candles_on_grid(candles, from_ms - DAY_MS, day + n)
+    trailing = trailing_volatility(known_candles, day)[day:]
+    traded = known_candles.since(day)
+
+    ticks, at_ms = ordered_ticks(ticks, from_ms, to_ms)
+    steps = Steps(n, (at_ms - from_ms) // MINUTE_MS, at_ms - from_ms)
+    mid, price, market_cap, *reported = floats(ticks, ("mid_price", "price", "market_cap", *_MEANS.values()))
+    quoted = steps.prices(mid)
+    prices = quoted.or_else(traded).or_else(steps.prices(price))
+    means = {name: steps.mean(values) for name, values in zip(_MEANS, reported, strict=True)}
+    is_filled = ~quoted.known & traded.known
+    means["avg_volatility"] = np.where(is_filled, trailing, means["avg_volatility"])
+    means |= {"avg_price": prices.mean, "avg_volume": volume[day:]}
+
+    hour_of_tick = (at_ms - from_ms) // HOUR_MS
+    last_market_cap = np.full(n // MINUTES_PER_HOUR, np.nan)
+    has_cap = ~np.isnan(market_cap)
+    last_market_cap[hour_of_tick[has_cap]] = market_cap[has_cap]  # the last assignment to an hour remains
+    n_ticks = np.bincount(hour_of_tick, minlength=n // MINUTES_PER_HOUR)
+    n_minutes = _hours(prices.known).sum(axis=1)
+    columns = {
+        **{name: _known_mean(_hours(values)) for name, values in means.items()},
+        **_hour_prices(prices),
+        "last_market_cap": last_market_cap,
+        "n_ticks": n_ticks,
+        "n_candles": _hours(is_filled).sum(axis=1),
+        "n_reference_minutes": _hours(prices.known & ~quoted.known & ~traded.known).sum(axis=1),
+        "coverage": n_minutes / MINUTES_PER_HOUR,
+        "origin": np.where(n_ticks > 0, Origin.LIVE, Origin.BACKFILL),
+        "basis": np.where(n_ticks > 0, Basis.TICKS, Basis.CANDLES_1M),
+    }
+    return _table(symbol, np.arange(from_ms, to_ms, HOUR_MS), columns, n_minutes > 0)
+
+
+def _hours(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Arrange values per minute in rows of an hour: shape (hours, 60)."""
+    return values.reshape(-1, MINUTES_PER_HOUR)
+
+
+def _known_mean(hours: Floats) -> Floats:
+    """Return the mean of the known values of each row; NaN without any."""
+    with np.errstate(invalid="ignore"):
+        mean: Floats = np.nansum(hours, axis=1) / (~np.isnan(hours)).sum(axis=1)
+    return mean
+
+
+def _hour_prices(prices: Prices) -> dict[str, Floats]:
+    """Return the columns of each hour that need the order of its minutes, or their extremes."""
+    minutes = np.flatnonzero(prices.known)
+    hour = minutes // MINUTES_PER_HOUR
+    opening, close = prices.open[minutes], prices.close[minutes]
+    first, last, high, low = np.full((4, len(prices.close) // MINUTES_PER_HOUR), np.nan)
+    first[hour[::-1]], last[hour] = opening[::-1], close  # of several assignments to an hour the last remains
+    np.fmax.at(high, hour, prices.high[minutes])
+    np.fmin.at(low, hour, prices.low[minutes])
+    is_first = np.diff(hour, prepend=-1) > 0
+    previous = np.where(is_first, opening, np.append(np.nan, close[:-1])[: len(close)])
+    variance = np.bincount(hour, np.log(close / previous) ** 2, len(first))
+    return {
+        "open_price": first,
+        "last_price": last,
+        "high_price": high,
+        "low_price": low,
+        "realised_variance": variance,
+    }
+
+
+def _market_klines(symbol: str, klines: pa.Table) -> pa.Table:
+    starts = times_ms(klines["open_time"])
+    from_ms = int(starts.min())
+    n = (int(starts.max()) - from_ms) // HOUR_MS + 1
+    prices, volume = candles_on_grid(klines, from_ms, n, HOUR_MS)
+    wanted = np.zeros(n, dtype=bool)
+    wanted[(starts - from_ms) // HOUR_MS] = klines["wanted"].to_numpy()
+    columns = {
+        "avg_price": prices.mean,
+        "avg_volatility": trailing_volatility(prices, DAY_MS // HOUR_MS),
+        "high_price": prices.high,
+        "low_price": prices.low,
+        "avg_volume": volume / MINUTES_PER_HOUR,
+        "open_price": prices.open,
+        "last_price": prices.close,
+        **dict.fromkeys(("n_ticks", "n_candles", "n_reference_minutes"), np.zeros(n, dtype=np.int64)),
+        "coverage": np.ones(n),
+        "origin": np.full(n, Origin.BACKFILL),
+        "basis": np.full(n, Basis.CANDLES_1H),
+    }
+    return _table(symbol, from_ms + HOUR_MS * np.arange(n), columns, wanted)
+
+
+def _table(symbol: str, starts_ms: Ints, columns: Mapping[str, npt.NDArray[Any]], chosen: Bools) -> pa.Table:
+    """Return the chosen hours as rows with the columns SCHEMA; NaN and columns that are not given become null."""
+    n = int(chosen.sum())
+    given = {
+        "symbol": np.full(n, symbol),
+        "hour_start": starts_ms[chosen] * 1000,
+        "definition": np.full(n, DEFINITION),
+        **{name: values[chosen] for name, values in columns.items()},
+    }
+    average = given["avg_price"]
+    given["avg_price"] = np.clip(average, given["low_price"], given["high_price"])  # a mean may be off by its rounding
+    arrays = [
+        pa.array(given[field.name], from_pandas=True).cast(field.type)
+        if field.name in given
+        else pa.nulls(n, field.type)
+        for field in SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
 def replaces(new: Basis, old: Basis) -> bool:

@@ -162,7 +162,11 @@ class FeatureRow(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class HourlyRow(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The metrics of one market and hour [hour_start, hour_start + 1 h); formulas are in `marketdata.hourly`."""
+    """The metrics of one market and hour [hour_start, hour_start + 1 h); formulas are in docs/features.md.
+
+    `definition` is the version of the formulas, which `marketdata.hourly` implements. It and `n_reference_minutes` are
+    null in rows of definition 1.
+    """
 
     TIMES: ClassVar[tuple[str, ...]] = ("hour_start",)
     hour_start: str
@@ -181,9 +185,11 @@ class HourlyRow(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
     realised_variance: float | None
     n_ticks: int
     n_candles: int
+    n_reference_minutes: int | None
     coverage: float
     origin: Origin
     basis: Basis
+    definition: int | None
 
 
 class DeadLetter(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -16,8 +16,7 @@ from pyspark.sql import functions as sql
 from batch.hdfs.store import Store
 from batch.klines.history import History
 from batch.progress import write_progress
-from batch.schemas import CANDLES
-from batch.sql.hourly import kline_rows
+from batch.schemas import CANDLES, HOURLY
 from batch.tables.due_hours import trailing_hours
 from batch.tables.hour_writer import HourWriter
 from batch.tables.layout import hourly_metrics, minute_candles
@@ -25,6 +24,7 @@ from batch.tables.merge import merge_rows
 from clients.webhdfs import WebHdfs
 from config import Settings
 from marketdata.candle_rules import STEP_MS
+from marketdata.hourly import kline_rows
 from marketdata.times import HOUR_MS, floor_to, to_rfc3339
 
 _LISTED_FILES = 5
@@ -95,10 +95,9 @@ class BackfillWriter:
                 merge_rows(self._spark, self._store, self._candles, rows, slots, lease)
             write_progress("backfill minute candles", minutes.num_rows, minutes.num_rows)
             changed = trailing_hours({floor_to(at, HOUR_MS) for at in starts}, to_ms)
-        klines = history.to_arrow("1h", hours)
-        if any(klines["wanted"].to_pylist()):
-            uploaded = self._upload(klines, f"{folder}/1h.parquet", f"{CANDLES}, wanted BOOLEAN")
-            parts.append(kline_rows(self._spark, uploaded.coalesce(1)))
+        from_klines = kline_rows(history.to_arrow("1h", hours))
+        if from_klines.num_rows:
+            parts.append(self._upload(from_klines, f"{folder}/1h.parquet", HOURLY))
         if not parts and not changed:
             return 0
         counted = Observation("merged")

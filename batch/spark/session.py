@@ -8,6 +8,7 @@ import hashlib
 import logging
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -141,6 +142,8 @@ def _session(settings: Settings, name: str, scratch: Path, *, save_class_archive
     for key, value in _options(settings, dump, scratch).items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
+    if settings.batch.master.startswith("local"):
+        spark.sparkContext.pythonExec = sys.executable  # the default, `python3`, may be one without the packages
     process = getattr(spark.sparkContext._gateway, "proc", None)  # noqa: SLF001  the JVM process has no public accessor
     _log.info("Spark session `%s` started in %.1f s", name, time.monotonic() - began)
     completed = False

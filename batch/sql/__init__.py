@@ -1,1 +1,1 @@
-"""Parsing of Kafka records and hourly aggregation in Spark SQL."""
+"""Parsing of Kafka records in Spark SQL."""

@@ -12,8 +12,8 @@ from pyspark.sql import functions as sql
 
 from batch.hdfs.lease import Lease
 from batch.hdfs.store import Store
-from batch.sql.hourly import hourly_rows
 from batch.tables.due_hours import contiguous_ranges
+from batch.tables.hours import hourly_rows
 from batch.tables.layout import hour_of_raw_file, hourly_metrics, minute_candles, raw_data
 from batch.tables.merge import merge_rows, read_slots, read_table
 from config import Settings
@@ -38,8 +38,7 @@ class HourWriter:
         ticks = read_slots(self._spark, self._store, self._raw, self._raw.slots(from_ms, to_ms))
         candles = read_slots(self._spark, self._store, self._candles, self._candles.slots(candles_from_ms, to_ms))
         # The inputs are small: one task avoids a shuffle.
-        ticks, candles = ticks.coalesce(1), candles.coalesce(1)
-        return hourly_rows(self._spark, ticks, candles, from_ms, to_ms, trailing=trailing)
+        return hourly_rows(ticks.coalesce(1), candles.coalesce(1), from_ms, to_ms)
 
     def rows(self, hours: Iterable[int]) -> list[DataFrame]:
         """Return the rows of some hours (start times, ms), one lazily computed frame per contiguous range."""
@@ -53,7 +52,7 @@ class HourWriter:
         Args:
             hours: start times, ms.
             wait_s: how long to wait for the table's lease, in seconds.
-            live: expect ticks in every hour: the trailing day is read only if an hour without ticks is found.
+            live: expect ticks in every minute: the trailing day is read only if a minute's prices are its candle's.
             stopped: polled while waiting; True aborts the wait.
 
         Returns:
@@ -81,7 +80,7 @@ class HourWriter:
     def _write_range(self, from_ms: int, to_ms: int, lease: Lease, *, live: bool) -> int:
         rows = self._compute(from_ms, to_ms, trailing=not live).persist()
         count = rows.count()
-        if live and rows.where("n_ticks = 0").limit(1).count():
+        if live and rows.where("n_candles > 0").limit(1).count():
             rows.unpersist()
             rows = self._compute(from_ms, to_ms, trailing=True).persist()
         if count:

@@ -18,6 +18,7 @@ from devstack.stack import ROOT
 from marketdata.markets import Market
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339, to_rfc3339
 from marketdata.vocabulary import ProductPart
+from simulator.derive import Quote
 from simulator.history import MarketHistory
 from simulator.market import SimulatedMarket
 from tests.acceptance.demo_run import BAD_RECORDS, HOURS, Outcome, demo_run
@@ -101,47 +102,68 @@ def test_candles_equal_the_exchanges_and_are_unique(outcome: Outcome, exchange: 
         assert row.volume == pytest.approx(truth.volume[0], rel=1e-12)
 
 
+def _time_weighted(points: list[tuple[int, float]], end_ms: int) -> float:
+    """The mean of a step function over [first point, end_ms); points are (time, value), ascending."""
+    ends = [at for at, _ in points[1:]] + [end_ms]
+    weighted = [(end - at) * value for (at, value), end in zip(points, ends, strict=True)]
+    return math.fsum(weighted) / (end_ms - points[0][0])
+
+
 def _expected_hour(outcome: Outcome, exchange: SimulatedMarket, symbol: str, hour: int) -> dict[str, float | None]:
     """One hour from the exchange's data; only the observation times are taken from the product."""
     market = Market.parse(symbol).binance
-    points: list[tuple[int, float]] = []
-    spreads, percentages, liquidity, highs, lows = [], [], [], [], []
-    seen = set()
+    quotes: dict[int, list[tuple[int, Quote]]] = {}
+    reported: dict[int, list[tuple[int, float]]] = {}
     for tick in sorted(outcome.clean, key=lambda tick: tick["timestamp"]):
         at = from_rfc3339(tick["timestamp"])
         binance = tick["sources"]["binance"]
         if tick["symbol"] != symbol or not hour <= at < hour + HOUR_MS:
             continue
-        if binance["status"] != "ok":
-            if tick["price"] is not None:
-                points.append((at, tick["price"]))
-                seen.add(at // MINUTE_MS)
-            continue
-        quote = exchange.quote(market, from_rfc3339(binance["observed_at"]))
-        assert quote is not None
-        points.append((at, quote.mid))
-        seen.add(at // MINUTE_MS)
-        spreads.append(quote.ask_price - quote.bid_price)
-        percentages.append((quote.ask_price - quote.bid_price) / quote.mid * 100)
-        liquidity.append(quote.bid_qty + quote.ask_qty)
-    highs, lows = [price for _, price in points], [price for _, price in points]
+        minute = at // MINUTE_MS * MINUTE_MS
+        if binance["status"] == "ok":
+            quote = exchange.quote(market, from_rfc3339(binance["observed_at"]))
+            assert quote is not None
+            quotes.setdefault(minute, []).append((at, quote))
+        elif tick["price"] is not None:
+            reported.setdefault(minute, []).append((at, tick["price"]))
     truth = exchange.history.minutes(market, hour, hour + HOUR_MS)
-    opens = {}
-    for index in range(len(truth)):
-        start = int(truth.time_ms[index])
-        if start // MINUTE_MS not in seen:
-            points.append((start + MINUTE_MS - 1, float(truth.close[index])))
-            opens[start + MINUTE_MS - 1] = float(truth.open[index])
-            highs.append(float(truth.high[index]))
-            lows.append(float(truth.low[index]))
-    points.sort()
-    prices = [price for _, price in points]
-    first = opens.get(points[0][0], prices[0])
-    path = [first, *prices]
+    candles = {int(start): i for i, start in enumerate(truth.time_ms)}
+    means, opens, highs, lows, closes = [], [], [], [], []
+    spreads, percentages, liquidity = [], [], []
+    for start in range(hour, hour + HOUR_MS, MINUTE_MS):
+        end = start + MINUTE_MS
+        if start in quotes:
+            points = [(at, quote.mid) for at, quote in quotes[start]]
+            of = {
+                "spread": [(at, q.ask_price - q.bid_price) for at, q in quotes[start]],
+                "percentage": [(at, (q.ask_price - q.bid_price) / q.mid * 100) for at, q in quotes[start]],
+                "liquidity": [(at, q.bid_qty + q.ask_qty) for at, q in quotes[start]],
+            }
+            spreads.append(_time_weighted(of["spread"], end))
+            percentages.append(_time_weighted(of["percentage"], end))
+            liquidity.append(_time_weighted(of["liquidity"], end))
+        elif start in candles:
+            i = candles[start]
+            sides = [float(side[i]) for side in (truth.open, truth.high, truth.low, truth.close)]
+            means.append(math.fsum(sides) / 4)
+            for values, side in zip((opens, highs, lows, closes), sides, strict=True):
+                values.append(side)
+            continue
+        elif start in reported:
+            points = reported[start]
+        else:
+            continue
+        prices = [price for _, price in points]
+        means.append(_time_weighted(points, end))
+        opens.append(prices[0])
+        highs.append(max(prices))
+        lows.append(min(prices))
+        closes.append(prices[-1])
+    path = [opens[0], *closes]
     return {
-        "avg_price": math.fsum(prices) / len(prices),
-        "open_price": first,
-        "last_price": prices[-1],
+        "avg_price": math.fsum(means) / len(means),
+        "open_price": opens[0],
+        "last_price": closes[-1],
         "high_price": max(highs),
         "low_price": min(lows),
         "avg_spread": math.fsum(spreads) / len(spreads),

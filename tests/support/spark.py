@@ -1,6 +1,5 @@
-"""Spark session, random records and row comparison for tests of DataFrames."""
+"""Spark session and random records for tests of DataFrames."""
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from batch.spark.session import spark_session
 from config import Settings
 from marketdata.codec import encode
-from marketdata.records import Candle, HourlyRow, SourceState, Tick
+from marketdata.records import Candle, SourceState, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, to_rfc3339
 
 TOPICS: dict[str, Any] = {"ticks_topic": "ticks-clean", "candles_topic": "candles"}
@@ -31,38 +30,6 @@ def kafka_rows(spark: SparkSession, records: Sequence[Tick | Candle]) -> DataFra
         for offset, record in enumerate(records)
     ]
     return spark.createDataFrame(rows, "topic STRING, partition INT, offset BIGINT, value BINARY")
-
-
-def as_row(row: HourlyRow) -> dict[str, Any]:
-    """Return a reference row as a dict of the stored columns."""
-    fields = {name: getattr(row, name) for name in row.__struct_fields__}
-    fields.pop("schema_version")
-    return fields
-
-
-def collected(rows: DataFrame) -> list[dict[str, Any]]:
-    """Collect hourly rows as dicts in the format of `as_row`, sorted by symbol and hour."""
-    found = []
-    for row in rows.selectExpr("*", "unix_millis(hour_start) AS at_ms").collect():
-        fields = row.asDict()
-        fields["hour_start"] = to_rfc3339(fields.pop("at_ms"))
-        found.append(fields)
-    return sorted(found, key=lambda fields: (fields["symbol"], fields["hour_start"]))
-
-
-def assert_same(found: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> None:
-    """Assert equality; floats to nine digits, because Spark adds in another order."""
-    assert [(row["symbol"], row["hour_start"]) for row in found] == [
-        (row["symbol"], row["hour_start"]) for row in expected
-    ]
-    for got, want in zip(found, expected, strict=True):
-        assert got.keys() == want.keys()
-        for name, value in want.items():
-            where = f"{want['symbol']} {want['hour_start']} {name}"
-            if isinstance(value, float) and isinstance(got[name], float):
-                assert math.isclose(got[name], value, rel_tol=1e-9, abs_tol=1e-18), f"{where}: {got[name]} != {value}"
-            else:
-                assert got[name] == value, f"{where}: {got[name]!r} != {value!r}"
 
 
 def _maybe(rng: random.Random, value: float, share: float = 0.15) -> float | None:

@@ -6,6 +6,7 @@ import pytest
 
 from config.__main__ import document
 from marketdata import candle_rules, tick_rules
+from marketdata.hourly import SCHEMA
 from marketdata.records import RECORDS, WindowFeatures
 from marketdata.rules import Rule
 from marketdata.topics import TOPICS, Topic
@@ -33,6 +34,12 @@ def test_every_field_of_a_record_is_documented_in_its_section(name: str) -> None
     if name == "FeatureRow":
         fields |= set(WindowFeatures.__struct_fields__)
     assert fields - words_in_code(section) == set()
+
+
+def test_every_column_of_an_hourly_row_is_documented() -> None:
+    section = (DOCS / "features.md").read_text().split("\n## Hourly rows\n")[1]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert set(SCHEMA.names) == set().union(*map(words_in_code, rows))
 
 
 def test_the_example_in_the_documents_is_the_one_that_is_tested() -> None:

@@ -1,5 +1,6 @@
 """Writer lease, atomic replacement, merging and hourly rows on a real HDFS."""
 
+import io
 import random
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hdfs.util import HdfsError
 from pyarrow import ArrowException
@@ -15,19 +18,23 @@ from pyspark.sql import DataFrame, SparkSession
 from requests.exceptions import RequestException
 
 from batch.hdfs.store import open_store
+from batch.jobs.verify import Verifier
 from batch.schemas import HOURLY, column_names
 from batch.sql.parse import enriched_ticks, parse_records
 from batch.tables import hour_writer
 from batch.tables.hour_writer import HourWriter
-from batch.tables.layout import hourly_metrics, raw_data
+from batch.tables.layout import hourly_metrics, minute_candles, raw_data
 from batch.tables.merge import merge_rows, read_table
 from clients.webhdfs import WebHdfs, connect
 from config import Settings
+from marketdata.enrichment import enrich
 from marketdata.errors import StorageError
-from marketdata.hourly import observed_price
+from marketdata.hourly import DEFINITION, hour_rows
 from marketdata.parquet import read_parquet
 from marketdata.records import Tick
-from marketdata.times import MINUTE_MS, from_rfc3339
+from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339, to_rfc3339
+from tests.support import builders
+from tests.support.hour_tables import candle_table, tick_table
 from tests.support.spark import TOPICS, kafka_rows, random_tick, session
 from tests.support.stack import ROOT, StackUnderTest, environment_of, eventually, running
 
@@ -52,10 +59,21 @@ def spark(stack: StackUnderTest) -> Iterator[SparkSession]:
         yield spark
 
 
+def is_priced(tick: Tick) -> bool:
+    return tick.price is not None or enrich(tick).mid_price is not None
+
+
 def hour_sql(value: int) -> str:
     """Return SQL for one month of hourly rows of six markets with all numbers equal to `value`."""
     numbers = dict.fromkeys(column_names(HOURLY)[2:], f"{value}D")
-    numbers |= {"n_ticks": f"{value}L", "n_candles": "0L", "origin": "'live'", "basis": "'ticks'"}
+    numbers |= {
+        "n_ticks": f"{value}L",
+        "n_candles": "0L",
+        "n_reference_minutes": "0L",
+        "origin": "'live'",
+        "basis": "'ticks'",
+        "definition": "2",
+    }
     columns = ", ".join(f"{sql} AS {name}" for name, sql in numbers.items())
     return (
         "SELECT concat('COIN', cast(id % 6 AS STRING)) AS symbol, "
@@ -157,7 +175,7 @@ def test_an_hour_is_computed_after_the_lease_is_acquired(spark: SparkSession, se
     store, raw = open_store(spark, settings), raw_data(settings)
     rng = random.Random(1)
     ticks = [random_tick(rng, "BTC-USD", HOUR + minute * MINUTE_MS) for minute in range(40)]
-    used = [tick for tick in ticks if observed_price(tick) is not None]
+    used = [tick for tick in ticks if is_priced(tick)]
 
     def keep(some: list[Tick]) -> None:
         rows = enriched_ticks(parse_records(kafka_rows(spark, some), **TOPICS))
@@ -208,7 +226,30 @@ def test_hours_are_computed_while_another_writer_replaces_their_files(
     monkeypatch.setattr(hour_writer, "hourly_rows", plan_and_replace)
     assert HourWriter(spark, store, settings).write([HOUR], wait_s=5, live=True) == 1
     (row,) = read_table(spark, store, hourly_metrics(settings)).collect()
-    assert row.n_ticks == sum(observed_price(tick) is not None for tick in ticks)
+    assert row.n_ticks == sum(is_priced(tick) for tick in ticks)
+
+
+def test_rows_of_an_older_definition_are_read_and_recomputed(spark: SparkSession, settings: Settings) -> None:
+    store, table = open_store(spark, settings), hourly_metrics(settings)
+    hdfs, candles = WebHdfs(settings.hdfs), minute_candles(settings)
+    minutes = candle_table([builders.candle(HOUR + i * MINUTE_MS, close=1.5 + i / 100) for i in range(120)])
+    rows = hour_rows(tick_table([]), minutes, HOUR, HOUR + 2 * HOUR_MS)
+    older = rows.drop_columns(["n_reference_minutes", "definition"])
+    older = older.set_column(2, "avg_price", pc.multiply(older["avg_price"], 1.001))
+    for path, content in ((candles.file_of(candles.slot_of(HOUR)), minutes), (table.file_of("2024-08"), older)):
+        buffer = io.BytesIO()
+        pq.write_table(content, buffer)
+        hdfs.write(path, buffer.getvalue())
+    report = Verifier(hdfs, settings).run()
+    assert (report.problems, report.outdated) == ([], [HOUR, HOUR + HOUR_MS])
+    wanted = f"`python -m batch hourly --from {to_rfc3339(HOUR)} --to {to_rfc3339(HOUR + 2 * HOUR_MS)}`"
+    assert [wanted in line for line in report.lines() if "older definition" in line] == [True]
+    assert HourWriter(spark, store, settings).write([HOUR], wait_s=5) == 1
+    found = read_table(spark, store, table).orderBy("hour_start").toArrow()
+    assert found["definition"].to_pylist() == [DEFINITION, None]
+    assert found["avg_price"].to_pylist() == [rows["avg_price"][0].as_py(), older["avg_price"][1].as_py()]
+    report = Verifier(hdfs, settings).run()
+    assert (report.problems, report.outdated) == ([], [HOUR + HOUR_MS])
 
 
 def test_staged_files_of_a_killed_writer_are_removed_by_the_next(spark: SparkSession, settings: Settings) -> None:

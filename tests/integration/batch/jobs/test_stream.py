@@ -19,13 +19,14 @@ from batch.jobs.verify import differences
 from clients.webhdfs import connect
 from config import Settings
 from marketdata.codec import encode
-from marketdata.hourly import hour_rows
 from marketdata.records import Candle, PartStatus, Tick
 from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339, to_rfc3339
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import Activity, ProductPart
+from tests.support.hour_tables import as_row
+from tests.support.hourly_reference import hour_rows
 from tests.support.kafka_records import ROLES, dead_letters, make_topics, publish, publish_raw
-from tests.support.spark import as_row, random_candle, random_tick
+from tests.support.spark import random_candle, random_tick
 from tests.support.stack import ROOT, eventually, read_table, running
 from tests.support.streams_worker import decoded
 

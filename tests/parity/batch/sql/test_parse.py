@@ -1,4 +1,4 @@
-"""Spark refuses the ticks and candles that the rules of marketdata refuse, and names the same rule."""
+"""Spark refuses the ticks and candles that the rules of marketdata refuse, and enriches ticks by its formulas."""
 
 import random
 from collections.abc import Sequence
@@ -9,18 +9,23 @@ from msgspec.structs import replace
 from pyspark.sql import SparkSession
 
 from batch.spark.dead_letters import refusal_of
+from batch.sql.parse import FUTURE, enriched_ticks, parse_records
 from batch.sql.parse import TICK as TICK_KIND
-from batch.sql.parse import parse_records
 from marketdata import candle_rules, tick_rules
 from marketdata.bounds import MAX_RECORD_BYTES
+from marketdata.candle_rules import check
 from marketdata.codec import decode, encode
+from marketdata.enrichment import enrich
+from marketdata.errors import DecodeError
 from marketdata.records import Candle, SourceState, Tick
 from marketdata.rules import Rule, compared
-from marketdata.times import from_rfc3339
+from marketdata.times import MINUTE_MS, from_rfc3339, to_rfc3339
+from tests.support.broken_candles import BROKEN, CANDLE
 from tests.support.odd_records import TIMESTAMP, odd_candle, odd_tick
-from tests.support.spark import TOPICS, kafka_rows
+from tests.support.spark import TOPICS, kafka_rows, random_tick
 
 LONG = 500_000
+START_MS = from_rfc3339("2024-08-04T00:00:00Z")
 TICK = Tick(
     symbol="BTC-USD",
     tick_id=Tick.make_id("BTC-USD", TIMESTAMP),
@@ -148,3 +153,87 @@ def test_a_bound_keeps_all_digits_in_sql(spark: SparkSession, monkeypatch: pytes
     first, second = refusals(spark, [encode(replace(TICK, price=price)) for price in prices])
     assert first is None
     assert second is not None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_enrichment_equals_the_reference(spark: SparkSession, seed: int) -> None:
+    rng = random.Random(seed)
+    ticks = [random_tick(rng, "BTC-USD", START_MS + i * 61_001) for i in range(200)]
+    streamed = {"n_updates": 7, "n_trades": 2, "traded_volume": 0.3, "vwap": 100.1, "divergence_bps": -1.5}
+    ticks = [replace(tick, **streamed) if i % 3 else tick for i, tick in enumerate(ticks)]
+    parsed = parse_records(kafka_rows(spark, ticks), **TOPICS)
+    assert parsed.where("error IS NOT NULL").count() == 0
+    found = {
+        row.tick_id: row for row in enriched_ticks(parsed).selectExpr("*", "unix_millis(timestamp) AS at").collect()
+    }
+    assert len(found) == len(ticks)
+    for tick in ticks:
+        row, enriched = found[tick.tick_id], enrich(tick)
+        assert row.at == tick.timestamp_ms
+        for name in ("mid_price", "spread", "spread_percentage", "total_liquidity", "price_volatility"):
+            assert row[name] == getattr(enriched, name), name
+        for name in ("symbol", "quote", "price", "bid_price", "ask_qty", "market_cap", "volume_24h", "high_24h"):
+            assert row[name] == getattr(tick, name), name
+        assert all(row[name] == getattr(tick, name) for name in streamed)
+        assert tuple(row.flags) == tick.flags
+        state = tick.sources.get("binance")
+        assert row.binance_status == (state.status if state else None)
+        assert row.binance_staleness_ms == (state.staleness_ms if state else None)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (b"{", "not JSON of the expected schema"),
+        (
+            b'{"schema_version":1,"tick_id":"a","symbol":"BTC-USD","timestamp":"2024-08-05T00:00:00Z","price":"x"}',
+            "not JSON of the expected schema",
+        ),
+        (
+            b'{"schema_version":2,"tick_id":"a","symbol":"BTC-USD","timestamp":"2024-08-05T00:00:00Z"}',
+            "schema_version is not 1",
+        ),
+        (
+            b'{"schema_version":1,"tick_id":"a","symbol":"BTC-USD","timestamp":"noon"}',
+            "event time is missing or invalid",
+        ),
+        (
+            b'{"schema_version":1,"symbol":"BTC-USD","timestamp":"2024-08-05T00:00:00Z"}',
+            "quote is not the symbol's currency",
+        ),
+        (b'{"schema_version":1,"tick_id":"a","timestamp":"2024-08-05T00:00:00Z"}', "symbol is missing"),
+    ],
+)
+def test_an_unreadable_record_gets_its_error_text(spark: SparkSession, value: bytes, error: str) -> None:
+    rows = spark.createDataFrame(
+        [("ticks-clean", 3, 17, bytearray(value))], "topic STRING, partition INT, offset BIGINT, value BINARY"
+    )
+    found = parse_records(rows, **TOPICS).collect()
+    assert [(row.partition, row.offset, row.error) for row in found] == [(3, 17, error)]
+
+
+def test_times_are_truncated_to_milliseconds_and_converted_to_utc(spark: SparkSession) -> None:
+    value = b'{"schema_version":1,"tick_id":"a","symbol":"BTC-USD","timestamp":"2024-08-05T02:00:00.123987+02:00"}'
+    rows = spark.createDataFrame(
+        [("ticks-clean", 0, 0, bytearray(value))], "topic STRING, partition INT, offset BIGINT, value BINARY"
+    )
+    (row,) = parse_records(rows, **TOPICS).selectExpr("unix_micros(at) AS at").collect()
+    assert row.at == from_rfc3339("2024-08-05T00:00:00.123Z") * 1000
+    assert to_rfc3339(row.at // 1000) == "2024-08-05T00:00:00.123Z"
+
+
+def test_spark_refuses_the_candles_that_the_rules_refuse(spark: SparkSession) -> None:
+    candles = [CANDLE, *(replace(CANDLE, **change) for change, _, _ in BROKEN if "interval" not in change)]
+    latest_ms = CANDLE.open_time_ms + MINUTE_MS
+    candles.append(replace(CANDLE, open_time=to_rfc3339(latest_ms)))
+    found = parse_records(kafka_rows(spark, candles), **TOPICS, latest_ms=latest_ms).orderBy("offset").collect()
+    refused = []
+    for candle in candles:
+        try:
+            check(candle, latest_ms)
+        except DecodeError:
+            refused.append(True)
+        else:
+            refused.append(False)
+    assert [row.error is not None for row in found] == refused == [False] + [True] * (len(candles) - 1)
+    assert found[-1].error == FUTURE
