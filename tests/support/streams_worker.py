@@ -39,7 +39,7 @@ def without_exchanges(settings: Settings) -> Settings:
             "binance": settings.binance.model_copy(update={"enabled": False}),
             "coingecko": settings.coingecko.model_copy(update={"enabled": False}),
             "clock": settings.clock.model_copy(update={"source": "system"}),
-            "streams": settings.streams.model_copy(update={"poll_interval_s": 86_400.0}),
+            "streams": settings.streams.model_copy(update={"poll_interval_s": 3_600.0}),
         }
     )
 
