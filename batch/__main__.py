@@ -46,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
         "--archive", metavar="FOLDER", help="read downloaded kline archives instead of the exchange API"
     )
     backfill.add_argument(
+        "--replace",
+        action="store_true",
+        help="read stored klines again too, and replace stored minutes that differ; their hours are made again",
+    )
+    backfill.add_argument(
         "--retry",
         action="store_true",
         help="while the exchange or HDFS fails, try again after pauses that grow up to 1 h, until all is stored",
@@ -90,6 +95,7 @@ def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int
             minutes=options.minutes,
             to_ms=end_ms,
             archive=options.archive,
+            replace=options.replace,
         )
         with reporting(settings, stop, ProductPart.BACKFILL) as (status,):
             status.running()

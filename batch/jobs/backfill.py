@@ -1,9 +1,13 @@
 """Stores historical klines: one-minute klines in minute_candles, and hourly rows made from minutes or one-hour klines.
 
-Stored data is not requested again, and a row of a higher basis is never replaced by one of a lower basis.
+Stored data is not requested again, and a row of a higher basis is never replaced by one of a lower basis. A stored
+minute that differs from the kline read is reported, and replaced only on request; hourly rows are made from what is
+stored then.
 """
 
+import dataclasses
 import io
+import logging
 import uuid
 from collections.abc import Callable
 from functools import reduce
@@ -16,11 +20,11 @@ from pyspark.sql import functions as sql
 from batch.hdfs.store import Store
 from batch.klines.history import History
 from batch.progress import write_progress
-from batch.schemas import CANDLES, HOURLY
+from batch.schemas import CANDLES, HOURLY, column_names
 from batch.tables.due_hours import trailing_hours
 from batch.tables.hour_writer import HourWriter
 from batch.tables.layout import hourly_metrics, minute_candles
-from batch.tables.merge import merge_rows
+from batch.tables.merge import differing_rows, merge_rows
 from clients.webhdfs import WebHdfs
 from config import Settings
 from marketdata.candle_rules import STEP_MS
@@ -28,6 +32,9 @@ from marketdata.hourly import kline_rows
 from marketdata.times import HOUR_MS, floor_to, to_rfc3339
 
 _LISTED_FILES = 5
+_COMPARED = tuple(name for name in column_names(CANDLES) if name not in {"symbol", "open_time", "source"})
+
+_log = logging.getLogger(__name__)
 
 
 def stored_times(hdfs: WebHdfs, settings: Settings) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
@@ -51,7 +58,10 @@ def _times(hdfs: WebHdfs, folder: str, column: str) -> dict[str, set[int]]:
 class BackfillWriter:
     """Stores a history: minute candles first, then all hourly rows in one merge."""
 
-    def __init__(self, spark: SparkSession, store: Store, hdfs: WebHdfs, settings: Settings) -> None:
+    def __init__(
+        self, spark: SparkSession, store: Store, hdfs: WebHdfs, settings: Settings, *, replace: bool = False
+    ) -> None:
+        self._replace = replace
         self._spark = spark
         self._store = store
         self._hdfs = hdfs
@@ -91,8 +101,10 @@ class BackfillWriter:
             rows = self._upload(minutes, f"{folder}/1m.parquet", CANDLES)
             starts = set[int]().union(*history.open_times("1m").values())
             slots = {self._candles.slot_of(at) for at in starts}
-            with self._store.locks.held(self._candles.name, self._wait_s, stopped) as lease:
-                merge_rows(self._spark, self._store, self._candles, rows, slots, lease)
+            table = dataclasses.replace(self._candles, prefer="_new DESC") if self._replace else self._candles
+            with self._store.locks.held(table.name, self._wait_s, stopped) as lease:
+                self._report_differences(rows, slots)
+                merge_rows(self._spark, self._store, table, rows, slots, lease)
             write_progress("backfill minute candles", minutes.num_rows, minutes.num_rows)
             changed = trailing_hours({floor_to(at, HOUR_MS) for at in starts}, to_ms)
         from_klines = kline_rows(history.to_arrow("1h", hours))
@@ -111,6 +123,20 @@ class BackfillWriter:
         write_progress("backfill hourly rows", rows_merged, rows_merged)
         return rows_merged
 
+    def _report_differences(self, rows: DataFrame, slots: set[str]) -> None:
+        count, examples = differing_rows(self._spark, self._store, self._candles, rows, slots, _COMPARED)
+        if not count:
+            return
+        done = "replaced" if self._replace else "kept; --replace stores the klines read instead"
+        _log.warning("%d stored minutes differ from the klines read: %s", count, done)
+        for row in examples:
+            values = ", ".join(
+                f"{name} {row[f'stored_{name}']!r} stored, {row[f'new_{name}']!r} read"
+                for name in _COMPARED
+                if row[f"stored_{name}"] != row[f"new_{name}"]
+            )
+            _log.warning("%s %s: %s", row.symbol, row.open_time.strftime("%Y-%m-%dT%H:%MZ"), values)
+
     def _upload(self, rows: pa.Table, file: str, ddl: str) -> DataFrame:
         """Write rows as a staged Parquet file, which Spark reads many times faster than rows through Py4J."""
         buffer = io.BytesIO()
@@ -123,6 +149,8 @@ def summary(history: History, rows: int, to_ms: int) -> str:
     """Return one line for the log."""
     counts = {i: sum(len(k) for (_, j), k in history.klines.items() if i == j) for i in STEP_MS}
     refused = f"; refused: {', '.join(sorted(history.refused))}" if history.refused else ""
+    if history.n_conflicting:
+        refused += f"; {history.n_conflicting} klines given again with other values, the last ones kept"
     if history.n_refused:
         refused += f"; {history.n_refused} invalid rows left out"
     if history.failed:

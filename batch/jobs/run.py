@@ -130,8 +130,11 @@ def run_backfill(
     minutes: int | None,
     to_ms: int | None,
     archive: str | None,
+    replace: bool = False,
 ) -> int:
     """Fill the tables with historical klines, which are fetched while Spark starts.
+
+    With `replace`, klines that are stored already are read again, and replace those that differ.
 
     Returns:
         The exit code: 1 if a file of `archive` could not be read; what the others contain is stored.
@@ -145,8 +148,8 @@ def run_backfill(
         if not found.klines:
             _log.error("%s", summary(found, 0, end_ms))
             return 1
-        return _store_history(settings, hdfs, stop, lambda: found, None, end_ms, began)
-    stored_hours, stored_minutes = stored_times(hdfs, settings)
+        return _store_history(settings, hdfs, stop, lambda: found, None, end_ms, began, replace=replace)
+    stored_hours, stored_minutes = ({}, {}) if replace else stored_times(hdfs, settings)
     plan = make_plan(
         settings.parsed_markets,
         stored_hours,
@@ -169,7 +172,7 @@ def run_backfill(
         if small and not fetched.result().has_missing(plan, stored_minutes):
             _log.info("backfill to %s: up to date, no new klines", to_rfc3339(end_ms))
             return 0
-        return _store_history(settings, hdfs, stop, fetched.result, plan.hours, end_ms, began)
+        return _store_history(settings, hdfs, stop, fetched.result, plan.hours, end_ms, began, replace=replace)
 
 
 def _store_history(
@@ -180,6 +183,8 @@ def _store_history(
     hours: dict[str, set[int]] | None,
     end_ms: int,
     began: float,
+    *,
+    replace: bool,
 ) -> int:
     with (
         spark_session(settings, "backfill", save_class_archive=True) as spark,
@@ -190,7 +195,7 @@ def _store_history(
         found = fetched()
         _log.info("klines fetched after %.1f s", time.monotonic() - began)
         hours = found.open_times("1h") if hours is None else hours
-        rows = BackfillWriter(spark, store, hdfs, settings).write(found, hours, end_ms, stop.is_set)
+        rows = BackfillWriter(spark, store, hdfs, settings, replace=replace).write(found, hours, end_ms, stop.is_set)
     _log.info("%s in %.1f s", summary(found, rows, end_ms), time.monotonic() - began)
     return 1 if found.failed else 0
 

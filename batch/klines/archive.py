@@ -26,7 +26,7 @@ from marketdata.markets import Market
 
 _log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"([A-Z0-9]+)-(1m|1h)-\d{4}-\d{2}(-\d{2})?\.(?i:zip)")
+_NAME = re.compile(r"([A-Z0-9]+)-(1m|1h)-(?P<month>\d{4}-\d{2})(?P<day>-\d{2})?\.(?i:zip)")
 _DIGEST = re.compile(rb"\s*([0-9a-fA-F]{64})(?![0-9a-fA-F])")
 _MAX_CHECKSUM_BYTES = 4096
 _MAX_CSV_BYTES = 64 << 20  # a month of one-minute klines has 6 MB
@@ -39,21 +39,22 @@ _UNREADABLE = (
 
 
 def archives(folder: Path, markets: Sequence[Market]) -> list[tuple[Path, Market, str]]:
-    """Return the archives of the markets below a folder, with market and interval.
+    """Return the archives of the markets below a folder, with market and interval, in the order of reading.
 
     Raises:
         StorageError: there are none.
     """
     by_name = {market.binance: market for market in markets}
     found = []
-    for path in sorted(folder.rglob("*.[zZ][iI][pP]")):
+    for path in folder.rglob("*.[zZ][iI][pP]"):
         match = _NAME.fullmatch(path.name)
         if match and match[1] in by_name:
-            found.append((path, by_name[match[1]], match[2]))
+            found.append(((match["month"], match["day"] is None, path), by_name[match[1]], match[2]))
+    found.sort(key=lambda item: item[0])
     if not found:
         msg = f"--archive: {folder}: no kline archives; expected files like {markets[0].binance}-1m-2024-08.zip"
         raise StorageError(msg)
-    return found
+    return [(path, market, interval) for (_, _, path), market, interval in found]
 
 
 def _check_digest(path: Path) -> None:
@@ -125,7 +126,11 @@ def read_archive(path: Path, interval: str) -> Archive:
 
 
 def read_archives(folder: Path, markets: Sequence[Market], stopped: Callable[[], bool]) -> History:
-    """Read all archives of the markets below a folder; of duplicate klines the one of the last file is kept.
+    """Read all archives of the markets below a folder.
+
+    Of several klines of the same market and time the last one is kept. Archives are read by month, and in a month the
+    daily ones before the monthly one, which the exchange publishes last; then by path. Klines that replace others with
+    different values are counted and logged by file.
 
     Rows that are not klines, and files that cannot be read, are left out, logged and counted.
 
@@ -134,7 +139,7 @@ def read_archives(folder: Path, markets: Sequence[Market], stopped: Callable[[],
     """
     found: dict[tuple[str, str], dict[int, Kline]] = {}
     failed: list[str] = []
-    n_refused = 0
+    n_refused = n_conflicting = 0
     files = archives(folder, markets)
     for done, (path, market, interval) in enumerate(files, start=1):
         if stopped():
@@ -148,6 +153,13 @@ def read_archives(folder: Path, markets: Sequence[Market], stopped: Callable[[],
         else:
             log_refused(_log, str(path), archive.refused)
             n_refused += len(archive.refused)
-            found.setdefault((market.symbol, interval), {}).update({k.open_ms: k for k in archive.klines})
+            rows = found.setdefault((market.symbol, interval), {})
+            conflicting = 0
+            for kline in archive.klines:
+                conflicting += rows.setdefault(kline.open_ms, kline) != kline
+                rows[kline.open_ms] = kline
+            if conflicting:
+                _log.warning("%s: %d klines replace earlier ones of the same time", path, conflicting)
+            n_conflicting += conflicting
         write_progress("backfill archives", done, len(files))
-    return History.of(found, {}, n_refused=n_refused, failed=failed)
+    return History.of(found, {}, n_refused=n_refused, failed=failed, n_conflicting=n_conflicting)

@@ -16,13 +16,15 @@ class History:
     """Klines by (symbol, interval), each list ascending and unique by open time.
 
     `refused` contains, by symbol, the error of each market that the exchange does not list. `n_refused` counts rows
-    that were left out because they are not valid. `failed` are the files that could not be read.
+    that were left out because they are not valid. `failed` are the files that could not be read. `n_conflicting` counts
+    klines that replaced another one of the same market and time with other values.
     """
 
     klines: dict[tuple[str, str], list[Kline]]
     refused: dict[str, str]
     n_refused: int = 0
     failed: tuple[str, ...] = ()
+    n_conflicting: int = 0
 
     @classmethod
     def of(
@@ -32,10 +34,11 @@ class History:
         *,
         n_refused: int = 0,
         failed: Sequence[str] = (),
+        n_conflicting: int = 0,
     ) -> "History":
         """Create from klines by (symbol, interval) and open time."""
         klines = {key: [rows[at] for at in sorted(rows)] for key, rows in found.items()}
-        return cls(klines, refused, n_refused, tuple(failed))
+        return cls(klines, refused, n_refused, tuple(failed), n_conflicting)
 
     def open_times(self, interval: str) -> dict[str, set[int]]:
         """Return the open times (ms) of the klines of an interval, by symbol."""

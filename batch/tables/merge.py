@@ -8,11 +8,14 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 
 from batch.hdfs.lease import Lease
 from batch.hdfs.store import SLOT, Store
 from batch.tables.layout import Table
+
+LISTED_ROWS = 5
+"""Examples in a comparison."""
 
 _MAX_SINGLE_TASK_SLOTS = 64  # up to this many slots, one task is faster than a shuffle
 _MAX_EXISTENCE_CHECKS = 8  # files; for more, one listing of the folder is faster
@@ -41,6 +44,37 @@ def _read(spark: SparkSession, table: Table, files: Sequence[str]) -> DataFrame:
     if not files:
         return spark.createDataFrame([], table.ddl)
     return spark.read.schema(table.ddl).parquet(*files)
+
+
+def differing_rows(
+    spark: SparkSession, store: Store, table: Table, new: DataFrame, slots: Iterable[str], columns: Sequence[str]
+) -> tuple[int, list[Row]]:
+    """Compare rows with the stored ones of the same key.
+
+    Args:
+        spark: the session.
+        store: the HDFS root that holds the table.
+        table: the table's layout.
+        new: rows with the table's columns, all within `slots`.
+        slots: names of the slots to read.
+        columns: columns to compare; null equals null.
+
+    Returns:
+        The number of stored rows that differ, and up to `LISTED_ROWS` of them, in order of the key: the key, `stored_X`
+        and `new_X` for each column X.
+    """
+    files = _existing_files(store, table, sorted(set(slots)))
+    if not files:
+        return 0, []
+    key = list(table.key)
+    old = _read(spark, table, files).selectExpr(*key, *(f"{name} AS stored_{name}" for name in columns))
+    both = new.selectExpr(*key, *(f"{name} AS new_{name}" for name in columns)).join(old, key)
+    differing = both.where(" OR ".join(f"NOT stored_{name} <=> new_{name}" for name in columns)).persist()
+    try:
+        count = differing.count()
+        return count, differing.orderBy(*key).limit(LISTED_ROWS).collect() if count else []
+    finally:
+        differing.unpersist()
 
 
 def merge_rows(

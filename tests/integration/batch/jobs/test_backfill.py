@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from clients.webhdfs import connect
 from config import Settings
 from marketdata.parquet import read_parquet
-from marketdata.times import HOUR_MS, from_rfc3339
+from marketdata.times import HOUR_MS, MINUTE_MS, from_rfc3339
 from tests.support.stack import ROOT, ExchangeUnderTest, read_table
 
 END = "2024-08-04T06:30:00Z"
@@ -148,3 +149,32 @@ def test_verify_reports_a_wrong_row(settings: Settings, env: dict[str, str]) -> 
     assert checked.returncode == 1
     assert "last_price is" in checked.stdout
     assert "duplicate row" in checked.stdout
+
+
+def test_a_corrected_archive_is_reported_and_replaces_on_request(
+    settings: Settings, env: dict[str, str], tmp_path: Path
+) -> None:
+    def store(close: float, *options: str) -> str:
+        lines = [
+            f"{at},10,12,9,{close if at == END_MS else 11},3.5,{at + MINUTE_MS - 1},35,7,1,10,0"
+            for at in range(END_MS, END_MS + HOUR_MS, MINUTE_MS)
+        ]
+        with zipfile.ZipFile(tmp_path / "BTCUSDT-1m-2024-08-04.zip", "w") as zipped:
+            zipped.writestr("BTCUSDT-1m-2024-08-04.csv", "\n".join(lines))
+        done = run(env, "backfill", "--archive", str(tmp_path), "--to", "2024-08-04T07:00:00Z", *options)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def stored() -> tuple[float, float]:
+        (hour,) = read_table(settings, settings.hdfs.hourly_metrics)["avg_price"]
+        return float(read_table(settings, settings.hdfs.minute_candles)["close"][0]), float(hour)
+
+    assert "differ" not in store(11.0)
+    assert stored() == (11.0, pytest.approx(11.0))
+    reported = store(11.6)
+    assert "1 stored minutes differ from the klines read: kept; --replace stores the klines read instead" in reported
+    assert "BTC-USD 2024-08-04T06:00Z: close 11.0 stored, 11.6 read" in reported
+    assert stored() == (11.0, pytest.approx(11.0))
+    assert "1 stored minutes differ from the klines read: replaced" in store(11.6, "--replace")
+    assert stored() == (11.6, pytest.approx(11.01))
+    assert "differ" not in store(11.6)

@@ -81,6 +81,24 @@ def test_only_archives_of_the_markets_are_read_and_the_last_file_wins(tmp_path: 
     assert [k.volume for k in history.klines["BTC-USD", "1m"]] == [4.5]
 
 
+@pytest.mark.parametrize("folders", [("", ""), ("daily", "monthly"), ("z-daily", "monthly")])
+def test_of_klines_that_differ_the_last_one_of_the_monthly_archive_is_kept(
+    tmp_path: Path, folders: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(exist_ok=True)
+    later = row(NOON + MINUTE_MS, 1)
+    make(tmp_path / folders[0], [row(NOON, 1), later], "BTCUSDT-1m-2025-02-01.zip")
+    monthly = [row(NOON, 1).replace(",3.5,", f",{volume},") for volume in (4.5, 5.5)]
+    make(tmp_path / folders[1], [*monthly, later], "BTCUSDT-1m-2025-02.zip")
+    history = read_archives(tmp_path, [BTC], lambda: False)
+    assert [k.volume for k in history.klines["BTC-USD", "1m"]] == [5.5, 3.5]
+    assert history.n_conflicting == 2
+    (message,) = caplog.messages
+    assert "BTCUSDT-1m-2025-02.zip: 2 klines replace earlier ones of the same time" in message
+    assert "2 klines given again with other values, the last ones kept" in summary(history, 0, NOON)
+
+
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"BTCUSDT-1m-2024-08\.zip"):
         archives(tmp_path, [BTC])
