@@ -1,7 +1,8 @@
 """Read the exchange's list of symbols for an event loop: at the first request, then once an hour.
 
 The first poll waits for the first answer. If the list is refused or does not arrive, base and quote are concatenated,
-which is logged once, and it is requested again after pauses that grow up to an hour. Collection continues meanwhile.
+which is logged once, and it is requested again: after 30 s, or after a refusal with pauses that grow up to an hour.
+Collection continues meanwhile.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from marketdata.vocabulary import SourceStatus
 REFRESH_S = 3600.0
 """Real seconds after which the list is read again: markets come, go, and stop trading."""
 
+_RETRY_S = 30.0  # of exchange time, after an error that may pass
 _TIMEOUT_S = 10.0  # real seconds of one request
 
 
@@ -90,10 +92,11 @@ class SymbolResolver:
             info = await self._request()
         except SourceError as error:
             self._failures += 1
-            pause_s = self._real_seconds(refusal_pause_s(self._failures))
-            if isinstance(error, RetryableSourceError) and error.retry_after_s is not None:
-                pause_s = self._real_seconds(error.retry_after_s)
-                self._limit = error
+            exchange_s = refusal_pause_s(self._failures)
+            if isinstance(error, RetryableSourceError):
+                exchange_s = error.retry_after_s or _RETRY_S
+                self._limit = error if error.retry_after_s is not None else None
+            pause_s = self._real_seconds(exchange_s)
             if self._failures == 1:
                 self.symbols.log_unavailable(error)
         else:

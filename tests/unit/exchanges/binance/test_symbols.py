@@ -132,6 +132,7 @@ class Host:
         self.server = server
         self.info: Any = info(row("BTC", "USDT"), row("ETH", "USDT"))
         self.status = 200
+        self.retry_after = "7"
         self.zeros: set[str] = set()
         self.release = asyncio.Event()
         self.release.set()
@@ -143,7 +144,7 @@ class Host:
     async def _respond(self, request: web.Request) -> web.StreamResponse:
         if request.path == INFO:
             await self.release.wait()
-            return web.json_response(self.info, status=self.status, headers={"Retry-After": "7"})
+            return web.json_response(self.info, status=self.status, headers={"Retry-After": self.retry_after})
         names = json.loads(request.query["symbols"])
         price = {name: "0" if name in self.zeros else "10.5" for name in names}
         rows = [{"symbol": n, "bidPrice": p, "bidQty": p, "askPrice": p, "askQty": p} for n, p in price.items()]
@@ -252,6 +253,21 @@ async def test_a_rate_limit_holds_for_the_poll_too(host: Host, build: Build) -> 
     host.status = 200
     await source.poll([BTC], 5.0)
     assert not resolver.symbols.is_known  # not requested before the pause is over
+
+
+async def test_after_an_error_that_may_pass_the_list_is_requested_again_soon(host: Host, build: Build) -> None:
+    clock = FakeClock()
+    source, resolver = build(BTC, clock=clock)
+    host.retry_after = ""
+    for requests in range(1, 8):
+        host.status = 503
+        assert set((await source.poll([BTC], 5.0)).quotes) == {"BTC-USD"}
+        await until(lambda: not resolver.is_reading)
+        assert len(host.requests(INFO)) == requests
+        clock.now_s += 30.0
+    host.status = 200
+    await source.poll([BTC], 5.0)
+    await until(lambda: resolver.symbols.is_known)
 
 
 async def test_a_host_that_does_not_know_the_parameter_is_asked_without_it(host: Host, build: Build) -> None:
