@@ -18,6 +18,7 @@ from devstack.stack import exchange_address
 from devstack.state import PartState, load_state
 from marketdata.errors import BitcoinDataError
 from marketdata.part_status import PartSummary, Report, summarise
+from marketdata.printable import printable
 from marketdata.records import PartStatus
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
@@ -122,7 +123,7 @@ def _describe(summary: PartSummary) -> str:
         "" if summary.last_success_ms is None else f"last success {to_rfc3339(summary.last_success_ms)}",
         "" if summary.lag is None else f"lag {summary.lag}",
     ]
-    return ", ".join(filter(None, facts))
+    return printable(", ".join(filter(None, facts)))  # any program can write reports
 
 
 def _health(address: str, problem: str | None, programs: list[PartState]) -> PartHealth:

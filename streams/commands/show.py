@@ -109,6 +109,8 @@ class features(StreamsCommand):  # noqa: N801
             ("window", *row.windows),
             [(field, *(getattr(window, field) for window in windows)) for field in WindowFeatures.__struct_fields__],
         )
+        if all(window.volume is None for window in windows):
+            self.line("vwap and volume are unknown: quotes from polls contain no trades (streams.feed)")
 
 
 class predictions(StreamsCommand):  # noqa: N801

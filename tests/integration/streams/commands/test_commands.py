@@ -92,6 +92,7 @@ async def test_records_of_the_topics_are_shown(settings: Settings) -> None:
     assert ["window", "1m"] in people
     assert ["last", "7.25"] in people
     assert ["max_spread_bps", "–"] in people
+    assert people[-1][:5] == ["vwap", "and", "volume", "are", "unknown:"]
     assert run(settings, "dead-letters").stdout == "none\n"
     assert run(settings, "dead-letters", "--counts").stdout == "none\n"
     assert "expected one of" in run(settings, "features", "DOGE-USD", code=1).stderr
