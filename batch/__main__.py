@@ -14,16 +14,17 @@ from batch.spark.jvm import kill_jvm
 from clients.logging_setup import set_up_logging
 from clients.stop_signals import StopFlag
 from config import Settings, load_settings
+from marketdata.arguments import Parser, time_range, whole_number
+from marketdata.bounds import MAX_HISTORY_H
 from marketdata.errors import BitcoinDataError, ConfigurationError, SourceError
 from marketdata.printable import write_error
-from marketdata.times import from_rfc3339
 from marketdata.vocabulary import Activity, ProductPart
 
 _log = logging.getLogger("batch")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m batch", description="Batch jobs on HDFS: raw data, hourly rows, backfill, verification."
     )
     jobs = parser.add_subparsers(dest="job", required=True)
@@ -36,9 +37,17 @@ def _parser() -> argparse.ArgumentParser:
         "--to", dest="end", metavar="TIME", help="end (exclusive), RFC 3339; default: the last closed hour"
     )
     backfill = jobs.add_parser("backfill", help="fill the tables with historical klines of the exchange")
-    backfill.add_argument("--hours", type=int, help="hours of 1h klines before --to; default: batch.backfill_hours")
     backfill.add_argument(
-        "--minutes", type=int, help="minutes of 1m klines before --to; default: batch.backfill_minutes"
+        "--hours",
+        type=whole_number(1, MAX_HISTORY_H),
+        metavar="N",
+        help="hours of 1h klines before --to; default: batch.backfill_hours",
+    )
+    backfill.add_argument(
+        "--minutes",
+        type=whole_number(0, MAX_HISTORY_H * 60),
+        metavar="N",
+        help="minutes of 1m klines before --to; default: batch.backfill_minutes",
     )
     backfill.add_argument("--to", dest="end", metavar="TIME", help="end (exclusive), RFC 3339; default: now")
     backfill.add_argument("--symbols", help="comma-separated symbols; default: the markets of the settings")
@@ -70,22 +79,17 @@ def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
         _log.warning("attempt %d failed: %s%s", details.retry_num, details.caused_by, pause)
 
 
-def _time_ms(text: str | None, option: str) -> int | None:
-    return None if text is None else from_rfc3339(text, option)
-
-
 def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int:
     from batch.jobs.retry import until_done
     from batch.jobs.run import reporting, run_backfill, run_hourly, run_raw, run_verify
 
-    start_ms = _time_ms(getattr(options, "start", None), "--from")
-    end_ms = _time_ms(getattr(options, "end", None), "--to")
+    start_ms, end_ms = time_range(getattr(options, "start", None), getattr(options, "end", None))
     if options.job == "raw":
         return run_raw(settings, stop, once=options.once, hourly=not options.no_hourly)
     if options.job == "hourly":
         return run_hourly(settings, stop, from_ms=start_ms, to_ms=end_ms)
     if options.job == "backfill":
-        if options.symbols:
+        if options.symbols is not None:
             settings = _with_markets(settings, options.symbols)
         run = partial(
             run_backfill,

@@ -1,6 +1,5 @@
 """`python -m benchmarks [SUITE …]`: measure, write build/bench/SUITE.{json,md}, print the tables."""
 
-import argparse
 import importlib
 import logging
 import sys
@@ -9,6 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks.report import Bench, write
+from marketdata.arguments import Parser
 from tests.support.stack import running_stack
 
 SUITES = (
@@ -23,7 +23,7 @@ SUITES = (
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; write build/bench.")
+    parser = Parser(prog="python -m benchmarks", description="Measure; write build/bench.")
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"default: all of {', '.join(SUITES)}")
     suites = parser.parse_args(arguments).suites
     unknown = sorted(set(suites) - set(SUITES))

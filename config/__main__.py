@@ -1,6 +1,5 @@
 """`python -m config`: print the effective settings with secrets masked; `--document`: print docs/settings.md."""
 
-import argparse
 import sys
 
 from pydantic import BaseModel
@@ -9,6 +8,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from config.refused import range_of
 from config.settings import Settings, load_settings
+from marketdata.arguments import Parser
 from marketdata.errors import ConfigurationError
 from marketdata.printable import write_error, write_lines
 
@@ -55,7 +55,7 @@ def document(model: type[BaseModel] = Settings, prefix: str = "") -> str:
 
 def main() -> int:
     """Run the command and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m config", description="Print the effective settings as JSON.")
+    parser = Parser(prog="python -m config", description="Print the effective settings as JSON.")
     parser.add_argument("--document", action="store_true", help="print docs/settings.md instead")
     arguments = parser.parse_args()
     try:

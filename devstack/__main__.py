@@ -13,21 +13,15 @@ from devstack.stack import PARTS
 from devstack.status import LOGS, collect_status
 from devstack.status import PARTS as STATUS_PARTS
 from devstack.terminal import print_error, print_line
-from marketdata.errors import BitcoinDataError, ConfigurationError, shorten
+from marketdata.arguments import Parser, whole_number
+from marketdata.errors import BitcoinDataError, ConfigurationError
 
 _DEMOS = ("demo", "live")
 _MOST_LINES = 10_000
-_DIGITS = 6
-
-
-def _line_count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS and 1 <= int(text) <= _MOST_LINES):
-        raise argparse.ArgumentTypeError(f"{shorten(repr(text))}: expected a whole number from 1 to {_MOST_LINES}")
-    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m devstack", description="Run the local stack: Kafka, HDFS and the simulated exchange."
     )
     parser.add_argument("--profile", help="settings profile (default: $BDI_PROFILE, or local)")
@@ -50,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     logs.add_argument(
         "--lines",
-        type=_line_count,
+        type=whole_number(1, _MOST_LINES),
         default=20,
         metavar="N",
         help=f"lines of each log, up to {_MOST_LINES} (default: 20)",

@@ -3,7 +3,6 @@
 Reproducible: the same source gives the same values. Values are copied, not derived.
 """
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from devstack.terminal import print_error, print_line
+from marketdata.arguments import Parser
 from marketdata.errors import BitcoinDataError, InvalidValueError
 from marketdata.times import from_rfc3339
 
@@ -105,7 +105,7 @@ def make(source: Path, folder: Path) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Create the sample and return the exit code."""
-    parser = argparse.ArgumentParser(prog="devstack.sample", description="Create the sample of market history.")
+    parser = Parser(prog="devstack.sample", description="Create the sample of market history.")
     parser.add_argument("--source", type=Path, required=True, help="a folder with klines_1m/ and klines_1h/")
     parser.add_argument("--to", type=Path, default=SAMPLE, help="output folder (default: devstack/sample)")
     arguments = parser.parse_args(argv)

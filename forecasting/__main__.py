@@ -4,12 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from marketdata.arguments import Parser
 from marketdata.errors import BitcoinDataError
 from marketdata.printable import write_error
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m forecasting", description="Forecast the next hour's average price from hourly rows on HDFS."
     )
     parser.add_argument("--profile", help="settings profile (default: BDI_PROFILE, else local)")

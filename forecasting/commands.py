@@ -12,9 +12,9 @@ from config.settings import Settings
 from forecasting.evaluation import plots
 from forecasting.registry.versions import Registry
 from forecasting.serving.threads import in_thread
+from marketdata.arguments import find_market
 from marketdata.codec import encode
-from marketdata.errors import ConfigurationError, ForecastError
-from marketdata.markets import close_matches
+from marketdata.errors import ArgumentError, ForecastError
 from marketdata.printable import write_line
 from marketdata.vocabulary import Activity, ProductPart
 
@@ -28,21 +28,24 @@ _HDFS_TIMEOUT_S, _HDFS_ATTEMPTS = 10.0, 2
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Run the command of parsed arguments; return the exit code."""
     if args.command == "report":
+        from forecasting.models import catalogue
         from forecasting.report import write_report
 
-        symbol = (args.symbol or settings.forecasting.symbols[0]).upper()
-        names = args.models.split(",") if args.models else None
-        _check((symbol,), settings)
+        symbol = find_market(args.symbol or settings.forecasting.symbols[0], settings.markets, "--symbol")
+        names = None if args.models is None else [name.strip() for name in args.models.split(",")]
+        for name in names or ():
+            if name not in catalogue.NAMES:
+                raise ArgumentError("--models", name, f"one of {', '.join(catalogue.NAMES)}")
         write_report(_storage(settings), settings, symbol=symbol, names=names, quick=args.quick, progress=progress)
         return 0
-    symbols = tuple(symbol.upper() for symbol in args.symbol or settings.forecasting.symbols)
-    _check(symbols, settings)
+    chosen = args.symbol or settings.forecasting.symbols
+    symbols = tuple(dict.fromkeys(find_market(symbol, settings.markets, "--symbol") for symbol in chosen))
     if args.command == "train":
         return _train(settings, symbols, args.model or settings.forecasting.model)
     if args.command == "predict":
         return _predict(settings, symbols)
-    chosen = settings.forecasting.model_copy(update={"symbols": symbols})
-    settings = settings.model_copy(update={"forecasting": chosen})
+    forecasting = settings.forecasting.model_copy(update={"symbols": symbols})
+    settings = settings.model_copy(update={"forecasting": forecasting})
     with StatusPublisher(settings) as statuses:
         return asyncio.run(_serve(settings, statuses))
 
@@ -50,13 +53,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 def progress(what: str, done: int, total: int) -> None:
     """Print progress to stderr as `progress: WHAT DONE/TOTAL`, which the demo reads."""
     write_line(sys.stderr, f"progress: {what} {done}/{total}")
-
-
-def _check(symbols: tuple[str, ...], settings: Settings) -> None:
-    for symbol in symbols:
-        if symbol not in settings.markets:
-            known = f"{', '.join(settings.markets)}{close_matches(symbol, settings.markets)}"
-            raise ConfigurationError(f"symbol: {symbol!r}: expected one of the markets {known}")
 
 
 def _storage(settings: Settings) -> WebHdfs:

@@ -1,8 +1,8 @@
 """`python -m marketdata --asyncapi`: print docs/asyncapi.yaml."""
 
-import argparse
 import sys
 
+from marketdata.arguments import Parser
 from marketdata.asyncapi import document
 from marketdata.printable import write_lines
 
@@ -23,7 +23,7 @@ def asyncapi_yaml() -> str:
 
 def main() -> int:
     """Run the command and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m marketdata", description="Document the Kafka topics.")
+    parser = Parser(prog="python -m marketdata", description="Document the Kafka topics.")
     parser.add_argument("--asyncapi", action="store_true", required=True, help="print docs/asyncapi.yaml")
     parser.parse_args()
     write_lines(sys.stdout, asyncapi_yaml().rstrip("\n"))

@@ -4,6 +4,7 @@ BitcoinDataError
 ├── ConfigurationError          invalid settings; the program exits with one line
 │   └── BrokerError             no Kafka broker answers, or a topic does not exist
 ├── InvalidValueError           a field has an unexpected value (has field, value, expected)
+│   ├── ArgumentError           an argument of a command has an unexpected value
 │   └── DecodeError             bytes that are not a valid record (has the reason code of a dead letter)
 ├── SourceError                 a request to an exchange failed
 │   ├── RetryableSourceError    a retry may succeed (418, 429, 5xx, timeout, invalid payload); may have Retry-After
@@ -67,6 +68,12 @@ class InvalidValueError(BitcoinDataError):
         self.value = shorten(_repr(value))
         self.expected = shorten(expected)
         super().__init__(f"{self.field}: {self.value}: expected {self.expected}")
+
+
+class ArgumentError(InvalidValueError):
+    """An argument of a command has an unexpected value; `field` is its name."""
+
+    exit_code = 2
 
 
 class DecodeError(InvalidValueError):

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from marketdata.arguments import MAX_PORT, MAX_SEED, Parser, number, time_range, whole_number
 from marketdata.errors import BitcoinDataError, InvalidValueError
 from marketdata.log_format import LineFormatter
 from marketdata.printable import write_error, write_line
-from marketdata.times import from_rfc3339, to_rfc3339
+from marketdata.times import to_rfc3339
 from simulator.clock import ReplayClock, StateFile
 from simulator.history import MarketHistory
 from simulator.listing import HOSTS, Further
@@ -21,24 +22,34 @@ from simulator.server import BINANCE, COINGECKO, CONTROL, serve
 from simulator.state import ExchangeState
 
 DEFAULT_SEED = 20240805
+MAX_SPEED = 10_000
 
 logger = logging.getLogger(__name__)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="devstack exchange",
         description="Run a local simulated exchange that speaks the Binance and CoinGecko APIs from stored candles.",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with klines_1m/ and klines_1h/")
     parser.add_argument("--start", metavar="TIME", help="exchange time at start, RFC 3339 (default: the first candle)")
     parser.add_argument(
-        "--speed", type=float, default=1.0, metavar="N", help="exchange seconds per real second (default 1)"
+        "--speed",
+        type=number(0, MAX_SPEED),
+        default=1.0,
+        metavar="N",
+        help="exchange seconds per real second (default 1)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 selects a free one (default)")
     parser.add_argument(
-        "--seed", type=int, default=DEFAULT_SEED, help=f"seed of all derived data (default {DEFAULT_SEED})"
+        "--port", type=whole_number(0, MAX_PORT), default=0, help="port to listen on; 0 selects a free one (default)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, MAX_SEED),
+        default=DEFAULT_SEED,
+        help=f"seed of all derived data (default {DEFAULT_SEED})",
     )
     parser.add_argument(
         "--markets",
@@ -73,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
 def _build(arguments: argparse.Namespace, state_file: StateFile | None) -> ExchangeState:
     further = [Further.parse(text) for text in arguments.markets]
     history = MarketHistory.load(arguments.data, arguments.seed, further, HOSTS[arguments.rules])
-    start_ms = history.start_ms if arguments.start is None else from_rfc3339(arguments.start, "start")
+    start_ms, _ = time_range(arguments.start, None, "--start")
+    start_ms = history.start_ms if start_ms is None else start_ms
     stored_ms = None if state_file is None else state_file.read_ms()
     if stored_ms is not None:
         logger.info("continuing from %s, stored in %s", to_rfc3339(stored_ms), arguments.state_file)
@@ -112,8 +124,8 @@ def _print_ready(state: ExchangeState, host: str, port: int) -> None:
 async def _run(state: ExchangeState, host: str, port: int, state_file: StateFile | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
     await serve(state, host, port, state_file=state_file, ready=lambda *where: _print_ready(state, *where), stop=stop)
 
 

@@ -20,7 +20,7 @@ from batch.jobs.verify import Verifier
 from batch.klines.archive import read_archives
 from batch.klines.download import download_klines
 from batch.klines.history import History
-from batch.klines.plan import make_plan
+from batch.klines.plan import Plan, make_plan
 from batch.spark.session import cancel_jobs, spark_session
 from batch.tables.due_hours import grace_ms
 from batch.tables.hour_writer import HourWriter
@@ -30,8 +30,9 @@ from clients.kafka.topics import wait_for_topics
 from clients.stop_signals import StopFlag
 from clients.webhdfs import WebHdfs
 from config import Settings
+from exchanges.binance.endpoints import FIRST_KLINE_MS, KLINES_PER_REQUEST
 from exchanges.binance.kline_client import KlineClient
-from marketdata.errors import BitcoinDataError, RetryableSourceError
+from marketdata.errors import ArgumentError, BitcoinDataError, RetryableSourceError
 from marketdata.printable import write_line
 from marketdata.times import HOUR_MS, to_rfc3339
 from marketdata.topics import TopicRole
@@ -140,7 +141,7 @@ def run_backfill(
         The exit code: 1 if a file of `archive` could not be read; what the others contain is stored.
     """
     began = time.monotonic()
-    end_ms = build_clock(settings).now_ms() if to_ms is None else to_ms
+    end_ms = _end_of_history(settings, to_ms, archive)
     hdfs = WebHdfs(settings.hdfs)
     hdfs.wait()
     if archive is not None:
@@ -162,9 +163,12 @@ def run_backfill(
     with httpx.Client(trust_env=False) as http, ThreadPoolExecutor(1, thread_name_prefix="backfill") as executor:
         client = KlineClient(http, settings.binance, real_seconds=lambda exchange_s: exchange_s / speed)
 
+        if plan.spans:
+            client.resolve(settings.parsed_markets)
+            if to_ms is not None:
+                _check_listed(client, plan, to_ms)
+
         def fetch() -> History:
-            if plan.spans:
-                client.resolve(settings.parsed_markets)
             return download_klines(client, plan.spans, stop.is_set)
 
         fetched = executor.submit(fetch)
@@ -173,6 +177,42 @@ def run_backfill(
             _log.info("backfill to %s: up to date, no new klines", to_rfc3339(end_ms))
             return 0
         return _store_history(settings, hdfs, stop, fetched.result, plan.hours, end_ms, began, replace=replace)
+
+
+def _end_of_history(settings: Settings, to_ms: int | None, archive: str | None) -> int:
+    """Return the end of a backfill in ms: `to_ms`, or the present.
+
+    Raises:
+        ArgumentError: `to_ms` is in the future, or before any kline of the exchange.
+    """
+    if to_ms is None:
+        return build_clock(settings).now_ms()
+    # Archives are read without the exchange, whose clock in a replay is behind this machine's.
+    now_ms = (build_clock(settings) if archive is None else SystemClock()).now_ms()
+    if not FIRST_KLINE_MS < to_ms <= now_ms:
+        expected = f"a time after {to_rfc3339(FIRST_KLINE_MS)}, the first kline, until now ({to_rfc3339(now_ms)})"
+        raise ArgumentError("--to", to_rfc3339(to_ms), expected)
+    return to_ms
+
+
+def _check_listed(client: KlineClient, plan: Plan, to_ms: int) -> None:
+    """Check, before Spark starts, that the exchange listed at least one market before `to_ms`.
+
+    Raises:
+        ArgumentError: the newest requests of all markets have no kline.
+        SourceError: the exchange refused, or did not answer.
+    """
+    newest = {span.market: span for span in plan.spans if span.interval == "1h"}
+    listed = [span for market, span in newest.items() if client.symbols.is_listed(market)]
+    if not listed:
+        return
+    for span in listed:
+        # The longest request, so that a halt of the exchange is not taken for a missing listing.
+        from_ms = span.to_ms - KLINES_PER_REQUEST * HOUR_MS
+        if client.fetch(client.symbols.name(span.market), "1h", from_ms, span.to_ms):
+            return
+    names = ", ".join(span.market.symbol for span in listed)
+    raise ArgumentError("--to", to_rfc3339(to_ms), f"a time after the exchange listed {names}")
 
 
 def _store_history(

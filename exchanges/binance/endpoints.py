@@ -24,6 +24,8 @@ MAX_EXCHANGE_INFO_BYTES: Final = 32 << 20
 KLINES: Final = "/api/v3/klines"
 KLINES_WEIGHT: Final = 2
 KLINES_PER_REQUEST: Final = 1000
+FIRST_KLINE_MS: Final = 1_502_928_000_000
+"""The first day of klines, 2017-08-17 (BTCUSDT). Source: https://data.binance.vision."""
 
 INVALID_SYMBOL: Final = -1121
 """`code` of the HTTP 400 for a request that names a symbol which does not exist."""

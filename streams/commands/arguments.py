@@ -1,24 +1,44 @@
 """Resolve command-line arguments (topic, market, time range), and read the newest records of a topic."""
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
+import click
 from aiokafka.structs import ConsumerRecord
 from faust.cli import option
 
 from clients.kafka.reader import TopicReader, read_record
 from config.settings import Settings
-from marketdata.errors import InvalidValueError
-from marketdata.markets import close_matches
+from marketdata.arguments import MAX_COUNT, time_range, whole_number
+from marketdata.errors import ArgumentError
 from marketdata.records import RECORDS, Record
-from marketdata.times import from_rfc3339
 from marketdata.topics import TOPICS, TopicRole
 
 R = TypeVar("R", bound=Record)
 
 FROM_OPTION = option("--from", "since", metavar="TIME", help="Start, inclusive; RFC 3339, e.g. 2024-08-05T00:00:00Z.")
 TO_OPTION = option("--to", "until", metavar="TIME", help="End, exclusive; RFC 3339.")
+
+
+class _Type(click.ParamType):
+    """A type of `marketdata.arguments` for click."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse a value; a default is not a text and is returned unchanged."""
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except argparse.ArgumentTypeError as error:
+            self.fail(str(error), param, ctx)
+
+
+COUNT = _Type("integer", whole_number(1, MAX_COUNT))
+"""Type of options that limit the number of records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +53,9 @@ class Span:
         """Parse `--from` and `--to`.
 
         Raises:
-            InvalidValueError: one is not RFC 3339, or the span is empty.
+            ArgumentError: one is not a time of a record, or the span is empty.
         """
-        from_ms = None if since is None else from_rfc3339(since, "--from")
-        to_ms = None if until is None else from_rfc3339(until, "--to")
-        if from_ms is not None and to_ms is not None and to_ms <= from_ms:
-            raise InvalidValueError("--to", until, f"a time after --from ({since})")
-        return cls(from_ms, to_ms)
+        return cls(*time_range(since, until))
 
     @property
     def is_open(self) -> bool:
@@ -72,30 +88,18 @@ def find_role(settings: Settings, text: str, *others: str) -> TopicRole:
         others: further valid names, for the error message.
 
     Raises:
-        InvalidValueError: no topic has this name.
+        ArgumentError: no topic has this name.
     """
     role = role_of(settings, text)
     if role is not None:
         return role
     known = ", ".join([*(settings.topic(role).name for role in TopicRole), *others])
-    raise InvalidValueError("topic", text, f"one of {known}")
+    raise ArgumentError("topic", text, f"one of {known}")
 
 
 def record_of(role: TopicRole) -> type[Record]:
     """Return the record type of a role's topic."""
     return RECORDS[TOPICS[role].record]
-
-
-def find_market(settings: Settings, text: str) -> str:
-    """Return a market's symbol, whatever its case.
-
-    Raises:
-        InvalidValueError: the market is not configured.
-    """
-    if text.upper() not in settings.markets:
-        matches = close_matches(text, settings.markets)
-        raise InvalidValueError("market", text, f"one of {', '.join(settings.markets)}{matches}")
-    return text.upper()
 
 
 async def newest(

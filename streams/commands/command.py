@@ -11,7 +11,6 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, NoReturn, cast
 
-import click
 import msgspec
 from faust.cli import AppCommand, option
 from rich.cells import cell_len
@@ -22,14 +21,11 @@ from rich.text import Text
 
 from clients.logging_setup import logging_config
 from config import Settings
-from marketdata.errors import BitcoinDataError
+from marketdata.errors import ArgumentError, BitcoinDataError
 from marketdata.numbers import format_number
 from marketdata.printable import printable, write_error, write_line
 from streams.worker.clock import WorkerClock
 from streams.worker.state import WorkerState
-
-COUNT = click.IntRange(min=1)
-"""Type of count options."""
 
 JSON_OPTION = option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 
@@ -70,7 +66,7 @@ class StreamsCommand(AppCommand):
             code = asyncio.run(self.run(*self.args, *args, **{**self.kwargs, **kwargs}))
         except BitcoinDataError as error:
             write_error(sys.stderr, f"{self.ctx.info_name}: {error}")
-            code = _FAILED
+            code = error.exit_code if isinstance(error, ArgumentError) else _FAILED
         except KeyboardInterrupt:
             code = _INTERRUPTED
         except BrokenPipeError:  # the reader of the output has closed it

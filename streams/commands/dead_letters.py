@@ -5,13 +5,14 @@ from collections import Counter
 import click
 from faust.cli import argument, option
 
-from marketdata.errors import InvalidValueError
+from marketdata.arguments import find_market
+from marketdata.errors import ArgumentError
 from marketdata.records import DeadLetter
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import Reason
-from streams.commands.arguments import FROM_OPTION, TO_OPTION, Span, find_market, find_role, newest
-from streams.commands.command import COUNT, JSON_OPTION, StreamsCommand
+from streams.commands.arguments import COUNT, FROM_OPTION, TO_OPTION, Span, find_role, newest
+from streams.commands.command import JSON_OPTION, StreamsCommand
 from streams.commands.republish import Counts, republish
 
 _TAIL = 20_000
@@ -68,10 +69,10 @@ class dead_letters(StreamsCommand):  # noqa: N801  Faust derives the command nam
             ("--force", force, REPUBLISH),
         ):
             if given and action != of:
-                raise InvalidValueError(name, action, f"the action {of} with this option")
+                raise ArgumentError(name, action, f"the action {of} with this option")
         span = Span.parse(since, until)
         source = None if topic is None else settings.topic(find_role(settings, topic)).name
-        symbol = None if market is None else find_market(settings, market)
+        symbol = None if market is None else find_market(market, settings.markets)
 
         def wanted(one: DeadLetter) -> bool:
             return (

@@ -19,7 +19,7 @@ from faust.cli import argument, option
 from clients.kafka.reader import TopicReader
 from config.settings import Settings
 from marketdata.codec import encode
-from marketdata.errors import InvalidValueError
+from marketdata.errors import ArgumentError, InvalidValueError
 from marketdata.printable import write_line
 from marketdata.records import event_time_ms
 from marketdata.times import to_rfc3339
@@ -113,11 +113,11 @@ class replay(StreamsCommand):  # noqa: N801  Faust derives the command name
         if named is not None:
             target = settings.topic(named).name
         if _TOPIC_NAME.fullmatch(target) is None or target in {".", ".."}:
-            raise InvalidValueError("target", target, "a topic name: up to 249 characters of A-Z a-z 0-9 . _ -")
+            raise ArgumentError("target", target, "a topic name: up to 249 characters of A-Z a-z 0-9 . _ -")
         if source in {RAW_DATA, RAW_DATA.replace("_", "-")}:
             if offsets or by != EVENT:
                 what, value = ("--offsets", " ".join(offsets)) if offsets else ("--by", by)
-                raise InvalidValueError(what, value, f"none with {RAW_DATA}, which only has event times")
+                raise ArgumentError(what, value, f"none with {RAW_DATA}, which only has event times")
             copied, role = await self._from_hdfs(target, span), TopicRole.TICKS
         else:
             role = find_role(settings, source, RAW_DATA)
@@ -174,7 +174,7 @@ class replay(StreamsCommand):  # noqa: N801  Faust derives the command name
         settings = self.settings
         name, cls = settings.topic(role).name, record_of(role)
         if name == target:
-            raise InvalidValueError("target", target, "another topic than the source")
+            raise ArgumentError("target", target, "another topic than the source")
         copied = Copied()
         async with TopicReader(settings.kafka, name) as reader:
             froms, ends = await _range(reader, offsets)
@@ -262,7 +262,7 @@ async def _range(
     """Return the first and end offsets to copy per partition: those of `--offsets`, by default the whole topic.
 
     Raises:
-        InvalidValueError: an option is not PARTITION:FROM:TO, or not a range of the topic.
+        ArgumentError: an option is not PARTITION:FROM:TO, or not a range of the topic.
     """
     starts, ends = await reader.starts(), await reader.ends()
     if not offsets:
@@ -272,15 +272,15 @@ async def _range(
     for text in offsets:
         match = _OFFSETS.fullmatch(text)
         if match is None:
-            raise InvalidValueError("--offsets", text, "PARTITION:FROM:TO, such as 0:100:200, 0:100: or 0::200")
+            raise ArgumentError("--offsets", text, "PARTITION:FROM:TO, such as 0:100:200, 0:100: or 0::200")
         tp = TopicPartition(reader.topic, int(match.group(1)))
         if tp not in starts or tp in froms:
-            raise InvalidValueError("--offsets", text, f"each partition at most once, from 0 to {len(starts) - 1}")
+            raise ArgumentError("--offsets", text, f"each partition at most once, from 0 to {len(starts) - 1}")
         froms[tp] = int(match.group(2)) if match.group(2) else starts[tp]
         tos[tp] = int(match.group(3)) if match.group(3) else ends[tp]
         if not starts[tp] <= froms[tp] < tos[tp] <= ends[tp]:
             expected = f"a range within {starts[tp]}:{ends[tp]}, the offsets of partition {tp.partition}"
-            raise InvalidValueError("--offsets", text, expected)
+            raise ArgumentError("--offsets", text, expected)
     return froms, tos
 
 

@@ -7,12 +7,13 @@ from aiokafka.structs import ConsumerRecord
 from faust.cli import argument, option
 
 from clients.kafka.reader import TopicReader
+from marketdata.arguments import find_market
 from marketdata.errors import InvalidValueError, shorten
 from marketdata.records import FeatureRow, Prediction, Record, WindowFeatures
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
-from streams.commands.arguments import decoded, find_market, find_role, newest, record_of
-from streams.commands.command import COUNT, JSON_OPTION, StreamsCommand, shown
+from streams.commands.arguments import COUNT, decoded, find_role, newest, record_of
+from streams.commands.command import JSON_OPTION, StreamsCommand, shown
 
 _MAX_SHOWN = 1_000  # characters of a field: Rich highlights in quadratic time
 _MARKET_TAIL = 2_000  # records to read from each partition to find one market's newest
@@ -35,7 +36,7 @@ class tail(StreamsCommand):  # noqa: N801  Faust derives the command name
         settings = self.settings
         role = find_role(settings, topic)
         cls = record_of(role)
-        key = None if market is None else find_market(settings, market).encode()
+        key = None if market is None else find_market(market, settings.markets).encode()
         as_json = as_json or self.json
         async with TopicReader(settings.kafka, settings.topic(role).name) as reader:
             froms, ends = await reader.tails(count if key is None else max(count * len(settings.markets), _MARKET_TAIL))
@@ -89,7 +90,7 @@ class features(StreamsCommand):  # noqa: N801
 
     async def run(self, market: str, *, as_json: bool) -> None:
         settings = self.settings
-        market = find_market(settings, market)
+        market = find_market(market, settings.markets)
         rows = await newest(settings, TopicRole.FEATURES, FeatureRow, _FEATURES_TAIL, lambda row: row.symbol == market)
         if not rows:
             raise InvalidValueError(
@@ -124,7 +125,7 @@ class predictions(StreamsCommand):  # noqa: N801
 
     async def run(self, market: str | None, *, count: int, as_json: bool) -> None:
         settings = self.settings
-        market = None if market is None else find_market(settings, market)
+        market = None if market is None else find_market(market, settings.markets)
         found = await newest(
             settings, TopicRole.PREDICTIONS, Prediction, _PREDICTIONS_TAIL, lambda one: market in {None, one.symbol}
         )

@@ -1,9 +1,9 @@
 """`python -m streams.views`: print docs/openapi.json."""
 
-import argparse
 import json
 import sys
 
+from marketdata.arguments import Parser
 from marketdata.printable import write_lines
 from streams.views.openapi import document
 
@@ -15,7 +15,7 @@ def openapi_json() -> str:
 
 def main() -> None:
     """Print the document; `--help` prints the usage."""
-    argparse.ArgumentParser(prog="python -m streams.views", description="Print docs/openapi.json.").parse_args()
+    Parser(prog="python -m streams.views", description="Print docs/openapi.json.").parse_args()
     write_lines(sys.stdout, openapi_json().rstrip("\n"))
 
 

@@ -4,7 +4,6 @@ Prints what became of the records of each handler. Exits with 1 at the first exc
 case that reproduces it, or if a handler had to use its last resort, the reason `unexpected`.
 """
 
-import argparse
 import asyncio
 import logging
 import random
@@ -15,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
+from marketdata.arguments import MAX_SEED, Parser, whole_number
 from tests.fuzz.cases import Case, cases
 from tests.fuzz.handlers import HANDLERS, Handler
 
@@ -61,9 +61,9 @@ async def _fails(make: type[Handler], batch: Sequence[Case]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--cases", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = Parser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--cases", type=whole_number(1, 10**9), default=100_000)
+    parser.add_argument("--seed", type=whole_number(0, MAX_SEED), default=1)
     parser.add_argument("--handler", choices=HANDLERS, help="only this one, with all cases")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from config import Settings
-from marketdata.errors import InvalidValueError
+from marketdata.arguments import find_market
+from marketdata.errors import ArgumentError
 from marketdata.records import DeadLetter, event_time_ms
 from marketdata.times import from_rfc3339
 from marketdata.topics import TopicRole
-from streams.commands.arguments import Span, find_market, find_role
+from streams.commands.arguments import Span, find_role
 from streams.commands.command import shown
 from streams.commands.replay import worker_variables
 from streams.commands.republish import dead_letter_id, not_restorable
@@ -54,7 +55,7 @@ def test_a_span_includes_its_start_and_excludes_its_end(since: str | None, until
     ],
 )
 def test_an_invalid_span_names_the_option(since: str | None, until: str | None, expected: str) -> None:
-    with pytest.raises(InvalidValueError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         Span.parse(since, until)
     assert expected in str(caught.value)
 
@@ -63,11 +64,11 @@ def test_topics_and_markets_are_found_by_all_their_names(settings: Settings) -> 
     named = settings.model_copy(update={"topics": settings.topics.model_copy(update={"prefix": "a-"})})
     for text in ("ticks_clean", "ticks-clean", "a-ticks-clean"):
         assert find_role(named, text) is TopicRole.TICKS_CLEAN
-    assert find_market(settings, "btc-usd") == "BTC-USD"
-    with pytest.raises(InvalidValueError, match=r"topic: 'x': expected one of cryptoTopic, .*, raw_data"):
+    assert find_market("btc-usd", settings.markets) == "BTC-USD"
+    with pytest.raises(ArgumentError, match=r"topic: 'x': expected one of cryptoTopic, .*, raw_data"):
         find_role(settings, "x", "raw_data")
-    with pytest.raises(InvalidValueError, match="market: 'DOGE-USD': expected one of BTC-USD"):
-        find_market(settings, "DOGE-USD")
+    with pytest.raises(ArgumentError, match="market: 'DOGE-USD': expected one of BTC-USD"):
+        find_market("DOGE-USD", settings.markets)
 
 
 def variables(words: str | None) -> dict[str, str]:
