@@ -111,7 +111,7 @@ def _predict(settings: Settings, symbols: tuple[str, ...]) -> int:
     return 0
 
 
-async def _serve(settings: Settings, statuses: StatusPublisher) -> int:
+async def _serve(settings: Settings, statuses: StatusPublisher | None = None) -> int:
     from forecasting.serving.service import PredictorService
 
     stop = stop_event()

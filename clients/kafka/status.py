@@ -33,7 +33,7 @@ EVERY_S = 5.0
 """Seconds between two reports of a part without a change."""
 _RETRY_S = 5.0
 _CLOSE_S = 0.5
-_LAST_S = 1.5  # of the 5 s in which a program ends
+_LAST_S = 1.0  # of the 5 s in which a program ends
 _SEND_S = 10.0
 _REASON_CHARS = 500
 
