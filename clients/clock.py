@@ -9,9 +9,11 @@ from typing import Protocol
 import httpx
 import stamina
 
+from clients.proxies import open_blocking_client
 from config.settings import Settings
 from exchanges.binance import endpoints
 from exchanges.body import Body
+from exchanges.classification import ProxyFailedError
 from exchanges.fields import decode_json, integer
 from marketdata.bounds import LATEST_MS
 from marketdata.errors import InvalidValueError, RetryableSourceError
@@ -142,17 +144,21 @@ def clock_speed(settings: Settings) -> float:
     return settings.clock.speed if settings.clock.source == "exchange" else 1.0
 
 
-def _get(url: str, timeout_s: float) -> bytes:
+def _get(settings: Settings, url: str, timeout_s: float) -> bytes:
     """The body of a GET; not `exchanges.http`, which imports asyncio.
 
     Raises:
         httpx.HTTPError: no response, or another status than 2xx.
         InvalidValueError: the body is too large, or does not decompress.
         OSError: not within `timeout_s`, or for example no more file descriptors.
+        ProxyFailedError: the proxy does not connect.
     """
     deadline = time.monotonic() + timeout_s
     headers = {"accept-encoding": "gzip"}
-    with httpx.stream("GET", url, headers=headers, timeout=timeout_s, trust_env=False) as response:
+    with (
+        open_blocking_client(settings, url) as client,
+        client.stream("GET", url, headers=headers, timeout=timeout_s) as response,
+    ):
         body = Body(response.raise_for_status(), _MAX_BODY_BYTES)
         for chunk in response.iter_raw():
             if time.monotonic() > deadline:  # httpx limits only the wait for each chunk
@@ -179,8 +185,9 @@ def build_clock(settings: Settings, *, resync_s: float | None = 30.0, wait_s: fl
 
     def fetch_ms() -> int:
         try:
-            server_ms = integer(decode_json(_get(url, settings.binance.timeout_s))["serverTime"], "serverTime")
-        except (httpx.HTTPError, InvalidValueError, OSError, KeyError, TypeError) as error:
+            answer = decode_json(_get(settings, url, settings.binance.timeout_s))
+            server_ms = integer(answer["serverTime"], "serverTime")
+        except (httpx.HTTPError, ProxyFailedError, InvalidValueError, OSError, KeyError, TypeError) as error:
             msg = f'{url}: no exchange time: {error!r}; expected {{"serverTime": ms}}'
             raise RetryableSourceError(msg, "clock") from error
         if not 0 < server_ms <= LATEST_MS:

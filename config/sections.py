@@ -52,6 +52,19 @@ def _address(*schemes: str) -> AfterValidator:
 _Http = Annotated[str, _address("http", "https")]
 _Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 _RetentionH = Annotated[float, Field(ge=1, le=876_000)]
+_PROXY = re.compile(r"none|(https?|socks5h?)://([^/@\s]+@)?([^][/@:\s]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})/?")
+_LARGEST_PORT = 65_535
+
+
+def _check_proxy(proxy: SecretStr | None) -> SecretStr | None:
+    """Accept the address of a proxy. The error does not contain it, because it can contain a password."""
+    if proxy is not None:
+        match = _PROXY.fullmatch(proxy.get_secret_value())
+        if match is None or not 0 < int(match["port"] or 1) <= _LARGEST_PORT:
+            raise ValueError("expected http://HOST:PORT, https://HOST:PORT, socks5://USER:PASSWORD@HOST:PORT or none")
+    return proxy
+
+
 _CoinId = Annotated[str, _matching(r"[^\s,]+", "an id of CoinGecko, such as wormhole")]
 
 
@@ -156,6 +169,14 @@ class EventTimeSettings(_Section):
     """Event seconds by which a record's time may be ahead of the clock."""
     hour_grace_s: float = Field(120.0, ge=0, le=86_400)
     """Event seconds after the end of an hour before its row is first written."""
+
+
+class ExchangesSettings(_Section):
+    """Access to all exchanges."""
+
+    proxy: Annotated[_Secret, AfterValidator(_check_proxy)] = None
+    """Secret. Proxy for REST and WebSocket: `http://`, `https://` or `socks5://`, then `USER:PASSWORD@` if it wants \
+them, and `HOST:PORT`. `none`: no proxy. Default: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY (docs/operations.md#proxies)."""
 
 
 class BinanceSettings(_Section):

@@ -31,6 +31,7 @@ from config.sections import (
     CoinGeckoSettings,
     DevstackSettings,
     EventTimeSettings,
+    ExchangesSettings,
     ForecastingSettings,
     HdfsSettings,
     KafkaSettings,
@@ -138,6 +139,7 @@ class Settings(BaseSettings):
     hdfs: HdfsSettings = HdfsSettings()
     clock: ClockSettings = ClockSettings()
     event_time: EventTimeSettings = EventTimeSettings()
+    exchanges: ExchangesSettings = ExchangesSettings()
     binance: BinanceSettings = BinanceSettings()
     coingecko: CoinGeckoSettings = CoinGeckoSettings()
     streams: StreamsSettings = StreamsSettings()

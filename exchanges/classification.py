@@ -42,6 +42,11 @@ DEFAULT_BAN_S = 120.0
 MAX_RETRY_AFTER_S = 3600.0
 """A longer Retry-After is shortened to this: the source is then requested again, and may ask for another pause."""
 
+
+class ProxyFailedError(Exception):
+    """A proxy cannot be reached, or does not connect to the exchange; the message names its setting."""
+
+
 _RATE_LIMITED, _BANNED = 429, 418
 _RETRYABLE_4XX = frozenset({408, 425})
 _REFUSAL_KINDS = {401: SourceStatus.UNAUTHORISED, 403: SourceStatus.FORBIDDEN, 451: SourceStatus.GEO_BLOCKED}
@@ -80,9 +85,11 @@ def unreachable(where: str, error: Exception, setting: str) -> RetryableSourceEr
 
     Args:
         where: source and request; the message starts with it.
-        error: of the HTTP library.
+        error: of the HTTP library, or a `ProxyFailedError`.
         setting: name of the setting that holds the host.
     """
+    if isinstance(error, ProxyFailedError):
+        return RetryableSourceError(f"{where}: {error}", SourceStatus.CONNECTION)
     message = f"{where}: {error!r}; if it lasts, check the network, or set {setting} to another host"
     return RetryableSourceError(message, SourceStatus.CONNECTION)
 

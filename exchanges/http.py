@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from exchanges.body import MAX_BODY_BYTES, Body
-from exchanges.classification import decode_response, unreachable
+from exchanges.classification import ProxyFailedError, decode_response, unreachable
 from exchanges.fields import decode_json
 from marketdata.errors import InvalidValueError, RetryableSourceError
 from marketdata.vocabulary import SourceStatus
@@ -95,7 +95,7 @@ class JsonClient:
                 async for chunk in response.aiter_raw():
                     if not body.add(chunk):
                         break
-        except (TimeoutError, httpx.RequestError, InvalidValueError) as error:
+        except (TimeoutError, httpx.RequestError, InvalidValueError, ProxyFailedError) as error:
             raise _request_error(where, error, timeout_s, self._setting) from error
         content, headers = body.content(), response.headers
         return decode_response(where, response.status_code, headers, content, self._setting, decode), headers
@@ -148,7 +148,7 @@ class BlockingJsonClient:
                         raise TimeoutError  # noqa: TRY301  one place makes the error
                     if not body.add(chunk):
                         break
-        except (TimeoutError, httpx.RequestError, InvalidValueError) as error:
+        except (TimeoutError, httpx.RequestError, InvalidValueError, ProxyFailedError) as error:
             raise _request_error(where, error, timeout_s, self._setting) from error
         content, headers = body.content(), response.headers
         return decode_response(where, response.status_code, headers, content, self._setting, decode), headers
@@ -161,9 +161,7 @@ def _request_name(source: str, url: str, params: Mapping[str, str]) -> str:
     return f"{source}: GET {url}?{query}" if query else f"{source}: GET {url}"
 
 
-def _request_error(
-    where: str, error: TimeoutError | httpx.RequestError | InvalidValueError, timeout_s: float, setting: str
-) -> RetryableSourceError:
+def _request_error(where: str, error: Exception, timeout_s: float, setting: str) -> RetryableSourceError:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return RetryableSourceError(f"{where}: no response within {timeout_s:.3g} s", SourceStatus.TIMEOUT)
     if isinstance(error, InvalidValueError):

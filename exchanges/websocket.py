@@ -16,7 +16,7 @@ from enum import StrEnum
 
 import aiohttp
 
-from exchanges.classification import classify_status, unreachable
+from exchanges.classification import ProxyFailedError, classify_status, unreachable
 from exchanges.deduplication import Deduplicator
 from exchanges.interface import QuoteUpdate, ServerShutdown, StreamEvent, StreamSource, SubscriptionAck, TradeUpdate
 from exchanges.reconnect import JITTER_S, ConnectBudget, connect_attempts
@@ -203,7 +203,7 @@ class Connection:
             raise classify_status(f"{name}: {url}", error.status, error.headers or {}, setting=setting) from error
         except aiohttp.TooManyRedirects as error:
             raise classify_status(f"{name}: {url}", error.history[-1].status, {}) from error
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ProxyFailedError) as error:
             raise unreachable(f"{name}: {url}: no connection", error, setting) from error
         link = Link(socket, loop.time(), self._deduplicator.open())
         link.reader = asyncio.create_task(self._read(link))

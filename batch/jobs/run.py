@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from batch.hdfs.java_errors import hdfs_failures_as_storage_errors
 from batch.hdfs.store import open_store
 from batch.jobs.backfill import BackfillWriter, stored_times, summary
@@ -27,6 +25,7 @@ from batch.tables.hour_writer import HourWriter
 from clients.clock import Clock, SystemClock, build_clock, clock_speed
 from clients.kafka.status import PartReporter, StatusPublisher
 from clients.kafka.topics import wait_for_topics
+from clients.proxies import open_blocking_client
 from clients.stop_signals import StopFlag
 from clients.webhdfs import WebHdfs
 from config import Settings
@@ -160,7 +159,10 @@ def run_backfill(
         to_ms=end_ms,
     )
     speed = clock_speed(settings)
-    with httpx.Client(trust_env=False) as http, ThreadPoolExecutor(1, thread_name_prefix="backfill") as executor:
+    with (
+        open_blocking_client(settings, settings.binance.base_url) as http,
+        ThreadPoolExecutor(1, thread_name_prefix="backfill") as executor,
+    ):
         client = KlineClient(http, settings.binance, real_seconds=lambda exchange_s: exchange_s / speed)
 
         if plan.spans:

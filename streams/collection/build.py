@@ -1,6 +1,7 @@
 """Build the collectors of a worker from its settings; nothing is opened."""
 
 from clients.clock import Clock
+from clients.websocket_session import open_session
 from config import Settings
 from exchanges import coingecko
 from exchanges.binance import endpoints as binance
@@ -60,6 +61,7 @@ def build_feed(
         bounds=_bounds(settings),
         others=others,
         newest=_newest(settings, streamed=True),
+        open_session=lambda: open_session(settings, source.url),
     )
 
 

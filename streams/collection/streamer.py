@@ -51,6 +51,7 @@ class StreamFeed:
         bounds: Bounds,
         others: Mapping[str, str],
         newest: NewestTick = no_previous_tick,
+        open_session: Callable[[], aiohttp.ClientSession] = lambda: aiohttp.ClientSession(trust_env=False),
     ) -> None:
         """Open nothing.
 
@@ -69,6 +70,7 @@ class StreamFeed:
             bounds: flagging thresholds.
             others: status of the sources that do not contribute to a stream's tick.
             newest: finds the newest streamed tick on the topic.
+            open_session: returns a client for the source's connections.
         """
         self._markets = {market.symbol: market for market in markets}
         self._source = source
@@ -84,6 +86,7 @@ class StreamFeed:
         self._bounds = bounds
         self._others = others
         self._newest = newest
+        self._open_session = open_session
         self._counting = metrics.stream(source.name)
         self._summary = [0, 0, 0]
         self._logged_at = 0.0
@@ -97,7 +100,7 @@ class StreamFeed:
         """
         conflation = Conflation(self._markets, self._interval_ms)
         shares = self._shares()
-        async with aiohttp.ClientSession(trust_env=False) as session:
+        async with self._open_session() as session:
             for markets in shares:
                 await self._connection(markets, conflation, session, lambda _candle: None).probe()
         return len(shares)
@@ -112,7 +115,7 @@ class StreamFeed:
     async def _lead(self, is_leader: Callable[[], bool]) -> None:
         conflation = Conflation(self._markets, self._interval_ms, self._polls_ms)
         version = self._source.version
-        async with aiohttp.ClientSession(trust_env=False) as session, asyncio.TaskGroup() as group:
+        async with self._open_session() as session, asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._connection(markets, conflation, session, self._on_candle).run())
                 for markets in self._shares()

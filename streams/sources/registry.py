@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from clients.proxies import find_proxy, open_client
 from config.settings import Settings
 from exchanges import coingecko
 from exchanges.binance import endpoints as binance
@@ -50,7 +51,11 @@ class Exchanges:
 
 
 def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable[[float], float]) -> Exchanges:
-    """All enabled sources; `real_seconds` converts seconds of exchange time, such as a Retry-After."""
+    """All enabled sources; `real_seconds` converts seconds of exchange time, such as a Retry-After.
+
+    Raises:
+        ConfigurationError: the environment names a proxy without a valid address.
+    """
     exchanges = Exchanges([], None, {}, [], [])
     retry_policies: dict[str, RetryPolicy] = {}
     exchanges.retry_policies = retry_policies
@@ -63,9 +68,7 @@ def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable
         headers: Mapping[str, str] | None = None,
         on_headers: Callable[[Mapping[str, str]], None] = lambda _headers: None,
     ) -> JsonClient:
-        client = httpx.AsyncClient(
-            timeout=timeout_s, trust_env=False, limits=httpx.Limits(max_connections=_CONNECTIONS)
-        )
+        client = open_client(settings, base_url, timeout_s, httpx.Limits(max_connections=_CONNECTIONS))
         exchanges.clients.append(client)
         retry_policies[name] = RetryPolicy(
             name,
@@ -107,6 +110,7 @@ def build_exchanges(settings: Settings, metrics: Metrics, real_seconds: Callable
         exchanges.sources.append(source)
         exchanges.candles = source
         if settings.streams.feed != FeedMode.POLL:
+            find_proxy(settings, spot.stream_url)  # refuses a wrong address now, not when the stream starts
             exchanges.stream = BinanceStream(spot.stream_url, markets, resolver.symbols)
     else:
         exchanges.disabled.append(binance.NAME)

@@ -79,12 +79,13 @@ async def running_exchange(
     now_ms: int = NOON,
     speed: float = 0.0,
     recording: Recording | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Exchange]:
-    """An exchange whose clock stands still, unless a speed is given."""
+    """An exchange whose clock stands still, unless a speed is given; requests may name `host`."""
     history = history or small_history()
     clock = ReplayClock(now_ms, history.start_ms, history.end_ms, speed)
     state = ExchangeState(history, clock, recording)
-    runner = web.AppRunner(build_app(state), access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(build_app(state, host), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

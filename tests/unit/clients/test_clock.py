@@ -172,6 +172,6 @@ def test_an_error_of_the_operating_system_ends_no_clock(monkeypatch: pytest.Monk
     def fail(*_words: object, **_options: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(httpx, "stream", fail)
+    monkeypatch.setattr(httpx.Client, "stream", fail)
     with pytest.raises(RetryableSourceError, match=os.strerror(number)):
         build_clock(settings_of("http://127.0.0.1:9"))

@@ -193,10 +193,12 @@ def test_the_trailing_slash_of_an_address_is_stripped(monkeypatch: pytest.Monkey
 def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BDI_KAFKA__SASL_PASSWORD", "hunter2")
     monkeypatch.setenv("BDI_COINGECKO__API_KEY", "CG-secret")
+    monkeypatch.setenv("BDI_EXCHANGES__PROXY", "socks5://me:proxy-secret@[2001:db8::1]:1080")
     settings = load_settings("local")
     shown = repr(settings) + str(settings) + settings.model_dump_json()
     assert "hunter2" not in shown
     assert "CG-secret" not in shown
+    assert "proxy-secret" not in shown
     assert settings.kafka.sasl_password is not None
     assert settings.kafka.sasl_password.get_secret_value() == "hunter2"
 
@@ -345,6 +347,9 @@ def test_profiles_and_defaults_use_no_former_name(recwarn: pytest.WarningsRecord
             "binance.base_url: 'ftp://***@host': expected http://HOST or https://HOST",
         ),
         ("BDI_STREAMS__WEB_TOKEN", "short", "streams.web_token: ***: expected 16 or more of the letters"),
+        ("BDI_EXCHANGES__PROXY", "ftp://me:pass@host:1", "exchanges.proxy: ***: expected http://HOST:PORT, https://"),
+        ("BDI_EXCHANGES__PROXY", "http://proxy", "exchanges.proxy: ***: expected http://HOST:PORT, https://HOST:PORT"),
+        ("BDI_EXCHANGES__PROXY", "http://proxy:65536", "exchanges.proxy: ***: expected http://HOST:PORT, https://"),
         ("BDI_COINGECKO__PLAN", "gold", "coingecko.plan: 'gold': expected one of demo, pro"),
         (
             "BDI_FORECASTING__RETRAIN_EVERY_H",
