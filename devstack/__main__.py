@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 
 from config import load_settings
@@ -122,6 +123,11 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def _end(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
 if __name__ == "__main__":
     os.umask(PRIVATE_UMASK)  # state and logs
+    signal.signal(signal.SIGTERM, _end)  # so that `up` stops what it has started
     sys.exit(main())

@@ -116,6 +116,26 @@ def test_no_child_outlives_a_killed_supervisor(env: dict[str, str]) -> None:
     eventually(lambda: all_gone(children), 10, "the children of a killed supervisor are gone")
 
 
+def test_a_signal_during_up_stops_what_it_started(env: dict[str, str]) -> None:
+    starting = subprocess.Popen(
+        [*DEVSTACK, "up", *EXCHANGE_ALONE], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+    def supervisor() -> psutil.Process | None:
+        state = load_state(state_dir(env))
+        assert starting.poll() is None
+        return None if state is None else state.supervisor.alive()
+
+    daemon = eventually(supervisor, 60, "the supervisor runs", every_s=0.01)
+    starting.send_signal(signal.SIGTERM)
+    _, err = starting.communicate(timeout=30)
+    assert (starting.returncode, err) == (143, b"")
+    assert daemon is not None
+    assert not daemon.is_running()
+    assert all_gone(pids(env))
+    assert "Traceback" not in (state_dir(env) / "logs" / "supervisor.log").read_text()
+
+
 def test_an_exit_is_reported_in_the_status(env: dict[str, str]) -> None:
     assert run(env, "up", *EXCHANGE_ALONE).returncode == 0
     psutil.Process(pids(env)[0]).kill()
