@@ -1,4 +1,4 @@
-"""`python -m batch raw|hourly|backfill|verify`: loads the settings and runs one batch job."""
+"""`python -m batch raw|hourly|backfill|verify|gaps`: loads the settings and runs one batch job."""
 
 import argparse
 import logging
@@ -31,6 +31,11 @@ def _parser() -> argparse.ArgumentParser:
     raw = jobs.add_parser("raw", help="store clean ticks and candles in raw_data, minute_candles and hourly_metrics")
     raw.add_argument("--once", action="store_true", help="store everything published so far, then exit")
     raw.add_argument("--no-hourly", action="store_true", help="do not write hourly_metrics; run the hourly job for it")
+    raw.add_argument(
+        "--from-earliest-available",
+        action="store_true",
+        help="skip records that were deleted from the topics before they were stored, and record them as lost",
+    )
     hourly = jobs.add_parser("hourly", help="recompute hourly rows from raw_data and minute_candles")
     hourly.add_argument("--from", dest="start", metavar="TIME", help="start, RFC 3339; default: the first stored hour")
     hourly.add_argument(
@@ -68,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         "verify", help="check the stored tables; exit code 1 if a check fails or nothing is stored"
     )
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
+    gaps = jobs.add_parser("gaps", help="list records that were lost, and the missing hours of each market")
+    gaps.add_argument("--json", action="store_true", help="print the list as JSON")
     return parser
 
 
@@ -81,11 +88,17 @@ def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
 
 def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int:
     from batch.jobs.retry import until_done
-    from batch.jobs.run import reporting, run_backfill, run_hourly, run_raw, run_verify
+    from batch.jobs.run import reporting, run_backfill, run_gaps, run_hourly, run_raw, run_verify
 
     start_ms, end_ms = time_range(getattr(options, "start", None), getattr(options, "end", None))
     if options.job == "raw":
-        return run_raw(settings, stop, once=options.once, hourly=not options.no_hourly)
+        return run_raw(
+            settings,
+            stop,
+            once=options.once,
+            hourly=not options.no_hourly,
+            from_earliest=options.from_earliest_available,
+        )
     if options.job == "hourly":
         return run_hourly(settings, stop, from_ms=start_ms, to_ms=end_ms)
     if options.job == "backfill":
@@ -109,6 +122,8 @@ def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int
             elif not stop.is_set():
                 status.end(Activity.DONE)
             return code
+    if options.job == "gaps":
+        return run_gaps(settings, as_json=options.json)
     return run_verify(settings, as_json=options.json)
 
 

@@ -18,6 +18,7 @@ from config import Settings
 from marketdata.errors import StorageError
 
 SLOT = "_slot"
+_KEPT_ASIDE = 3
 _log = logging.getLogger(__name__)
 
 
@@ -103,6 +104,19 @@ class Store:
 
     def discard(self, folder: str) -> None:
         self.fs.delete(self.path(folder), True)  # noqa: FBT003
+
+    def set_aside(self, folder: str) -> str:
+        """Rename a folder to FOLDER.aside-1, earlier ones to -2 and so on; the oldest is deleted. Return the new path.
+
+        Raises:
+            StorageError: HDFS refused.
+        """
+        names = [f"{folder}.aside-{number}" for number in range(1, _KEPT_ASIDE + 1)]
+        self.discard(names[-1])
+        for older, newer in zip(reversed(names), reversed([folder, *names[:-1]]), strict=True):
+            if self.exists(newer) and not self.fs.rename(self.path(newer), self.path(older)):
+                raise StorageError(f"{newer}: cannot be renamed to {older}")
+        return names[0]
 
     def discard_stale(self, table: str) -> None:
         """Delete staged files that an earlier writer of the table left. The caller must hold the table's lease."""

@@ -37,24 +37,6 @@ _COMPARED = tuple(name for name in column_names(CANDLES) if name not in {"symbol
 _log = logging.getLogger(__name__)
 
 
-def stored_times(hdfs: WebHdfs, settings: Settings) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
-    """Return, by symbol, the hours and the minutes (start times, ms) that the tables contain."""
-    return (
-        _times(hdfs, settings.hdfs.hourly_metrics, "hour_start"),
-        _times(hdfs, settings.hdfs.minute_candles, "open_time"),
-    )
-
-
-def _times(hdfs: WebHdfs, folder: str, column: str) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = {}
-    for file in hdfs.files(folder, ".parquet", recursive=True):
-        rows = hdfs.read_table(file.path, ["symbol", column])
-        times = rows[column].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()).to_pylist()
-        for symbol, time_ms in zip(rows["symbol"].to_pylist(), times, strict=True):
-            found.setdefault(symbol, set()).add(time_ms)
-    return found
-
-
 class BackfillWriter:
     """Stores a history: minute candles first, then all hourly rows in one merge."""
 

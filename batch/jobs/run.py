@@ -1,4 +1,4 @@
-"""Runs the four jobs: each function builds its Spark session, store and clients, and passes them to the job."""
+"""Runs the five jobs: each function builds its Spark session, store and clients, and passes them to the job."""
 
 import asyncio
 import json
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from batch.hdfs.java_errors import hdfs_failures_as_storage_errors
 from batch.hdfs.store import open_store
-from batch.jobs.backfill import BackfillWriter, stored_times, summary
+from batch.jobs.backfill import BackfillWriter, summary
+from batch.jobs.gaps import find_gaps
 from batch.jobs.stream import BatchReport, StreamEvents, run_stream
 from batch.jobs.verify import Verifier
 from batch.klines.archive import read_archives
@@ -22,6 +23,7 @@ from batch.klines.plan import Plan, make_plan
 from batch.spark.session import cancel_jobs, spark_session
 from batch.tables.due_hours import grace_ms
 from batch.tables.hour_writer import HourWriter
+from batch.tables.stored_times import stored_times
 from clients.clock import Clock, SystemClock, build_clock, clock_speed
 from clients.kafka.status import PartReporter, StatusPublisher
 from clients.kafka.topics import wait_for_topics
@@ -41,8 +43,11 @@ _SMALL_PLAN = 24  # requests; up to this many, wait for the klines before starti
 _log = logging.getLogger(__name__)
 
 
-def run_raw(settings: Settings, stop: StopFlag, *, once: bool, hourly: bool) -> int:
-    """Store ticks and candles until stopped or, with `once`, up to the current end of the topics."""
+def run_raw(settings: Settings, stop: StopFlag, *, once: bool, hourly: bool, from_earliest: bool = False) -> int:
+    """Store ticks and candles until stopped or, with `once`, up to the current end of the topics.
+
+    With `from_earliest`, records that are not on the topics any more are recorded as lost, and skipped.
+    """
     parts = (ProductPart.RAW, ProductPart.HOURLY) if hourly else (ProductPart.RAW,)
     with (
         reporting(settings, stop, *parts) as reporters,
@@ -64,6 +69,7 @@ def run_raw(settings: Settings, stop: StopFlag, *, once: bool, hourly: bool) -> 
                 settings,
                 once=once,
                 hourly=hourly,
+                from_earliest=from_earliest,
                 stopped=stop.is_set,
                 now_ms=_event_time(settings, SystemClock()),
                 events=_stream_events(*reporters),
@@ -149,7 +155,11 @@ def run_backfill(
             _log.error("%s", summary(found, 0, end_ms))
             return 1
         return _store_history(settings, hdfs, stop, lambda: found, None, end_ms, began, replace=replace)
-    stored_hours, stored_minutes = ({}, {}) if replace else stored_times(hdfs, settings)
+    stored_hours: dict[str, set[int]] = {}
+    stored_minutes: dict[str, set[int]] = {}
+    if not replace:
+        stored_hours = stored_times(hdfs, settings.hdfs.hourly_metrics, "hour_start")
+        stored_minutes = stored_times(hdfs, settings.hdfs.minute_candles, "open_time")
     plan = make_plan(
         settings.parsed_markets,
         stored_hours,
@@ -277,3 +287,13 @@ def run_verify(settings: Settings, *, as_json: bool) -> int:
     for line in [json.dumps(report.as_json())] if as_json else report.lines():
         write_line(sys.stdout, line)
     return 0 if report.ok else 1
+
+
+def run_gaps(settings: Settings, *, as_json: bool) -> int:
+    """List lost ranges and missing hours; return 0."""
+    hdfs = WebHdfs(settings.hdfs)
+    hdfs.wait()
+    found = find_gaps(hdfs, settings)
+    for line in [json.dumps(found.as_json())] if as_json else found.lines():
+        write_line(sys.stdout, line)
+    return 0

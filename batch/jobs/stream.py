@@ -30,6 +30,8 @@ from batch.tables.due_hours import DueHours, grace_ms
 from batch.tables.hour_writer import HourWriter
 from batch.tables.layout import minute_candles, raw_data
 from batch.tables.merge import merge_rows
+from batch.tables.raw_position import RawPosition, checkpoint_of
+from clients.webhdfs import WebHdfs
 from config import Settings
 from marketdata.errors import BitcoinDataError, StorageError
 from marketdata.times import HOUR_MS, SECOND_MS
@@ -219,16 +221,28 @@ class RawWriter:
         return rows
 
 
+def _topics(settings: Settings) -> list[str]:
+    return [settings.topic(role).name for role in (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)]
+
+
 def start_query(
-    spark: SparkSession, settings: Settings, write: Callable[[DataFrame, int], Any], *, once: bool
+    spark: SparkSession,
+    settings: Settings,
+    write: Callable[[DataFrame, int], Any],
+    *,
+    once: bool,
+    starting_offsets: str,
 ) -> StreamingQuery:
-    """Start the query on both topics; `write` is called with each micro-batch and its id."""
-    topics = [settings.topic(role).name for role in (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)]
+    """Start the query on both topics; `write` is called with each micro-batch and its id.
+
+    A query with a checkpoint ignores `starting_offsets`.
+    """
+    topics = _topics(settings)
     source = (
         spark.readStream.format("kafka")
         .options(**kafka_options(settings.kafka))
         .option("subscribe", ",".join(topics))
-        .option("startingOffsets", "earliest")
+        .option("startingOffsets", starting_offsets)
         .option("failOnDataLoss", "true")
         .option("maxOffsetsPerTrigger", str(settings.batch.max_offsets_per_trigger))
         .load()
@@ -236,7 +250,7 @@ def start_query(
     writer = (
         source.selectExpr("topic", "partition", "offset", "key", "value")
         .writeStream.queryName("raw")
-        .option("checkpointLocation", f"{settings.hdfs.url}{settings.hdfs.checkpoints}/raw")
+        .option("checkpointLocation", f"{settings.hdfs.url}{checkpoint_of(settings)}")
         .foreachBatch(write)
     )
     if once:
@@ -251,6 +265,7 @@ def run_stream(
     *,
     once: bool,
     hourly: bool,
+    from_earliest: bool = False,
     stopped: Callable[[], bool],
     now_ms: Callable[[], int],
     events: StreamEvents = StreamEvents(),
@@ -263,13 +278,16 @@ def run_stream(
         settings: topics, tables, trigger.
         once: stop at the current end of the topics.
         hourly: also write hourly_metrics.
+        from_earliest: record and skip records that are not on the topics any more.
         stopped: polled while streaming.
         now_ms: current event time, ms; later records are ahead of the clock.
         events: called as the stream proceeds.
 
     Raises:
-        StorageError, BrokerError: a batch failed; the message contains the reason.
+        StorageError, BrokerError: a batch failed, or the next records are not on the topics any more; the message
+            contains the reason.
     """
+    position = RawPosition(WebHdfs(settings.hdfs), settings, _topics(settings))
     with store.locks.held("raw_data", wait_s=float("inf"), stopped=stopped) as lease:
         writer = RawWriter(spark, store, settings, lease, hourly=hourly, stopped=stopped, now_ms=now_ms, events=events)
         writer.resume()
@@ -294,7 +312,8 @@ def run_stream(
             finally:
                 idle.set()
 
-        query = start_query(spark, settings, write, once=once)
+        starting_offsets = position.starting_offsets(store, now_ms(), from_earliest=from_earliest)
+        query = start_query(spark, settings, write, once=once, starting_offsets=starting_offsets)
         _log.info("streaming into %s", settings.hdfs.raw_data)
         events.started()
         try:
@@ -306,7 +325,10 @@ def run_stream(
                 raise failure[0] from error
             silence_spark()
             cause = failure[0] if failure else error
-            msg = hdfs_failure(java_message(cause), settings.hdfs.url) or f"raw stream: {_first_line(str(cause))}"
+            msg = hdfs_failure(java_message(cause), settings.hdfs.url)
+            if msg is None:
+                position.require_available()  # Spark's message does not name what is lost
+                msg = f"raw stream: {_first_line(str(cause))}"
             raise StorageError(msg) from error
         finally:
             if query.isActive:

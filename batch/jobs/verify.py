@@ -8,14 +8,16 @@ are counted, but not compared.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
+from msgspec import to_builtins
 
 from batch.schemas import SOURCES
 from batch.tables.due_hours import contiguous_ranges, grace_ms
 from batch.tables.layout import Table, hour_of_raw_file, hourly_metrics, minute_candles, raw_data
+from batch.tables.lost_ranges import LostRange, read_lost_ranges
+from batch.tables.stored_times import gap_ranges
 from clients.webhdfs import WebHdfs
 from config import Settings
 from marketdata.enrichment import Enriched, enrich
@@ -38,6 +40,7 @@ class Report:
         root: URL of the HDFS root.
         counts: number of rows by table.
         gaps: ranges of missing times by table and symbol; a gap is not a problem.
+        lost: ranges of records that `raw` skipped, because they were not on their topic any more; not a problem.
         problems: one text per row that violates a guarantee.
         checked_hours: number of hourly rows recomputed.
         outdated: hours (start times, ms) of rows of an older definition; such a row is not a problem.
@@ -46,6 +49,7 @@ class Report:
     root: str
     counts: dict[str, int] = field(default_factory=dict)
     gaps: dict[str, list[str]] = field(default_factory=dict)
+    lost: list[LostRange] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     checked_hours: int = 0
     outdated: list[int] = field(default_factory=list)
@@ -67,6 +71,7 @@ class Report:
             "checked_hours": self.checked_hours,
             "outdated_hours": len(self.outdated),
             "gaps": self.gaps,
+            "lost": to_builtins(self.lost),
             "problems": self.problems,
         }
 
@@ -84,6 +89,8 @@ class Report:
         for name, ranges in self.gaps.items():
             more = f" and {len(ranges) - _MAX_SHOWN} more" if len(ranges) > _MAX_SHOWN else ""
             yield f"gap {name}: {', '.join(ranges[:_MAX_SHOWN])}{more}"
+        for one in self.lost[-_MAX_SHOWN:]:
+            yield f"lost {one.text}"
         for problem in self.problems[:_MAX_SHOWN]:
             yield f"problem: {problem}"
         if self.ok:
@@ -148,12 +155,6 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[s
     return different
 
 
-def gap_ranges(times: Iterable[int], step_ms: int) -> list[str]:
-    """Return the gaps in a grid of times as `from/to` (exclusive)."""
-    ordered = sorted(times)
-    return [f"{to_rfc3339(a + step_ms)[:16]}/{to_rfc3339(b)[:16]}" for a, b in pairwise(ordered) if b - a > step_ms]
-
-
 class Verifier:
     """Reads every table, oldest file first.
 
@@ -167,9 +168,11 @@ class Verifier:
         self._raw_files: dict[int, list[str]] = {}
         self._candle_files: frozenset[str] = frozenset()
         self.report = Report(settings.hdfs.url + settings.hdfs.root)
+        self._settings = settings
 
     def run(self) -> Report:
         """Check all tables and return the report."""
+        self.report.lost = read_lost_ranges(self._hdfs, self._settings.hdfs)
         for name in self._files(self._raw.folder):
             hour = hour_of_raw_file(name)
             if hour is None:

@@ -30,28 +30,32 @@ _POSITION = ["topic", "partition", "offset"]
 _log = logging.getLogger(__name__)
 
 
-def refusal_of(kind: str, value: bytes | None, text: str, latest_ms: int) -> DecodeError:
+def refusal_of(kind: str, key: bytes | None, value: bytes | None, text: str, latest_ms: int) -> DecodeError:
     """Return the error of a record that Spark refused, with reason code and field.
 
     The record is decoded and checked again in Python; Spark's text is used only if that finds no error.
 
     Args:
         kind: the expected kind of record, `TICK` or `CANDLE` of `batch.sql.parse`.
+        key: of the record.
         value: the original bytes.
         text: the error found by Spark.
         latest_ms: the latest event time accepted, ms.
     """
     expected = "a closed one-minute candle" if kind == CANDLE else "a clean tick"
+    record: Tick | Candle
     try:
         if kind == CANDLE:
-            candle_rules.check(decode(Candle, value), latest_ms)
+            candle_rules.check(record := decode(Candle, value), latest_ms)
         else:
-            tick_rules.check(decode(Tick, value), latest_ms)
+            tick_rules.check(record := decode(Tick, value), latest_ms)
     except DecodeError as error:
         return error
     except Exception as error:  # noqa: BLE001  logged with its traceback
         _log.exception("unexpected error while checking a record")
         return DecodeError(Reason.UNEXPECTED, "payload", value, f"{expected} ({error!r})")
+    if key != record.symbol.encode():
+        return DecodeError(Reason.KEY, "key", key, f"the symbol {record.symbol!r} as UTF-8")
     return DecodeError(Reason.VALUE, "payload", value, f"{expected}: {text}")
 
 
@@ -94,7 +98,7 @@ class DeadLetterWriter:
     ) -> Iterator[tuple[Any, bytearray]]:
         for row in rows:
             key, value = _bytes(row.key), _bytes(row.value)
-            error = refusal_of(row.kind, value, row.error, latest_ms)
+            error = refusal_of(row.kind, key, value, row.error, latest_ms)
             reasons[f"{error.reason} on {row.topic}"] += 1
             letter: DeadLetter = to_dead_letter(
                 error,

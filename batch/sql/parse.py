@@ -19,6 +19,7 @@ from marketdata.times import MINUTE_MS, to_rfc3339
 _CORRUPT = "_corrupt"
 TICK, CANDLE, UNKNOWN = "tick", "candle", "unknown"
 FUTURE = "ahead of the clock"
+KEY = "key is not the symbol"
 _FULL_MATCH = r"^(?:{})\z"
 _DOUBLE = re.compile(r"(\w+) DOUBLE\b")
 _IN_RANGE = f"BETWEEN TIMESTAMP '{to_rfc3339(EARLIEST_MS)}' AND TIMESTAMP '{to_rfc3339(LATEST_MS)}'"
@@ -104,7 +105,7 @@ def parse_records(
     """Parse Kafka rows.
 
     Args:
-        records: rows with columns topic, partition, offset, value.
+        records: rows with columns topic, partition, offset, key, value.
         ticks_topic: the topic of clean ticks.
         candles_topic: the topic of closed candles.
         latest_ms: ticks after this time and candles that end after it are invalid (`FUTURE`); None skips the check.
@@ -122,6 +123,7 @@ def parse_records(
             "topic",
             "partition",
             "offset",
+            "key",
             f"octet_length(value) > {MAX_RECORD_BYTES} AS is_long",
             f"CASE WHEN octet_length(value) <= {MAX_RECORD_BYTES} THEN cast(value AS STRING) END AS text",
             f"{kind} AS kind",
@@ -130,6 +132,7 @@ def parse_records(
             "topic",
             "partition",
             "offset",
+            "key",
             "is_long",
             "text",
             "kind",
@@ -140,6 +143,7 @@ def parse_records(
             "topic",
             "partition",
             "offset",
+            "key",
             "is_long",
             "text",
             "kind",
@@ -172,6 +176,7 @@ def parse_records(
                     {_not_finite(CANDLE_WIRE, candle_rules.RULES, "candle")})
             END, CASE
                 WHEN kind = '{CANDLE}' AND unix_millis(at) % {MINUTE_MS} <> 0 THEN 'open_time is not a whole minute'
+                WHEN NOT key <=> cast(coalesce(tick.symbol, candle.symbol) AS BINARY) THEN '{KEY}'
                 WHEN {ahead} THEN '{FUTURE}'
             END) AS error""",
         )

@@ -179,6 +179,8 @@ def _refused(original: _Original, role: TopicRole, latest_ms: int) -> DecodeErro
             if candle.interval != "1m":
                 raise DecodeError(Reason.VALUE, "interval", candle.interval, "1m")  # noqa: TRY301  handled like every other rule
             candle_rules.check(candle, latest_ms)
+            if original.key != candle.symbol.encode():
+                raise DecodeError(Reason.KEY, "key", original.key, f"the symbol {candle.symbol!r} as UTF-8")  # noqa: TRY301  as above
         else:
             check(decode(Tick, original.value), original.key, latest_ms)
     except DecodeError as error:

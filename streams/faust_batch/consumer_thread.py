@@ -3,6 +3,7 @@
 Names with an underscore belong to Faust and aiokafka (see `streams.faust_batch.driver`).
 """
 
+import time
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -10,9 +11,14 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import Service
 
+from streams.worker.recovery_watch import Unchanged
+from streams.worker.shutdown import exit_at_once
+
 GATHER_MS = 40
 MIN_FETCH_BYTES = 1 << 20  # of all partitions together; a backlog reaches it at once
 _WATCH_S = 1.0
+MISSING_S = 15.0
+"""Real seconds for which a subscribed topic must be missing: a broker that starts may not know all topics at once."""
 
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
@@ -38,11 +44,16 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     async def _watch_membership(self) -> None:
         """Stop the worker when it cannot rejoin its group, because it would keep partitions without handling them.
 
+        Also end it when a topic that it reads was deleted: it would wait for records of no partition, in silence.
+
         After an error aiokafka stops joining until `check_errors` is called; after an unknown error it never retries.
         """
+        missing = Unchanged(time.monotonic)
         while not self.should_stop:
             await self.sleep(_WATCH_S)
             consumer: Any = self._consumer
+            if missing.seconds(topics := missing_topics(consumer)) > MISSING_S:
+                exit_at_once(f"topics deleted while the worker was running ({topics}); its next start creates them")
             coordinator = consumer._coordinator  # noqa: SLF001
             try:
                 coordinator.check_errors()
@@ -61,3 +72,10 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
         `streams.worker.health` reports stalled agents instead.
         """
+
+
+def missing_topics(consumer: Any) -> str | None:
+    """Return the subscribed topics that the brokers do not have, by the newest metadata; None if there are none."""
+    cluster = consumer._client.cluster  # noqa: SLF001
+    missing = [topic for topic in sorted(consumer.subscription()) if not cluster.partitions_for_topic(topic)]
+    return ", ".join(missing) or None

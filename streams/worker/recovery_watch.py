@@ -1,24 +1,21 @@
 """Watch over rebalances and table recoveries: a worker without progress in one of them ends.
 
 A broker that hangs leaves a request of the recovery without an answer. The worker would handle nothing, and liveness
-does not consider lag during a recovery. Ending loses nothing (see `streams.worker.stall_watchdog`), and a supervisor
-restarts the worker.
+does not consider lag during a recovery. Ending loses nothing, and a supervisor restarts the worker.
 """
 
 import asyncio
-import logging
-import os
 from collections.abc import Callable, Hashable
 from typing import Any
 
-log = logging.getLogger(__name__)
+from streams.worker.shutdown import exit_at_once
 
 STEP_S = 60.0  # real seconds; a rebalance and its batches in progress may take 40 s without visible progress
 _CHECK_S = 1.0
 
 
-class RecoveryWatch:
-    """Measures how long a rebalance or recovery has made no progress.
+class Unchanged:
+    """Measures for how long something in progress, such as a recovery, has not changed.
 
     Args:
         now: a monotonic clock, in seconds.
@@ -29,7 +26,7 @@ class RecoveryWatch:
         self._since: float | None = None
         self._progress: Hashable = None
 
-    def stalled_s(self, progress: Hashable) -> float:
+    def seconds(self, progress: Hashable) -> float:
         """Return the seconds since `progress` changed; 0 for None, which means that nothing is in progress."""
         if progress is None:
             self._since = None
@@ -52,20 +49,14 @@ def progress_of(app: Any) -> Hashable:
 
 async def watch(app: Any, limit_s: float, end: Callable[[float], None]) -> None:
     """Call `end` with the seconds without progress when they exceed `limit_s`; runs until cancelled."""
-    watched = RecoveryWatch(app.loop.time)
+    watched = Unchanged(app.loop.time)
     while True:
         await asyncio.sleep(_CHECK_S)
-        stalled_s = watched.stalled_s(progress_of(app))
+        stalled_s = watched.seconds(progress_of(app))
         if stalled_s > limit_s:
             end(stalled_s)
 
 
 def end_now(stalled_s: float) -> None:
-    """End this process at once."""
-    log.error(
-        "the rebalance or the tables' recovery made no progress for %.0f s, because a broker does not answer: exiting"
-        " without clean-up, restart the worker",
-        stalled_s,
-    )
-    logging.shutdown()
-    os._exit(1)
+    """End this process."""
+    exit_at_once(f"no progress of the rebalance or recovery for {stalled_s:.0f} s, because a broker does not answer")

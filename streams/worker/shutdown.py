@@ -49,6 +49,13 @@ class BoundedWorker(faust.Worker):
         end.start()
 
 
+def exit_at_once(reason: str) -> None:
+    """End this process without clean-up, as by SIGKILL, which loses nothing; a supervisor restarts it."""
+    log.error("%s: exiting without clean-up, restart the worker", reason)
+    logging.shutdown()
+    os._exit(1)
+
+
 def _end(exit_code: int) -> None:
     log.warning(
         "no clean shutdown within %.0f s, because no broker answers: exiting; uncommitted records are read again,"

@@ -23,13 +23,22 @@ def session(settings: Settings) -> Iterator[SparkSession]:
         yield spark
 
 
+KAFKA_ROWS = "topic STRING, partition INT, offset BIGINT, key BINARY, value BINARY"
+
+
 def kafka_rows(spark: SparkSession, records: Sequence[Tick | Candle]) -> DataFrame:
     """Return records as rows of Spark's Kafka source."""
     rows = [
-        ("candles" if isinstance(record, Candle) else "ticks-clean", 0, offset, bytearray(encode(record)))
+        (
+            "candles" if isinstance(record, Candle) else "ticks-clean",
+            0,
+            offset,
+            bytearray(record.symbol.encode()),
+            bytearray(encode(record)),
+        )
         for offset, record in enumerate(records)
     ]
-    return spark.createDataFrame(rows, "topic STRING, partition INT, offset BIGINT, value BINARY")
+    return spark.createDataFrame(rows, KAFKA_ROWS)
 
 
 def _maybe(rng: random.Random, value: float, share: float = 0.15) -> float | None:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from pyspark.sql import SparkSession
 
 from batch.spark.dead_letters import refusal_of
+from batch.sql.parse import CANDLE as CANDLE_KIND
 from batch.sql.parse import FUTURE, enriched_ticks, parse_records
 from batch.sql.parse import TICK as TICK_KIND
 from marketdata import candle_rules, tick_rules
@@ -22,7 +23,7 @@ from marketdata.rules import Rule, compared
 from marketdata.times import MINUTE_MS, from_rfc3339, to_rfc3339
 from tests.support.broken_candles import BROKEN, CANDLE
 from tests.support.odd_records import TIMESTAMP, odd_candle, odd_tick
-from tests.support.spark import TOPICS, kafka_rows, random_tick
+from tests.support.spark import KAFKA_ROWS, TOPICS, kafka_rows, random_candle, random_tick
 
 LONG = 500_000
 START_MS = from_rfc3339("2024-08-04T00:00:00Z")
@@ -37,7 +38,7 @@ TICK = Tick(
     price_change_percentage_24h=-3.0,
     divergence_bps=-4.0,
 )
-GOOD = encode(TICK)
+GOOD, KEY = encode(TICK), b"BTC-USD"
 
 
 def first_broken(record: Tick | Candle, rules: Sequence[Rule]) -> Rule | None:
@@ -46,8 +47,8 @@ def first_broken(record: Tick | Candle, rules: Sequence[Rule]) -> Rule | None:
 
 def refusals(spark: SparkSession, values: Sequence[bytes]) -> list[str | None]:
     """Return the error text of Spark for each value of ticks-clean."""
-    rows = [("ticks-clean", 0, offset, bytearray(value)) for offset, value in enumerate(values)]
-    records = spark.createDataFrame(rows, "topic STRING, partition INT, offset BIGINT, value BINARY")
+    rows = [("ticks-clean", 0, offset, bytearray(KEY), bytearray(value)) for offset, value in enumerate(values)]
+    records = spark.createDataFrame(rows, KAFKA_ROWS)
     return [row.error for row in parse_records(records, **TOPICS).orderBy("offset").select("error").collect()]
 
 
@@ -84,7 +85,7 @@ def test_a_number_without_a_bound_must_be_finite(spark: SparkSession, field: str
     found = refusals(spark, values)
     assert found == [None, None, *[f"{field} is not finite"] * 2]
     for value, text in zip(values[2:], found[2:], strict=True):
-        error = refusal_of(TICK_KIND, value, str(text), from_rfc3339(TIMESTAMP))
+        error = refusal_of(TICK_KIND, KEY, value, str(text), from_rfc3339(TIMESTAMP))
         assert (error.reason, error.field, error.expected) == ("type", field, "a finite number")
 
 
@@ -124,7 +125,7 @@ def test_spark_refuses_the_implausible_ticks_that_the_codec_refuses(spark: Spark
     assert [text is None for text in found] == [False] * (len(IMPLAUSIBLE) + 1) + [True] * 3
     expected = [*((reason, field) for _, reason, field in IMPLAUSIBLE), ("absurd", "payload")]
     for value, text, named in zip(values, found, expected, strict=False):
-        error = refusal_of(TICK_KIND, value, str(text), from_rfc3339(TIMESTAMP))
+        error = refusal_of(TICK_KIND, KEY, value, str(text), from_rfc3339(TIMESTAMP))
         assert (error.reason, error.field) == named
     for value in values[len(expected) :]:
         tick_rules.check(decode(Tick, value))
@@ -143,7 +144,7 @@ def test_a_count_above_the_column_range_is_refused_by_its_rule(spark: SparkSessi
     value = encode(replace(TICK, n_trades=10**20))
     (text,) = refusals(spark, [value])
     assert text is not None
-    error = refusal_of(TICK_KIND, value, text, from_rfc3339(TIMESTAMP))
+    error = refusal_of(TICK_KIND, KEY, value, text, from_rfc3339(TIMESTAMP))
     assert (error.reason, error.field) == ("absurd", "n_trades")
 
 
@@ -205,18 +206,14 @@ def test_enrichment_equals_the_reference(spark: SparkSession, seed: int) -> None
     ],
 )
 def test_an_unreadable_record_gets_its_error_text(spark: SparkSession, value: bytes, error: str) -> None:
-    rows = spark.createDataFrame(
-        [("ticks-clean", 3, 17, bytearray(value))], "topic STRING, partition INT, offset BIGINT, value BINARY"
-    )
+    rows = spark.createDataFrame([("ticks-clean", 3, 17, bytearray(KEY), bytearray(value))], KAFKA_ROWS)
     found = parse_records(rows, **TOPICS).collect()
     assert [(row.partition, row.offset, row.error) for row in found] == [(3, 17, error)]
 
 
 def test_times_are_truncated_to_milliseconds_and_converted_to_utc(spark: SparkSession) -> None:
     value = b'{"schema_version":1,"tick_id":"a","symbol":"BTC-USD","timestamp":"2024-08-05T02:00:00.123987+02:00"}'
-    rows = spark.createDataFrame(
-        [("ticks-clean", 0, 0, bytearray(value))], "topic STRING, partition INT, offset BIGINT, value BINARY"
-    )
+    rows = spark.createDataFrame([("ticks-clean", 0, 0, bytearray(KEY), bytearray(value))], KAFKA_ROWS)
     (row,) = parse_records(rows, **TOPICS).selectExpr("unix_micros(at) AS at").collect()
     assert row.at == from_rfc3339("2024-08-05T00:00:00.123Z") * 1000
     assert to_rfc3339(row.at // 1000) == "2024-08-05T00:00:00.123Z"
@@ -237,3 +234,17 @@ def test_spark_refuses_the_candles_that_the_rules_refuse(spark: SparkSession) ->
             refused.append(False)
     assert [row.error is not None for row in found] == refused == [False] + [True] * (len(candles) - 1)
     assert found[-1].error == FUTURE
+
+
+@pytest.mark.parametrize("kind", ["ticks-clean", "candles"])
+def test_a_key_that_is_not_the_symbol_is_refused(spark: SparkSession, kind: str) -> None:
+    candle = random_candle(random.Random(2), "BTC-USD", from_rfc3339(TIMESTAMP))
+    value, record_kind = (GOOD, TICK_KIND) if kind == "ticks-clean" else (encode(candle), CANDLE_KIND)
+    keys = [KEY, None, b"", b"btc-usd", b"ETH-USD", b"BTC-USD\x00", b"\xff"]
+    rows = [(kind, 0, n, None if key is None else bytearray(key), bytearray(value)) for n, key in enumerate(keys)]
+    found = parse_records(spark.createDataFrame(rows, KAFKA_ROWS), **TOPICS).orderBy("offset").collect()
+    assert [row.error for row in found] == [None, *["key is not the symbol"] * 6]
+    for key, row in zip(keys[1:], found[1:], strict=True):
+        error = refusal_of(record_kind, key, value, row.error, from_rfc3339(TIMESTAMP) + 60_000)
+        assert (error.reason, error.field) == ("key", "key")
+        assert error.expected == "the symbol 'BTC-USD' as UTF-8"

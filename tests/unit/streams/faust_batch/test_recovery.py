@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from faust.types import TP
 
 from config import load_settings
 from streams.application import build_app
+from streams.faust_batch.consumer_thread import missing_topics
 from streams.faust_batch.driver import BatchConsumer
 from streams.faust_batch.recovery import BatchRecovery
 from streams.faust_batch.table import KEPT_ASIDE, BatchTable, rename_aside
@@ -143,3 +145,12 @@ def test_a_stored_source_offset_beyond_the_topic_is_not_trusted_and_named_once(
     assert "cryptoTopic: partition 0 ended at 10" in warning.getMessage()
     delivered.forget()
     assert not delivered.known(0)
+
+
+def test_subscribed_topics_that_the_brokers_do_not_have_are_named() -> None:
+    partitions = {"a": {0, 1}, "b": None, "c": set()}
+    cluster = SimpleNamespace(partitions_for_topic=partitions.get)
+    consumer = SimpleNamespace(subscription=lambda: frozenset("cba"), _client=SimpleNamespace(cluster=cluster))
+    assert missing_topics(consumer) == "b, c"
+    consumer.subscription = lambda: frozenset("a")
+    assert missing_topics(consumer) is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streams.worker import recovery_watch
-from streams.worker.recovery_watch import RecoveryWatch, progress_of, watch
+from streams.worker.recovery_watch import Unchanged, progress_of, watch
 
 
 def recovering(**changes: Any) -> Any:
@@ -24,24 +24,24 @@ def recovering(**changes: Any) -> Any:
 
 def test_only_time_without_progress_counts() -> None:
     now = [0.0]
-    watched = RecoveryWatch(lambda: now[0])
+    watched = Unchanged(lambda: now[0])
     app = recovering()
     measured = []
     for at, offset in ((0, 5), (30, 5), (50, 6), (70, 6)):
         now[0] = float(at)
         app.tables.recovery.active_offsets["changelog-0"] = offset
-        measured.append(watched.stalled_s(progress_of(app)))
+        measured.append(watched.seconds(progress_of(app)))
     assert measured == [0.0, 30.0, 0.0, 20.0]
 
 
 def test_a_worker_that_is_neither_rebalancing_nor_recovering_is_not_watched() -> None:
     now = [0.0]
-    watched = RecoveryWatch(lambda: now[0])
-    assert watched.stalled_s(progress_of(recovering())) == 0.0
+    watched = Unchanged(lambda: now[0])
+    assert watched.seconds(progress_of(recovering())) == 0.0
     now[0] = 50.0
-    assert watched.stalled_s(progress_of(recovering(in_recovery=False))) == 0.0
+    assert watched.seconds(progress_of(recovering(in_recovery=False))) == 0.0
     now[0] = 100.0
-    assert watched.stalled_s(progress_of(recovering())) == 0.0  # a new one
+    assert watched.seconds(progress_of(recovering())) == 0.0  # a new one
 
 
 @pytest.mark.parametrize("what", [{"rebalancing": True, "in_recovery": False}, {}])

@@ -1,6 +1,6 @@
 """Gaps in a grid of times."""
 
-from batch.jobs.verify import gap_ranges
+from batch.tables.stored_times import gap_ranges
 from marketdata.times import HOUR_MS, from_rfc3339
 
 NOON = from_rfc3339("2024-08-05T12:00:00Z")
