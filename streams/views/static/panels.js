@@ -284,11 +284,14 @@ const PROGRAM_STATES = { running: "ok" };
 
 // Parts of other programs. Their times are times of their machines, so they are shown as ages.
 function programs(document) {
-  const rows = document.programs.map((p) => make("tr", {},
-    make("th", { scope: "row" }, p.name, make("small", {}, p.state === "ok" || p.reason == null ? p.what : p.reason)),
-    make("td", {}, p.success_age_s == null ? "–" : `${age(p.success_age_s)} ago`),
-    make("td", {}, p.lag == null ? "–" : count(p.lag)),
-    make("td", {}, make("span", { className: "state", data: { state: p.state } }, PROGRAM_STATES[p.status] ?? p.status))));
+  const rows = document.programs.flatMap((p) => [
+    make("tr", {},
+      make("th", { scope: "row" }, p.name, make("small", {}, p.what)),
+      make("td", {}, p.success_age_s == null ? "–" : `${age(p.success_age_s)} ago`),
+      make("td", {}, p.lag == null ? "–" : count(p.lag)),
+      make("td", {}, make("span", { className: "state", data: { state: p.state } }, PROGRAM_STATES[p.status] ?? p.status))),
+    p.reason == null ? null : make("tr", { className: "why" }, make("td", { colSpan: 4 }, p.reason)),
+  ]).filter((row) => row != null);
   $("health-programs").replaceChildren(
     make("thead", {}, make("tr", {}, ...["Program", "Success", "Lag", "State"].map((text) => make("th", { scope: "col" }, text)))),
     make("tbody", {}, ...rows),
