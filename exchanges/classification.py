@@ -76,7 +76,7 @@ def classify_status(
     if not _CLIENT_ERROR <= status < _SERVER_ERROR or status in _RETRYABLE_4XX:
         return _retryable(message, SourceStatus.SERVER_ERROR, _retry_after_s(headers, None))
     if status in _HOST_REFUSES and setting:
-        message += f"; if it lasts, set {setting} to a host that accepts requests from this network"
+        message += f"; if it lasts, set {setting} to a host that accepts requests from this network, or exchanges.proxy"
     return FatalSourceError(message, _REFUSAL_KINDS.get(status, SourceStatus.BAD_REQUEST), _code(body))
 
 
@@ -90,7 +90,9 @@ def unreachable(where: str, error: Exception, setting: str) -> RetryableSourceEr
     """
     if isinstance(error, ProxyFailedError):
         return RetryableSourceError(f"{where}: {error}", SourceStatus.CONNECTION)
-    message = f"{where}: {error!r}; if it lasts, check the network, or set {setting} to another host"
+    message = (
+        f"{where}: {error!r}; if it lasts, check the network, or set {setting} to another host, or exchanges.proxy"
+    )
     return RetryableSourceError(message, SourceStatus.CONNECTION)
 
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_error(sys.stderr, f"forecasting {args.command}: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        return 0
+        return 130
 
 
 if __name__ == "__main__":

@@ -36,7 +36,10 @@ async def test_the_history_is_loaded_once_the_exchange_accepts_requests(
     host = exchange.address.removeprefix("http://")
     assert line.startswith(f"waiting: backfill: binance: GET http://{host}/binance/api/v3/klines?symbol=BTCUSDT")
     assert f": HTTP {fault}" in line
-    assert "set binance.base_url to a host that accepts requests from this network; retrying after " in line
+    assert (
+        "set binance.base_url to a host that accepts requests from this network, or exchanges.proxy; retrying after "
+        in line
+    )
     assert line.endswith(" s, later after up to 1 h")
 
 
