@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 WITH_JAVA = eval "$$($(RUN) -m devstack env)" &&
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo live check test lint docs fuzz bench lock down clean distclean
+.PHONY: help setup demo live check test lint docs fuzz audit bench lock down clean distclean
 
 help:   ## print this list
 	@sed -n 's/^\([a-z]*\): *[a-z ]*## */\1\t/p' Makefile | expand -t 12
@@ -52,6 +52,9 @@ docs: setup  ## the documentation as a site in build/site; warnings are errors
 
 fuzz: setup   ## mutated and generated records through whole handlers (ARGS="--cases N --seed S")
 	@$(RUN) -m tests.fuzz $(ARGS)
+
+audit: setup  ## look up known vulnerabilities of Python packages and jars (error 1: found, 3: no database reached)
+	@$(RUN) -m devstack audit
 
 bench: setup  ## measure; tables and JSON in build/bench
 	@$(WITH_JAVA) $(RUN) -m benchmarks

@@ -9,6 +9,7 @@ import sys
 
 from config import load_settings
 from config.paths import PRIVATE_UMASK, jars_dir
+from devstack.audit import DATABASE, audit
 from devstack.jars import fetch_jars
 from devstack.stack import PARTS
 from devstack.status import LOGS, collect_status
@@ -51,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"lines of each log, up to {_MOST_LINES} (default: 20)",
     )
     commands.add_parser("jars", help="download the pinned jars into the cache")
+    audited = commands.add_parser(
+        "audit",
+        help="look up known vulnerabilities of Python packages and jars; exit code 1: some found, 3: nothing checked",
+    )
+    audited.add_argument("--database", default=DATABASE, metavar="URL", help=f"OSV's API (default: {DATABASE})")
     commands.add_parser("env", help="print the shell command that sets JAVA_HOME")
     commands.add_parser(
         "exchange", help="run the simulated exchange (exchange --help lists its options)", add_help=False
@@ -99,6 +105,8 @@ def _run(arguments: argparse.Namespace) -> int:
             folder = jars_dir(settings)
             fetched = fetch_jars(folder, supervisor.require_java(), print_line, settings.devstack.ivy_settings)
             print_line(f"jars: {fetched} fetched, all checksums match in {folder}")
+        case "audit":
+            return audit(jars_dir(settings), print_line, arguments.database.rstrip("/"))
         case "env":
             print_line(f"export JAVA_HOME='{supervisor.require_java().home}'")
     return 0

@@ -1,7 +1,9 @@
 """Publishing records to a real Kafka from a test, and creating their topics."""
 
 import asyncio
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from config import Settings
 from marketdata.codec import encode
@@ -13,13 +15,20 @@ from tests.support.streams_worker import decoded, send
 ROLES = (TopicRole.TICKS_CLEAN, TopicRole.CANDLES, TopicRole.DEAD_LETTERS)
 
 
-def make_topics(settings: Settings, roles: Sequence[TopicRole] = ROLES) -> None:
-    """Create the topics of some roles as the settings describe them."""
-    names = {settings.topic(role).name for role in roles}
+def make_topics(
+    settings: Settings, roles: Sequence[TopicRole] = ROLES, codecs: Mapping[TopicRole, str] = MappingProxyType({})
+) -> None:
+    """Create the topics of some roles as the settings describe them; the broker compresses those of `codecs`."""
+    names = {settings.topic(role).name: {"compression.type": codecs.get(role, "producer")} for role in roles}
+    policies = [
+        dataclasses.replace(policy, config={**policy.config, **names[policy.name]})
+        for policy in declared(settings)
+        if policy.name in names
+    ]
 
     async def create() -> None:
         async with TopicAdmin(settings.kafka) as admin:
-            await admin.create([policy for policy in declared(settings) if policy.name in names])
+            await admin.create(policies)
 
     asyncio.run(create())
 

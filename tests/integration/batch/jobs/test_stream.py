@@ -91,7 +91,8 @@ def assert_hours(settings: Settings, ticks: list[Tick], candles: list[Candle], h
 def test_ticks_and_hours_are_stored_once_and_replays_change_nothing(
     settings: Settings, child_env: dict[str, str]
 ) -> None:
-    make_topics(settings)
+    # The broker compresses with the codecs of its jars, and Spark decompresses with those of PySpark's.
+    make_topics(settings, codecs={TopicRole.TICKS_CLEAN: "lz4", TopicRole.CANDLES: "zstd"})
     ticks, candles = records(1, 0, 130)
     publish(settings, [*ticks, *candles])
     assert run(child_env, "raw", "--once").returncode == 0
