@@ -324,7 +324,7 @@ def test_a_browser_opens_the_page_with_the_token_once(api: Api, tmp_path: Path) 
 def test_a_worker_without_token_refuses_a_public_address(api: Api, host: str, options: list[str]) -> None:
     streams = api.settings.streams.model_copy(update={"web_host": host, "web_token": None})
     settings = api.settings.model_copy(update={"streams": streams})
-    ended = command(settings, "worker", "-l", "info", *options, code=1)
+    ended = command(settings, "worker", "-l", "info", *options, code=2)
     assert "the worker cannot start: streams.web_host: '0.0.0.0': expected a loopback address" in ended.stderr
 
 
