@@ -31,9 +31,9 @@ from clients.proxies import open_blocking_client
 from clients.stop_signals import StopFlag
 from clients.webhdfs import WebHdfs
 from config import Settings
-from exchanges.binance.endpoints import FIRST_KLINE_MS, KLINES_PER_REQUEST
+from exchanges.binance.endpoints import FIRST_KLINE_MS, INVALID_SYMBOL, KLINES_PER_REQUEST
 from exchanges.binance.kline_client import KlineClient
-from marketdata.errors import ArgumentError, BitcoinDataError, RetryableSourceError
+from marketdata.errors import ArgumentError, BitcoinDataError, FatalSourceError, RetryableSourceError
 from marketdata.printable import write_line
 from marketdata.times import HOUR_MS, to_rfc3339
 from marketdata.topics import TopicRole
@@ -175,12 +175,17 @@ def run_backfill(
     ):
         client = KlineClient(http, settings.binance, real_seconds=lambda exchange_s: exchange_s / speed)
 
-        if plan.spans:
-            client.resolve(settings.parsed_markets)
-            if to_ms is not None:
-                _check_listed(client, plan, to_ms)
+        def resolve() -> None:
+            if plan.spans:
+                client.resolve(settings.parsed_markets)
+
+        if to_ms is not None:
+            resolve()
+            _check_listed(client, plan, to_ms)
 
         def fetch() -> History:
+            if to_ms is None:
+                resolve()
             return download_klines(client, plan.spans, stop.is_set)
 
         fetched = executor.submit(fetch)
@@ -220,9 +225,13 @@ def _check_listed(client: KlineClient, plan: Plan, to_ms: int) -> None:
         return
     for span in listed:
         # The longest request, so that a halt of the exchange is not taken for a missing listing.
-        from_ms = span.to_ms - KLINES_PER_REQUEST * HOUR_MS
-        if client.fetch(client.symbols.name(span.market), "1h", from_ms, span.to_ms):
-            return
+        from_ms = max(0, span.to_ms - KLINES_PER_REQUEST * HOUR_MS)
+        try:
+            if client.fetch(client.symbols.name(span.market), "1h", from_ms, span.to_ms):
+                return
+        except FatalSourceError as error:
+            if error.code != INVALID_SYMBOL:
+                raise
     names = ", ".join(span.market.symbol for span in listed)
     raise ArgumentError("--to", to_rfc3339(to_ms), f"a time after the exchange listed {names}")
 

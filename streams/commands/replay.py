@@ -35,7 +35,7 @@ EVENT, ARRIVAL = "event", "arrival"
 
 _FLUSH_EVERY = 2_000  # records
 _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_OFFSETS = re.compile(r"(\d+):(\d*):(\d*)")
+_OFFSETS = re.compile(r"([0-9]{1,9}):([0-9]{0,18}):([0-9]{0,18})")
 
 
 @dataclass(slots=True)

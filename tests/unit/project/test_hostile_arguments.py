@@ -9,6 +9,7 @@ import pytest
 from batch.__main__ import _parser as batch_parser
 from devstack.__main__ import _parser as devstack_parser
 from forecasting.__main__ import _parser as forecasting_parser
+from forecasting.__main__ import main as forecasting_main
 from simulator.cli import _parser as simulator_parser
 from streams.commands import NAMES, register
 from streams.commands.command import StreamsCommand
@@ -96,3 +97,30 @@ def test_an_unknown_choice_of_a_stream_command_is_refused_with_all_known_ones(na
     with pytest.raises(click.BadParameter) as refused:
         one.type.convert("foo", one, None)
     assert all(str(known) in refused.value.message for known in one.type.choices)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("train", "--symbol", "DOGE"), "--symbol: 'DOGE': expected one of BTC-USD"),
+        (("predict", "--symbol", ""), "--symbol: '': expected one of BTC-USD"),
+        (("serve", "--symbol", "BTC-USD", "--symbol", "x"), "--symbol: 'x': expected one of BTC-USD"),
+        (("report", "--symbol", "nan"), "--symbol: 'nan': expected one of BTC-USD"),
+        (("report", "--models", "har,gru"), "--models: 'gru': expected one of "),
+        (("report", "--models", ""), "--models: '': expected one of "),
+        (("train", "--model", "gru"), "argument --model: invalid choice: 'gru' (choose from 'lstm-quantile', 'lstm-pl"),
+    ],
+    ids=str,
+)
+def test_a_wrong_market_or_model_of_forecasting_is_refused_before_hdfs_is_waited_for(
+    words: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("forecasting.commands.WebHdfs", None)
+    try:
+        code: object = forecasting_main(words)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"forecasting {words[0]}: {line}" in err
