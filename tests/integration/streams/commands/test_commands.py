@@ -80,9 +80,12 @@ async def test_records_of_the_topics_are_shown(settings: Settings) -> None:
     shown = lines(run(settings, "tail", "ticks-clean", "--json"))
     assert [one["record"] for one in shown] == [json.loads(encode(one)), None]
     assert "price=1.5" in run(settings, "tail", "ticks-clean").stdout
-    assert "expected one of" in run(settings, "tail", "nosuch", code=1).stderr
+    assert "expected one of" in run(settings, "tail", "nosuch", code=2).stderr
     assert lines(run(settings, "tail", "ticks-clean", "--market", "ETH-USD", "--json")) == []
-    assert "0 is not in the range" in run(settings, "tail", "ticks-clean", "-n", "0", code=2).stderr
+    assert (
+        "'0': expected a whole number from 1 to 1000000"
+        in run(settings, "tail", "ticks-clean", "-n", "0", code=2).stderr
+    )
 
     window = WindowFeatures(n_ticks=1, coverage=1.0, last=7.25)
     rows = [feature_row(revision=n, mid=7.25, ewma_volatility=None, windows={"1m": window}) for n in (0, 2, 1)]
@@ -95,7 +98,7 @@ async def test_records_of_the_topics_are_shown(settings: Settings) -> None:
     assert people[-1][:5] == ["vwap", "and", "volume", "are", "unknown:"]
     assert run(settings, "dead-letters").stdout == "none\n"
     assert run(settings, "dead-letters", "--counts").stdout == "none\n"
-    assert "expected one of" in run(settings, "features", "DOGE-USD", code=1).stderr
+    assert "expected one of" in run(settings, "features", "DOGE-USD", code=2).stderr
 
     refused = [letter(1, "not_positive"), letter(2, "no_data"), letter(2, "no_data"), letter(3, "no_data")]
     await send(settings, TopicRole.DEAD_LETTERS, [(b"BTC-USD", encode(one)) for one in refused])
@@ -119,7 +122,7 @@ async def test_records_of_the_topics_are_shown(settings: Settings) -> None:
     assert "none for ETH-USD; predictions are made for forecasting.symbols: BTC-USD" in (
         run(settings, "predictions", "ETH-USD").stdout
     )
-    assert "expected one of" in run(settings, "predictions", "DOGE-USD", code=1).stderr
+    assert "expected one of" in run(settings, "predictions", "DOGE-USD", code=2).stderr
 
 
 @pytest.fixture
