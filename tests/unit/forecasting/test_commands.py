@@ -6,7 +6,7 @@ import pytest
 
 from config import Settings
 from forecasting import commands
-from marketdata.errors import ConfigurationError
+from marketdata.errors import ArgumentError
 from tests.support.stack import settings_with
 
 
@@ -25,5 +25,5 @@ def test_a_market_is_given_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("command", ["predict", "train", "serve", "report"])
 def test_an_unknown_market_is_refused_with_close_matches(command: str) -> None:
     symbol = "BTC-USDT" if command == "report" else ["BTC-USDT"]
-    with pytest.raises(ConfigurationError, match=r"symbol: 'BTC-USDT': expected .*; close matches: BTC-USD, ETH-USD"):
+    with pytest.raises(ArgumentError, match=r"symbol: 'BTC-USDT': expected .*; close matches: BTC-USD, ETH-USD"):
         commands.run(Namespace(command=command, symbol=symbol, models=None), settings_with({}))
