@@ -357,6 +357,6 @@ def test_an_unknown_market_is_one_clear_line(settings: Settings) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert "DOGE-USD" in done.stderr
+    assert done.returncode == 2
+    assert "--symbol: 'DOGE-USD': expected one of BTC-USD" in done.stderr
     assert "Traceback" not in done.stderr
