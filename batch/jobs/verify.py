@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import to_builtins
 
 from batch.schemas import SOURCES
@@ -112,6 +114,11 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
+def _tuples(table: pa.Table) -> list[tuple[Any, ...]]:
+    """Return rows as tuples, with timestamps as Unix ms."""
+    return [tuple(row.values()) for row in _rows(table)]
+
+
 def _optional_rfc3339(ms: int | None) -> str | None:
     return None if ms is None else to_rfc3339(ms)
 
@@ -187,31 +194,32 @@ class Verifier:
     def _files(self, folder: str) -> list[str]:
         return [file.path for file in self._hdfs.files(folder, ".parquet", recursive=True)]
 
-    def _check_file(self, table: Table, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _check_file(self, table: Table, name: str, rows: pa.Table) -> None:
         """Check that a file's rows are unique, sorted, and in the file that their time belongs to."""
-        seen = set()
-        order = [tuple(row[column] for column in table.order) for row in rows]
-        if order != sorted(order):
+        order = pc.sort_indices(rows, [(column, "ascending") for column in table.order]).to_numpy()
+        if np.any(order != np.arange(len(order))):
             self.report.problems.append(f"{name}: not sorted by {', '.join(table.order)}")
-        for row in rows:
-            key = tuple(row[column] for column in table.key)
-            if key in seen:
-                self.report.problems.append(f"{name}: duplicate row {key}")
-            seen.add(key)
-            expected = table.file_of(table.slot_of(row[table.time]))
+        keys = rows.select(table.key)
+        counted = keys.group_by(list(table.key), use_threads=False).aggregate([([], "count_all")])
+        for *key, count in _tuples(counted.filter(pc.greater(counted["count_all"], 1))):
+            self.report.problems += [f"{name}: duplicate row {tuple(key)}"] * (count - 1)
+        starts = times_ms(rows[table.time]) // table.step_ms * table.step_ms
+        for start in np.unique(starts).tolist():
+            expected = table.file_of(table.slot_of(start))
             if expected != name:
-                self.report.problems.append(f"{name}: row {key} belongs in {expected}")
+                wrong = keys.filter(pa.array(starts == start))
+                self.report.problems += [f"{name}: row {key} belongs in {expected}" for key in _tuples(wrong)]
 
     def _check_candles(self) -> dict[str, set[int]]:
         times: dict[str, set[int]] = {}
         count = 0
         self._candle_files = frozenset(self._files(self._candles.folder))
         for name in sorted(self._candle_files):
-            rows = _rows(self._hdfs.read_table(name, ("symbol", "open_time")))
+            rows = self._hdfs.read_table(name, ("symbol", "open_time"))
             self._check_file(self._candles, name, rows)
-            count += len(rows)
-            for row in rows:
-                times.setdefault(row["symbol"], set()).add(row["open_time"])
+            count += rows.num_rows
+            for symbol, time_ms in zip(rows["symbol"].to_pylist(), times_ms(rows["open_time"]).tolist(), strict=True):
+                times.setdefault(symbol, set()).add(time_ms)
         self.report.counts["minute_candles"] = count
         self._add_gaps("minute_candles", times, MINUTE_MS)
         return times
@@ -220,9 +228,9 @@ class Verifier:
         found: dict[tuple[str, int], dict[str, Any]] = {}
         times: dict[str, set[int]] = {}
         for name in self._files(self._hourly.folder):
-            rows = _rows(self._hdfs.read_table(name))
-            self._check_file(self._hourly, name, rows)
-            for row in rows:
+            stored = self._hdfs.read_table(name)
+            self._check_file(self._hourly, name, stored)
+            for row in _rows(stored):
                 found[row["symbol"], row["hour_start"]] = row
                 times.setdefault(row["symbol"], set()).add(row["hour_start"])
                 if row["hour_start"] % HOUR_MS or not row["low_price"] <= row["avg_price"] <= row["high_price"]:
@@ -244,10 +252,9 @@ class Verifier:
         """Check the files of an hour and return its ticks; without a file, no ticks."""
         tables = [self._hdfs.read_table(name) for name in self._raw_files.get(hour, ())]
         for name, table in zip(self._raw_files.get(hour, ()), tables, strict=True):
-            rows = _rows(table)
-            self._check_file(self._raw, name, rows)
-            self.report.counts["raw_data"] += len(rows)
-            for row in rows:
+            self._check_file(self._raw, name, table)
+            self.report.counts["raw_data"] += table.num_rows
+            for row in _rows(table):
                 enriched = enrich(tick_of(row))
                 wrong = differences(row, {name: getattr(enriched, name) for name in _ENRICHED_FIELDS})
                 if wrong:
