@@ -232,7 +232,7 @@ def test_hours_are_computed_while_another_writer_replaces_their_files(
 def test_rows_of_an_older_definition_are_read_and_recomputed(spark: SparkSession, settings: Settings) -> None:
     store, table = open_store(spark, settings), hourly_metrics(settings)
     hdfs, candles = WebHdfs(settings.hdfs), minute_candles(settings)
-    minutes = candle_table([builders.candle(HOUR + i * MINUTE_MS, close=1.5 + i / 100) for i in range(120)])
+    minutes = candle_table([builders.candle(HOUR + i * MINUTE_MS, close=1.5 + i / 100) for i in range(150)])
     rows = hour_rows(tick_table([]), minutes, HOUR, HOUR + 2 * HOUR_MS)
     older = rows.drop_columns(["n_reference_minutes", "definition"])
     older = older.set_column(2, "avg_price", pc.multiply(older["avg_price"], 1.001))

@@ -10,7 +10,7 @@ from batch.sql.parse import candle_rows, enriched_ticks, parse_records
 from batch.tables.hours import hourly_rows
 from marketdata.times import DAY_MS, HOUR_MS, MINUTE_MS, from_rfc3339
 from tests.support.hour_tables import as_row, assert_same, rows_of
-from tests.support.hourly_reference import hour_rows
+from tests.support.hourly_reference import hour_row, hour_rows
 from tests.support.spark import TOPICS, kafka_rows, random_candle, random_hours
 
 START_MS = from_rfc3339("2024-08-04T00:00:00Z")
@@ -26,7 +26,8 @@ def test_rows_equal_the_reference_in_the_requested_hours(spark: SparkSession) ->
     from_ms, to_ms = START_MS + DAY_MS, START_MS + DAY_MS + 3 * HOUR_MS
     found = hourly_rows(enriched_ticks(parsed), candle_rows(parsed).repartition(3), from_ms, to_ms)
     assert tuple(found.columns) == column_names(HOURLY)
-    wanted = [row for row in hour_rows(ticks, candles) if from_ms <= from_rfc3339(row.hour_start) < to_ms]
+    hours = [(symbol, at) for symbol in symbols for at in range(from_ms, to_ms, HOUR_MS)]
+    wanted = [row for symbol, at in hours if (row := hour_row(symbol, at, ticks, candles)) is not None]
     assert_same(rows_of(found.toArrow()), [as_row(row) for row in wanted])
     assert {row.basis for row in wanted} == {"ticks", "candles_1m"}
     assert any(row.avg_volatility is not None for row in wanted if row.basis == "candles_1m")
