@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pyspark.errors import PySparkException
 
 from batch.spark.jvm import kill_jvm
+from clients.clock import SystemClock
 from clients.logging_setup import set_up_logging
 from clients.stop_signals import StopFlag
 from config import Settings, load_settings
@@ -88,7 +89,7 @@ def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
 
 def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int:
     from batch.jobs.retry import until_done
-    from batch.jobs.run import reporting, run_backfill, run_gaps, run_hourly, run_raw, run_verify
+    from batch.jobs.run import check_end, reporting, run_backfill, run_gaps, run_hourly, run_raw, run_verify
 
     start_ms, end_ms = time_range(getattr(options, "start", None), getattr(options, "end", None))
     if options.job == "raw":
@@ -114,6 +115,8 @@ def _run(options: argparse.Namespace, settings: Settings, stop: StopFlag) -> int
             archive=options.archive,
             replace=options.replace,
         )
+        if end_ms is not None:
+            check_end(end_ms, SystemClock())  # before any connection; the job compares with the exchange's clock
         with reporting(settings, stop, ProductPart.BACKFILL) as (status,):
             status.running()
             code = until_done("backfill", run, stop, failed=status.failing) if options.retry else run()

@@ -205,11 +205,20 @@ def _end_of_history(settings: Settings, to_ms: int | None, archive: str | None) 
     if to_ms is None:
         return build_clock(settings).now_ms()
     # Archives are read without the exchange, whose clock in a replay is behind this machine's.
-    now_ms = (build_clock(settings) if archive is None else SystemClock()).now_ms()
+    check_end(to_ms, build_clock(settings) if archive is None else SystemClock())
+    return to_ms
+
+
+def check_end(to_ms: int, clock: Clock) -> None:
+    """Check the end of a backfill.
+
+    Raises:
+        ArgumentError: `to_ms` is ahead of the clock, or before any kline of the exchange.
+    """
+    now_ms = clock.now_ms()
     if not FIRST_KLINE_MS < to_ms <= now_ms:
         expected = f"a time after {to_rfc3339(FIRST_KLINE_MS)}, the first kline, until now ({to_rfc3339(now_ms)})"
         raise ArgumentError("--to", to_rfc3339(to_ms), expected)
-    return to_ms
 
 
 def _check_listed(client: KlineClient, plan: Plan, to_ms: int) -> None:

@@ -71,6 +71,7 @@ def test_a_wrong_range_is_one_line_with_exit_code_2_before_spark_starts(
     monkeypatch.setenv("BDI_CLOCK__SOURCE", "system")
     monkeypatch.setattr("batch.jobs.run.spark_session", None)
     monkeypatch.setattr("batch.jobs.run.WebHdfs", None)
+    monkeypatch.setattr("batch.jobs.run.StatusPublisher", None)
     try:
         code: object = main([*words])
     except SystemExit as ended:
