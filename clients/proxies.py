@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _SETTING = "exchanges.proxy"
 _NO_PROXY = "none"
 _ERRORS = (ProxyError, ProxyConnectionError, ProxyTimeoutError)
+_LIBRARIES = {"python_socks", "aiohttp_socks"}
 _DEFAULT_LIMITS = httpx.Limits()
 _DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080, "socks": 1080}
 _WEB_SCHEMES = {"ws": "http", "wss": "https"}
@@ -72,7 +73,18 @@ class Proxy:
             yield
         except failures as error:
             hint = "" if self.origin == _SETTING else f"; {_SETTING} overrides {self.origin}"
-            raise ProxyFailedError(f"{self}: {error}; expected a proxy that connects to {self.target}{hint}") from error
+            raise ProxyFailedError(
+                f"{self}: {_cause(error)}; expected a proxy that connects to {self.target}{hint}"
+            ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return the message of the error that the libraries of proxies wrap; theirs lack parts of it."""
+    message = str(error)
+    while type(error).__module__.partition(".")[0] in _LIBRARIES and (inner := error.__cause__ or error.__context__):
+        error = inner
+        message = str(error) or message
+    return message or repr(error)
 
 
 def find_proxy(settings: Settings, url: str) -> Proxy | None:

@@ -138,10 +138,10 @@ def app_from_environment() -> StreamsApp:
     """
     try:
         settings = load_settings()
+        return build_app(settings, WorkerClock.from_settings(settings))
     except BitcoinDataError as error:
         write_error(sys.stderr, f"streams: {error}")
         raise SystemExit(2) from error
-    return build_app(settings, WorkerClock.from_settings(settings))
 
 
 def build_app(settings: Settings, clock: WorkerClock) -> StreamsApp:

@@ -1,6 +1,7 @@
 """Every client of an exchange uses the proxy of the settings or the environment, on real loopback proxies."""
 
 import asyncio
+import re
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +20,7 @@ from exchanges.binance.kline_client import KlineClient
 from marketdata.errors import ConfigurationError, RetryableSourceError
 from marketdata.markets import Market
 from marketdata.times import HOUR_MS
+from streams.application import app_from_environment
 from streams.metrics import Metrics
 from streams.sources.registry import build_exchanges
 from tests.support.exchange_server import NOON, running_exchange
@@ -161,6 +163,8 @@ async def test_a_proxy_that_is_not_there_is_named_with_its_variable(
         message = str(caught.value)
         assert f"ALL_PROXY: {scheme}://127.0.0.1:{proxy.port}: " in message
         assert "exchanges.proxy overrides ALL_PROXY" in message
+        assert re.search("Connection refused|Connect call failed|All connection attempts failed", message)
+        assert "None" not in message
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +310,18 @@ def test_an_unusable_proxy_of_the_environment_is_refused_at_start(
         build_exchanges(settings.model_copy(update={"binance": exchange}), Metrics(), lambda seconds: seconds)
     assert str(caught.value).startswith("https_proxy: ***: expected http://HOST:PORT")
     assert "secret" not in str(caught.value)
+
+
+def test_a_worker_with_an_unusable_proxy_ends_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("https_proxy", "ftp://u:secret@h:1")
+    monkeypatch.setenv("BDI_PROFILE", "live")
+    with pytest.raises(SystemExit) as ended:
+        app_from_environment()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("streams: https_proxy: ***: expected http://HOST:PORT")
 
 
 @pytest.mark.parametrize("url", ["http://h:99999", "https://[x"])
