@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -167,6 +168,15 @@ async def test_a_proxy_that_is_not_there_is_named_with_its_variable(
         assert "None" not in message
 
 
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+def test_a_silent_proxy_does_not_block_a_thread(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = settings_of(80, f"{scheme}://127.0.0.1:{silent.getsockname()[1]}")
+        impatient = settings.binance.model_copy(update={"timeout_s": 0.1})
+        with pytest.raises(RetryableSourceError, match=r"exchanges\.proxy: .*: timed out"):
+            build_clock(settings.model_copy(update={"binance": impatient}))
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate of the exchange and the proxy, and its key."""
@@ -186,12 +196,12 @@ async def running_secure_site(tls: ssl.SSLContext) -> AsyncIterator[int]:
     async def answer(request: web.Request) -> web.StreamResponse:
         if request.headers.get("upgrade", "").lower() != "websocket":
             return web.json_response({"host": request.host})
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        async for message in socket:
+        answering = web.WebSocketResponse()
+        await answering.prepare(request)
+        async for message in answering:
             if message.type is WSMsgType.TEXT:
-                await socket.send_str(message.data)
-        return socket
+                await answering.send_str(message.data)
+        return answering
 
     app = web.Application()
     app.router.add_get("/{path:.*}", answer)
@@ -227,9 +237,9 @@ async def test_tls_to_the_exchange_runs_inside_the_tunnel(
             assert (await client.get(url)).json() == expected
         assert await asyncio.to_thread(blocking) == expected
         address = f"wss://{HOST}:{port}/ws"
-        async with open_session(settings, address) as session, session.ws_connect(address) as socket:
-            await socket.send_str("hello")
-            assert await socket.receive_str(timeout=5.0) == "hello"
+        async with open_session(settings, address) as session, session.ws_connect(address) as opened:
+            await opened.send_str("hello")
+            assert await opened.receive_str(timeout=5.0) == "hello"
     assert proxy.asked == [f"{HOST}:{port}"] * 3
 
 
