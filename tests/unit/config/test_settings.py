@@ -1,20 +1,15 @@
 """The settings tree: precedence, unknown keys, invalid values, secrets."""
 
-import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_origin
 
 import pytest
-from annotated_types import Ge, Le
 from pydantic import BaseModel, ValidationError
 
-from config.refused import describe, numeric_types
-from config.settings import PROFILES, RENAMED, Settings, load_settings
+from config.refused import describe
+from config.settings import PROFILES, Settings, load_settings
 from marketdata.errors import ConfigurationError
 from marketdata.topics import TopicRole
-from tests.support.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -242,57 +237,6 @@ def test_coin_ids_hold_for_every_coin_and_none_is_required(monkeypatch: pytest.M
     assert ids == ["another-id", "1inch", "solana"]
 
 
-FORMER = [*RENAMED.items()]
-
-
-@pytest.mark.parametrize(("old", "new"), FORMER)
-def test_a_former_name_is_read_from_a_file_with_a_warning(
-    old: tuple[str, str], new: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine = tmp_path / "mine.toml"
-    mine.write_text(f"[{old[0]}]\n{old[1]} = 7.5\n")
-    monkeypatch.setenv("BDI_CONFIG", str(mine))
-    with pytest.warns(FutureWarning) as caught:
-        settings = load_settings()
-    assert getattr(getattr(settings, new[0]), new[1]) == 7.5
-    assert [str(one.message) for one in caught] == [f"{mine}: {'.'.join(old)} is deprecated; use {'.'.join(new)}"]
-
-
-@pytest.mark.parametrize(("old", "new"), FORMER)
-def test_a_former_name_in_the_environment_overrides_the_present_one_in_a_file(
-    old: tuple[str, str], new: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine = tmp_path / "mine.toml"
-    mine.write_text(f"[{new[0]}]\n{new[1]} = 7.5\n")
-    monkeypatch.setenv("BDI_CONFIG", str(mine))
-    monkeypatch.setenv(f"BDI_{old[0]}__{old[1]}".upper(), "8.5")
-    with pytest.warns(FutureWarning, match=f"environment: {old[0]}.{old[1]} is deprecated"):
-        settings = load_settings()
-    assert getattr(getattr(settings, new[0]), new[1]) == 8.5
-
-
-@pytest.mark.parametrize(("old", "new"), FORMER)
-@pytest.mark.parametrize("given", ["7.5", "7.50", "8.5"])
-def test_both_names_in_one_source_must_agree(
-    old: tuple[str, str], new: tuple[str, str], given: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(f"BDI_{old[0]}__{old[1]}".upper(), "7.5")
-    monkeypatch.setenv(f"BDI_{new[0]}__{new[1]}".upper(), given)
-    if float(given) == 7.5:
-        with pytest.warns(FutureWarning):
-            assert getattr(getattr(load_settings(), new[0]), new[1]) == 7.5
-    else:
-        expected = f"environment: {'.'.join(old)}: '7.5': expected only {'.'.join(new)}, which is '8.5'"
-        with pytest.raises(ConfigurationError, match=re.escape(expected)):
-            load_settings()
-
-
-def test_profiles_and_defaults_use_no_former_name(recwarn: pytest.WarningsRecorder) -> None:
-    for path in PROFILES.glob("*.toml"):
-        load_settings(path.stem)
-    assert [one for one in recwarn if issubclass(one.category, FutureWarning)] == []
-
-
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
@@ -369,37 +313,6 @@ def test_a_refused_setting_is_one_line_with_name_value_and_expectation(
     assert len(lines) == 1
     assert lines[0].startswith(f"  {line}")
     assert not re.search(r"pydantic|pattern|regex|input|instance|valid|Enum|_Environment", lines[0])
-
-
-def numbers() -> Iterator[tuple[str, type[BaseModel], str, tuple[Any, ...], bool]]:
-    """Yield each numeric setting: name, section, field, limits, and whether it is the item of a list or table."""
-    for section, outer in Settings.model_fields.items():
-        inner = outer.annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            assert numeric_types(outer) == [], section
-            continue
-        for name, field in inner.model_fields.items():
-            for _, limits in numeric_types(field):
-                yield f"{section}.{name}", inner, name, limits, get_origin(field.annotation) in (tuple, dict)
-
-
-@pytest.mark.parametrize("number", [*numbers()], ids=lambda one: one[0])
-def test_every_number_is_finite_and_has_a_lowest_and_a_highest_value(
-    number: tuple[str, type[BaseModel], str, tuple[Any, ...], bool],
-) -> None:
-    name, section, field, limits, is_item = number
-    lowest = max(one.ge for one in limits if isinstance(one, Ge))
-    highest = min(one.le for one in limits if isinstance(one, Le))
-    assert math.isfinite(lowest)
-    assert math.isfinite(highest)
-    for hostile in (math.inf, -math.inf, math.nan, "inf", "1e999", 10**400, lowest - 1, highest * 1.01 + 1):
-        value: Any = hostile
-        if is_item:
-            value = {"ticks": hostile} if "dict" in str(section.model_fields[field].annotation) else [hostile]
-        with pytest.raises(ValidationError) as caught:
-            section.model_validate({field: value})
-        assert any(str(one["loc"][0]) == field for one in caught.value.errors()), (name, hostile)
-    assert f"| {lowest:.15g} to {highest:.15g} |" in (ROOT / "docs/settings.md").read_text()
 
 
 def test_every_setting_refuses_a_wrong_value_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
