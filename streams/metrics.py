@@ -110,6 +110,12 @@ class Metrics:
             "bitcoin_replayed_records", "Records skipped because they were handled before", registry=registry
         )
 
+        self.skipped = Counter(
+            "bitcoin_skipped_records",
+            "Records skipped while a leader read the end of a topic, because they are not valid",
+            ["topic", "reason"],
+            registry=registry,
+        )
         self.flagged = Counter(
             "bitcoin_flagged_ticks", "Ticks published with a flag, by flag", ["flag"], registry=registry
         )
@@ -143,6 +149,11 @@ class Metrics:
             ["source"],
             registry=registry,
         )
+
+    def count_skipped(self, topic: str, skipped: Mapping[str, int]) -> None:
+        """Count the records of a topic that a reader skipped, by reason."""
+        for reason, count in skipped.items():
+            self.skipped.labels(topic, reason).inc(count)
 
     def count_flags(self, tick: Tick) -> None:
         """Count a tick's flags, and set its market's divergence."""

@@ -21,9 +21,16 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Record)
 Offsets = Mapping[TopicPartition, int]
+SkippedRecords = Callable[[str, Mapping[str, int]], None]
+"""Called with a topic and the number of its skipped records by reason."""
 
 _POLL_MS = 500
+_METADATA_MS = 10_000  # after which a reader that follows notices new partitions
 _STALLED_S = 10.0  # timeout without a record while the broker reports more
+
+
+def ignore_skipped(_topic: str, _skipped: Mapping[str, int]) -> None:
+    """Do nothing: for readers whose log is enough."""
 
 
 def read_record(
@@ -70,6 +77,7 @@ class TopicReader:
         key: read only the partition to which producers send records with this key.
         wait_s: how long to wait for the broker and the topic, in seconds; 0: one attempt.
         close_s: graceful-close timeout, in seconds.
+        on_skipped: called when the reader is closed, if it skipped records.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class TopicReader:
         key: bytes | None = None,
         wait_s: float = 0.0,
         close_s: float = GRACEFUL_CLOSE_S,
+        on_skipped: SkippedRecords = ignore_skipped,
     ) -> None:
         self.topic = topic
         self.partitions: list[TopicPartition] = []
@@ -88,6 +97,7 @@ class TopicReader:
         self._key = key
         self._wait_s = wait_s
         self._close_s = close_s
+        self._on_skipped = on_skipped
         self._consumer: AIOKafkaConsumer
 
     async def __aenter__(self) -> Self:
@@ -98,9 +108,13 @@ class TopicReader:
         """
         # A consumer that subscribes to a missing topic retries for 40 s, so its partitions are looked up first.
         found = await wait_for_topics(self._kafka, [self.topic], self._wait_s, close_s=self._close_s)
-        numbers = found[self.topic] if self._key is None else [partition_of(self._key, found[self.topic])]
-        self.partitions = [TopicPartition(self.topic, number) for number in numbers]
-        options = {**client_options(self._kafka), "enable_auto_commit": False, "auto_offset_reset": "earliest"}
+        self.partitions = self._wanted(found[self.topic])
+        options = {
+            **client_options(self._kafka),
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "metadata_max_age_ms": _METADATA_MS,
+        }
         self._consumer = await connect(
             self._kafka, lambda: AIOKafkaConsumer(**options), wait_s=self._wait_s, close_s=self._close_s
         )
@@ -108,7 +122,14 @@ class TopicReader:
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
+        if self.skipped:
+            self._on_skipped(self.topic, self.skipped)
         await close_client(self._consumer, self._close_s)
+
+    def _wanted(self, numbers: Sequence[int]) -> list[TopicPartition]:
+        """The partitions to read, out of a topic's sorted partition numbers."""
+        chosen = numbers if self._key is None else [partition_of(self._key, numbers)]
+        return [TopicPartition(self.topic, number) for number in chosen]
 
     async def starts(self) -> dict[TopicPartition, int]:
         """The oldest offset of each partition."""
@@ -185,10 +206,26 @@ class TopicReader:
                 yield raw, record
 
     async def follow(self, froms: Offsets) -> AsyncIterator[ConsumerRecord]:
-        """The records from these offsets on, without end."""
+        """The records from these offsets on, without end; those of partitions added meanwhile from their start."""
+        position = dict(froms)
         for tp, offset in froms.items():
             self._consumer.seek(tp, offset)
         while True:
-            for records in (await self._consumer.getmany(timeout_ms=_POLL_MS)).values():
+            for tp, records in (await self._consumer.getmany(timeout_ms=_POLL_MS)).items():
                 for record in records:
                     yield record
+                position[tp] = records[-1].offset + 1
+            self._add_partitions(position)
+
+    def _add_partitions(self, position: dict[TopicPartition, int]) -> None:
+        """Read partitions that were added to the topic, in addition to those at `position`."""
+        numbers = self._consumer.partitions_for_topic(self.topic) or ()
+        added = [tp for tp in self._wanted(sorted(numbers)) if tp not in self.partitions] if numbers else []
+        if not added:
+            return
+        log.info("topic %s: partitions %s were added", self.topic, ", ".join(str(tp.partition) for tp in added))
+        self.partitions += added
+        self._consumer.assign(self.partitions)  # an assignment discards the positions
+        position.update(dict.fromkeys(added, 0))
+        for tp, offset in position.items():
+            self._consumer.seek(tp, offset)

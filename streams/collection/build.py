@@ -1,5 +1,7 @@
 """Build the collectors of a worker from its settings; nothing is opened."""
 
+from functools import partial
+
 from clients.clock import Clock
 from clients.websocket_session import open_session
 from config import Settings
@@ -31,7 +33,7 @@ def build_collector(settings: Settings, clock: SleepingClock, state: WorkerState
         topic=settings.topic(TopicRole.TICKS).name,
         interval_ms=int(settings.streams.poll_interval_s * 1000),
         bounds=_bounds(settings),
-        newest=_newest(settings, streamed=False),
+        newest=_newest(settings, state, streamed=False),
     )
 
 
@@ -60,7 +62,7 @@ def build_feed(
         life_ms=int(streams.stream_life_h * 3_600_000),
         bounds=_bounds(settings),
         others=others,
-        newest=_newest(settings, streamed=True),
+        newest=_newest(settings, state, streamed=True),
         open_session=lambda: open_session(settings, source.url),
     )
 
@@ -82,7 +84,9 @@ def build_candles(
         publish=publish,
         topic=topic,
         dead_letters=settings.topic(TopicRole.DEAD_LETTERS).name,
-        published=lambda symbols, latest_ms: published_minutes(settings.kafka, topic, symbols, latest_ms),
+        published=lambda symbols, latest_ms: published_minutes(
+            settings.kafka, topic, symbols, latest_ms, on_skipped=state.metrics.count_skipped
+        ),
         lookback_ms=settings.streams.candle_lookback_h * 3_600_000,
         delay_ms=DELAY_MS if exchanges.stream is None else STREAMED_DELAY_MS,
     )
@@ -102,9 +106,14 @@ def poll_plan_warnings(settings: Settings, clock: Clock, state: WorkerState) -> 
     return warnings
 
 
-def _newest(settings: Settings, *, streamed: bool) -> NewestTick:
-    topic = settings.topic(TopicRole.TICKS).name
-    return lambda before_ms: newest_tick_ms(settings.kafka, topic, before_ms, streamed=streamed)
+def _newest(settings: Settings, state: WorkerState, *, streamed: bool) -> NewestTick:
+    return partial(
+        newest_tick_ms,
+        settings.kafka,
+        settings.topic(TopicRole.TICKS).name,
+        streamed=streamed,
+        on_skipped=state.metrics.count_skipped,
+    )
 
 
 def _bounds(settings: Settings) -> Bounds:

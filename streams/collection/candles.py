@@ -10,7 +10,7 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from clients.kafka.reader import TopicReader
+from clients.kafka.reader import SkippedRecords, TopicReader, ignore_skipped
 from config.sections import KafkaSettings
 from exchanges.interface import CandleSource
 from exchanges.retry_policy import CANDLES, RetryPolicy
@@ -199,7 +199,12 @@ class CandleCollector:
 
 
 async def published_minutes(
-    kafka: KafkaSettings, topic: str, symbols: Sequence[str], latest_ms: int
+    kafka: KafkaSettings,
+    topic: str,
+    symbols: Sequence[str],
+    latest_ms: int,
+    *,
+    on_skipped: SkippedRecords = ignore_skipped,
 ) -> dict[str, Minutes]:
     """Read the minutes on the topic of each symbol that has a candle there; gaps of its last `INSIDE_MS` are open.
 
@@ -211,11 +216,12 @@ async def published_minutes(
         topic: of the candles.
         symbols: of the markets.
         latest_ms: event time well after the clock's, which may have started slightly behind.
+        on_skipped: see `TopicReader`.
 
     Raises:
         ConfigurationError: no broker answers.
     """
-    async with TopicReader(kafka, topic) as reader:
+    async with TopicReader(kafka, topic, on_skipped=on_skipped) as reader:
         starts = await reader.starts()
         found: defaultdict[str, set[int]] = defaultdict(set)
         spans: dict[int, tuple[int, int]] = {}
