@@ -13,8 +13,7 @@ async def main(brokers: str = "127.0.0.1:19092", topic: str = "predictions") -> 
     async with AIOKafkaConsumer(topic, bootstrap_servers=brokers, auto_offset_reset="earliest") as consumer:
         async for message in consumer:
             try:
-                p = json.loads(message.value)
-                line = LINES[p["schema_version"]].format_map(p)
+                line = LINES[(p := json.loads(message.value))["schema_version"]].format_map(p)
                 print(line if line.isprintable() else ascii(line), flush=True)  # terminals act on control characters
             except (KeyError, TypeError, ValueError) as error:
                 print(f"skipped {message.partition}@{message.offset}, not a prediction: {error!r}", file=sys.stderr)
