@@ -170,10 +170,10 @@ def test_a_corrected_archive_is_reported_and_replaces_on_request(
         return float(read_table(settings, settings.hdfs.minute_candles)["close"][0]), float(hour)
 
     assert "differ" not in store(11.0)
-    assert stored() == (11.0, pytest.approx(11.0))
+    assert stored() == (11.0, pytest.approx(10.5))
     reported = store(11.6)
     assert "1 stored minutes differ from the klines read: kept; --replace stores the klines read instead" in reported
     assert "BTC-USD 2024-08-04T06:00Z: close 11.0 stored, 11.6 read" in reported
-    assert stored() == (11.0, pytest.approx(11.0))
+    assert stored() == (11.0, pytest.approx(10.5))
     assert "1 stored minutes differ from the klines read: replaced" in store(11.6, "--replace")
-    assert stored() == (11.6, pytest.approx(11.01))
+    assert stored() == (11.6, pytest.approx(10.5025))
