@@ -3,6 +3,7 @@
 import json
 import typing
 from enum import EnumType
+from functools import cache
 from types import UnionType
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.support.stack import settings_with
 
 COMMITTED = (DOCS / "asyncapi.yaml").read_text(encoding="utf-8")
 DOCUMENT = yaml.safe_load(COMMITTED)
+DECLARED = declared(settings_with({}))
 TIMES = st.integers(0, 4_102_444_800_000).map(to_rfc3339)
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(allow_nan=False, allow_infinity=False),
@@ -71,6 +73,7 @@ def structs(cls: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     return st.builds(cls, **fields)
 
 
+@cache
 def validator(record: str) -> Draft202012Validator:
     schema = {"$ref": f"#/components/schemas/{record}", "components": DOCUMENT["components"]}
     return Draft202012Validator(schema, format_checker=FormatChecker())
@@ -91,7 +94,7 @@ def test_every_topic_is_documented_as_it_is_created() -> None:
 
 @given(note=st.builds(RepublishRecord))
 def test_the_topic_of_republish_records_is_documented(note: RepublishRecord) -> None:
-    (policy,) = (one for one in declared(settings_with({})) if one.name.startswith("dead-letters-"))
+    (policy,) = (one for one in DECLARED if one.name.startswith("dead-letters-"))
     kafka = DOCUMENT["channels"][REPUBLISHED]["bindings"]["kafka"]
     assert (kafka["topic"], kafka["partitions"]) == (policy.name, policy.partitions)
     assert kafka["topicConfiguration"] == {name: [value] for name, value in policy.config.items()}
