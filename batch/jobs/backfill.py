@@ -9,7 +9,7 @@ import dataclasses
 import io
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from batch.progress import write_progress
 from batch.schemas import CANDLES, HOURLY, column_names
 from batch.tables.due_hours import trailing_hours
 from batch.tables.hour_writer import HourWriter
-from batch.tables.layout import hourly_metrics, minute_candles
+from batch.tables.layout import Table, hourly_metrics, minute_candles
 from batch.tables.merge import differing_rows, merge_rows
 from clients.webhdfs import WebHdfs
 from config import Settings
@@ -33,6 +33,8 @@ from marketdata.times import HOUR_MS, floor_to, to_rfc3339
 
 _LISTED_FILES = 5
 _COMPARED = tuple(name for name in column_names(CANDLES) if name not in {"symbol", "open_time", "source"})
+
+_COMPARED_HOURS = ("open_price", "high_price", "low_price", "last_price", "avg_volume")  # of a row of any definition
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +87,8 @@ class BackfillWriter:
             slots = {self._candles.slot_of(at) for at in starts}
             table = dataclasses.replace(self._candles, prefer="_new DESC") if self._replace else self._candles
             with self._store.locks.held(table.name, self._wait_s, stopped) as lease:
-                self._report_differences(rows, slots)
+                done = "replaced" if self._replace else "kept; --replace stores the klines read instead"
+                self._report_differences(table, rows, slots, _COMPARED, "minutes", done)
                 merge_rows(self._spark, self._store, table, rows, slots, lease)
             write_progress("backfill minute candles", minutes.num_rows, minutes.num_rows)
             changed = trailing_hours({floor_to(at, HOUR_MS) for at in starts}, to_ms)
@@ -98,6 +101,8 @@ class BackfillWriter:
         slots = {self._hourly.slot_of(at) for at in changed.union(*hours.values())}
         with self._store.locks.held(self._hourly.name, self._wait_s, stopped) as lease:
             # Read under the lease, as in `HourWriter.write`.
+            if parts:
+                self._report_differences(self._hourly, parts[0], slots, _COMPARED_HOURS, "hours", "replaced")
             parts += self._hours.rows(changed)
             merged = reduce(DataFrame.union, parts).observe(counted, sql.count(sql.lit(1)).alias("rows"))
             merge_rows(self._spark, self._store, self._hourly, merged, slots, lease)
@@ -105,19 +110,21 @@ class BackfillWriter:
         write_progress("backfill hourly rows", rows_merged, rows_merged)
         return rows_merged
 
-    def _report_differences(self, rows: DataFrame, slots: set[str]) -> None:
-        count, examples = differing_rows(self._spark, self._store, self._candles, rows, slots, _COMPARED)
+    def _report_differences(
+        self, table: Table, rows: DataFrame, slots: set[str], columns: Sequence[str], what: str, done: str
+    ) -> None:
+        """Log how many stored rows of the same key and basis differ in `columns`, with examples."""
+        count, examples = differing_rows(self._spark, self._store, table, rows, slots, columns)
         if not count:
             return
-        done = "replaced" if self._replace else "kept; --replace stores the klines read instead"
-        _log.warning("%d stored minutes differ from the klines read: %s", count, done)
+        _log.warning("%d stored %s differ from the klines read: %s", count, what, done)
         for row in examples:
             values = ", ".join(
                 f"{name} {row[f'stored_{name}']!r} stored, {row[f'new_{name}']!r} read"
-                for name in _COMPARED
+                for name in columns
                 if row[f"stored_{name}"] != row[f"new_{name}"]
             )
-            _log.warning("%s %s: %s", row.symbol, row.open_time.strftime("%Y-%m-%dT%H:%MZ"), values)
+            _log.warning("%s %s: %s", row.symbol, row[table.time].strftime("%Y-%m-%dT%H:%MZ"), values)
 
     def _upload(self, rows: pa.Table, file: str, ddl: str) -> DataFrame:
         """Write rows as a staged Parquet file, which Spark reads many times faster than rows through Py4J."""

@@ -49,7 +49,7 @@ def _read(spark: SparkSession, table: Table, files: Sequence[str]) -> DataFrame:
 def differing_rows(
     spark: SparkSession, store: Store, table: Table, new: DataFrame, slots: Iterable[str], columns: Sequence[str]
 ) -> tuple[int, list[Row]]:
-    """Compare rows with the stored ones of the same key.
+    """Compare rows with the stored ones of the same key, and of the same basis in a table that has one.
 
     Args:
         spark: the session.
@@ -66,7 +66,7 @@ def differing_rows(
     files = _existing_files(store, table, sorted(set(slots)))
     if not files:
         return 0, []
-    key = list(table.key)
+    key = [*table.key, *(["basis"] if "basis" in table.columns else [])]
     old = _read(spark, table, files).selectExpr(*key, *(f"{name} AS stored_{name}" for name in columns))
     both = new.selectExpr(*key, *(f"{name} AS new_{name}" for name in columns)).join(old, key)
     differing = both.where(" OR ".join(f"NOT stored_{name} <=> new_{name}" for name in columns)).persist()

@@ -151,6 +151,24 @@ def test_verify_reports_a_wrong_row(settings: Settings, env: dict[str, str]) -> 
     assert "duplicate row" in checked.stdout
 
 
+def test_a_corrected_archive_of_hours_replaces_them_and_is_reported(
+    settings: Settings, env: dict[str, str], tmp_path: Path
+) -> None:
+    def store(close: float) -> str:
+        line = f"{END_MS},10,12,9,{close},3.5,{END_MS + HOUR_MS - 1},35,7,1,10,0"
+        with zipfile.ZipFile(tmp_path / "BTCUSDT-1h-2024-08-04.zip", "w") as zipped:
+            zipped.writestr("BTCUSDT-1h-2024-08-04.csv", line)
+        done = run(env, "backfill", "--archive", str(tmp_path), "--to", "2024-08-04T07:00:00Z")
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    assert "differ" not in store(11.0)
+    reported = store(11.6)
+    assert "1 stored hours differ from the klines read: replaced" in reported
+    assert "BTC-USD 2024-08-04T06:00Z: last_price 11.0 stored, 11.6 read" in reported
+    assert read_table(settings, settings.hdfs.hourly_metrics)["last_price"].tolist() == [11.6]
+
+
 def test_a_corrected_archive_is_reported_and_replaces_on_request(
     settings: Settings, env: dict[str, str], tmp_path: Path
 ) -> None:
