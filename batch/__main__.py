@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     backfill.add_argument(
         "--replace",
         action="store_true",
-        help="read stored klines again too, and replace stored minutes that differ; their hours are made again",
+        help="read stored klines again too, and replace stored minutes that differ; their hourly rows are recomputed",
     )
     backfill.add_argument(
         "--retry",

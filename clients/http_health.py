@@ -1,5 +1,7 @@
 """Health checks over HTTP. Each returns None for a healthy part, otherwise a short reason."""
 
+from typing import Any
+
 import httpx
 
 _TIMEOUT_S = 3.0
@@ -29,9 +31,12 @@ async def hdfs_problem(webhdfs: str) -> str | None:
     if isinstance(response, str):
         return response
     try:
-        beans = response.json()["beans"]
-    except (ValueError, KeyError):
-        return f"HTTP {response.status_code}"
+        return _state_problem(response.json()["beans"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}, without the state of a NameNode"
+
+
+def _state_problem(beans: list[dict[str, Any]]) -> str | None:
     if not beans:
         return "is starting"
     if beans[0]["FSState"] != "Operational":

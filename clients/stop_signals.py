@@ -38,6 +38,10 @@ class StopFlag:
     def is_set(self) -> bool:
         return self._event.is_set()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait until the flag is set, at most some seconds; return whether it is set."""
+        return self._event.wait(seconds)
+
     def running(self, cancel: Callable[[], object]) -> None:
         """From now on a signal sets the flag and calls `cancel` in a thread, to interrupt a blocking call."""
         self._cancel = cancel

@@ -22,7 +22,7 @@ rootLogger.appenderRef.console.ref = console
 appender.console.type = Console
 appender.console.name = console
 appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = %d{ISO8601} %p %c{1}: %replace{%m}{[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]}{?}%n
+appender.console.layout.pattern = %d{ISO8601} %p %c{1}: %replace{%m}{[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f]}{?}%n
 """
 
 

@@ -129,9 +129,7 @@ class Subscriber:
         requests: dict[int, list[str]] = {}
         pause_s = 1 / max(self._source.limits.messages_per_s - 1, 1)  # one message a second is left for pongs
         room = MAX_FRAME_BYTES - len(self._source.subscription([], _LARGEST_NUMBER).encode())
-        for group in split_by_size(
-            streams, lambda stream: len(stream.encode()) + len('"",'), room, _STREAMS_PER_MESSAGE
-        ):
+        for group in split_by_size(streams, _frame_bytes, room, _STREAMS_PER_MESSAGE):
             if requests:
                 await asyncio.sleep(pause_s)
             number = next(self._numbers)

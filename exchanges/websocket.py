@@ -103,6 +103,7 @@ class Connection:
         self._subscriber = Subscriber(source, metrics, clock)
         self._logged_fields: set[str] = set()
         self._logged_restart = False
+        self._forgetting: asyncio.TimerHandle | None = None
         self._was_connected = False
         self._refusals = 0
         self._failing: str | None = None  # kind of the error that was logged last, None while connected
@@ -214,7 +215,9 @@ class Connection:
         except BaseException:
             await self._close(link)
             raise
-        loop.call_later(REPEATED_S, self._deduplicator.forget_closed)
+        if self._forgetting is not None:  # of the connection before, whose repetitions are still to come
+            self._forgetting.cancel()
+        self._forgetting = loop.call_later(REPEATED_S, self._deduplicator.forget_closed)
         self._was_connected = True
         self._logged_restart = False
         self._failing = None

@@ -31,6 +31,9 @@ _MARKET = re.compile(r"([A-Z0-9]{1,20})-([A-Z0-9]+)")
 _NOT_IN_A_NAME = re.compile(r"[^A-Z0-9]")
 
 
+_COMPARED_NAMES = 100
+
+
 def close_matches(text: str, known: Iterable[str]) -> str:
     """Return `; close matches: A, B` for the end of an error message; empty without any.
 
@@ -38,7 +41,10 @@ def close_matches(text: str, known: Iterable[str]) -> str:
         text: what was given, in any case.
         known: valid values, in upper case.
     """
-    found = difflib.get_close_matches(text.upper(), list(known), n=3)
+    given, names = text.strip().upper(), list(known)
+    if len(names) > _COMPARED_NAMES:  # comparing takes about 20 µs a name
+        names = [name for name in names if name[:1] == given[:1]]
+    found = difflib.get_close_matches(given, names, n=3)
     return f"; close matches: {', '.join(found)}" if found else ""
 
 

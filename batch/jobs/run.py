@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,13 +33,14 @@ from clients.webhdfs import WebHdfs
 from config import Settings
 from exchanges.binance.endpoints import FIRST_KLINE_MS, INVALID_SYMBOL, KLINES_PER_REQUEST
 from exchanges.binance.kline_client import KlineClient
-from marketdata.errors import ArgumentError, BitcoinDataError, FatalSourceError, RetryableSourceError
+from marketdata.errors import ArgumentError, BitcoinDataError, FatalSourceError, RetryableSourceError, StorageError
 from marketdata.printable import write_line
 from marketdata.times import HOUR_MS, to_rfc3339
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import Activity, ProductPart
 
 _SMALL_PLAN = 24  # requests; up to this many, wait for the klines before starting Spark
+_STOP_CHECK_S = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +62,7 @@ def run_raw(settings: Settings, stop: StopFlag, *, once: bool, hourly: bool, fro
             store = open_store(spark, settings, stop.is_set)
             raw.waiting("the topics of ticks and candles")
             topics = [settings.topic(role).name for role in (TopicRole.TICKS_CLEAN, TopicRole.CANDLES)]
-            asyncio.run(wait_for_topics(settings.kafka, topics, settings.hdfs.wait_s))
+            _wait_for_topics(settings, topics, stop)
             raw.waiting("the lease of raw_data, which another writer holds")
             run_stream(
                 spark,
@@ -74,10 +75,34 @@ def run_raw(settings: Settings, stop: StopFlag, *, once: bool, hourly: bool, fro
                 now_ms=_event_time(settings, SystemClock()),
                 events=_stream_events(*reporters),
             )
+            if once and not stop.is_set():
+                for reporter in reporters:
+                    reporter.end(Activity.DONE)
         except BitcoinDataError:
             if not stop.is_set():
                 raise
     return 0
+
+
+def _wait_for_topics(settings: Settings, topics: Sequence[str], stop: StopFlag) -> None:
+    """Wait until the topics exist.
+
+    Raises:
+        BrokerError: they do not within `hdfs.wait_s`.
+        StorageError: the job was stopped.
+    """
+
+    async def wait() -> None:
+        waiting = asyncio.create_task(wait_for_topics(settings.kafka, topics, settings.hdfs.wait_s))
+        while not waiting.done():
+            await asyncio.wait({waiting}, timeout=_STOP_CHECK_S)
+            if stop.is_set():
+                waiting.cancel()
+                await asyncio.wait({waiting})
+                raise StorageError("stopped while waiting for the topics")
+        await waiting
+
+    asyncio.run(wait())
 
 
 @contextmanager
@@ -173,7 +198,13 @@ def run_backfill(
         open_blocking_client(settings, settings.binance.base_url) as http,
         ThreadPoolExecutor(1, thread_name_prefix="backfill") as executor,
     ):
-        client = KlineClient(http, settings.binance, real_seconds=lambda exchange_s: exchange_s / speed)
+        client = KlineClient(
+            http,
+            settings.binance,
+            real_seconds=lambda exchange_s: exchange_s / speed,
+            sleep=stop.wait,
+            stopped=stop.is_set,
+        )
 
         def resolve() -> None:
             if plan.spans:

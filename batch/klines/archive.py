@@ -21,7 +21,7 @@ from batch.klines.history import History
 from batch.progress import write_progress
 from exchanges.binance.klines import Kline, csv_row, parse_row
 from exchanges.refused_rows import log_refused
-from marketdata.errors import InvalidValueError, StorageError
+from marketdata.errors import ArgumentError, InvalidValueError, StorageError
 from marketdata.markets import Market
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def archives(folder: Path, markets: Sequence[Market]) -> list[tuple[Path, Market
     """Return the archives of the markets below a folder, with market and interval, in the order of reading.
 
     Raises:
-        StorageError: there are none.
+        ArgumentError: there are none.
     """
     by_name = {market.binance: market for market in markets}
     found = []
@@ -52,8 +52,8 @@ def archives(folder: Path, markets: Sequence[Market]) -> list[tuple[Path, Market
             found.append(((match["month"], match["day"] is None, path), by_name[match[1]], match[2]))
     found.sort(key=lambda item: item[0])
     if not found:
-        msg = f"--archive: {folder}: no kline archives; expected files like {markets[0].binance}-1m-2024-08.zip"
-        raise StorageError(msg)
+        expected = f"a folder with kline archives, files like {markets[0].binance}-1m-2024-08.zip"
+        raise ArgumentError("--archive", str(folder), expected)
     return [(path, market, interval) for (_, _, path), market, interval in found]
 
 
@@ -135,7 +135,8 @@ def read_archives(folder: Path, markets: Sequence[Market], stopped: Callable[[],
     Rows that are not klines, and files that cannot be read, are left out, logged and counted.
 
     Raises:
-        StorageError: there are no archives, or `stopped` returned True.
+        ArgumentError: there are no archives.
+        StorageError: `stopped` returned True.
     """
     found: dict[tuple[str, str], dict[int, Kline]] = {}
     failed: list[str] = []

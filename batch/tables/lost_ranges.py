@@ -13,7 +13,7 @@ from marketdata.errors import StorageError
 
 
 class LostRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Records that are on no topic any more and in no table.
+    """Records that are no longer on any topic, and in no table.
 
     Attributes:
         topic, partition: of the records.
@@ -61,7 +61,10 @@ def read_lost_ranges(client: WebHdfs, hdfs: HdfsSettings) -> list[LostRange]:
 
 
 def record_lost_ranges(client: WebHdfs, hdfs: HdfsSettings, ranges: Iterable[LostRange]) -> None:
-    """Add ranges to the file; those that it contains, apart from `recorded_at`, are not added again.
+    """Add ranges to the file; those that it contains are not added again.
+
+    Ranges of deleted records are compared without `recorded_at`. A recreated topic has the same offsets again, so the
+    same range of it, recorded at another time, is another loss.
 
     Raises:
         StorageError: HDFS refused.
@@ -72,5 +75,5 @@ def record_lost_ranges(client: WebHdfs, hdfs: HdfsSettings, ranges: Iterable[Los
     client.write(file_of(hdfs), b"".join(msgspec.json.encode(one) + b"\n" for one in known.values()))
 
 
-def _identity(lost: LostRange) -> tuple[str, int, int, int | None]:
-    return lost.topic, lost.partition, lost.from_offset, lost.to_offset
+def _identity(lost: LostRange) -> tuple[str, int, int, int | str]:
+    return lost.topic, lost.partition, lost.from_offset, lost.recorded_at if lost.to_offset is None else lost.to_offset

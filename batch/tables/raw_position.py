@@ -47,6 +47,7 @@ class Lost:
     wanted: int
     start: int | None
     end: int | None
+    planned: int | None = None
 
     @property
     def is_deleted(self) -> bool:
@@ -55,7 +56,8 @@ class Lost:
 
     @property
     def text(self) -> str:
-        where = f"{self.topic}, partition {self.partition}: wanted offset {self.wanted}"
+        wanted = self.wanted if self.planned is None else self.planned
+        where = f"{self.topic}, partition {self.partition}: wanted offset {wanted}"
         if self.start is None or self.end is None:
             return f"{where}, but there is no such partition"
         if self.is_deleted:
@@ -134,7 +136,7 @@ def find_lost(wanted: Offsets, planned: Offsets, available: Ranges) -> list[Lost
         if start is None or end is None or not start <= offset <= end:
             lost.append(Lost(topic, partition, offset, start, end))
         elif planned.get((topic, partition), offset) > end:
-            lost.append(Lost(topic, partition, planned[topic, partition], start, end))
+            lost.append(Lost(topic, partition, offset, start, end, planned[topic, partition]))
     return lost
 
 

@@ -22,6 +22,7 @@ from clients.kafka.topics import wait_for_topics
 from config.settings import Settings
 from marketdata.codec import encode
 from marketdata.errors import BitcoinDataError, shorten
+from marketdata.printable import printable
 from marketdata.records import PartStatus
 from marketdata.times import to_rfc3339
 from marketdata.topics import TopicRole
@@ -97,7 +98,7 @@ class PartReporter:
         self._set(state, reason, is_last=True)
 
     def _set(self, state: Activity, reason: str | None, *, is_last: bool = False) -> None:
-        reason = None if reason is None else shorten(reason, _REASON_CHARS)
+        reason = None if reason is None else shorten(printable(reason), _REASON_CHARS)
         with self._lock:
             if self._has_ended:
                 return
@@ -153,7 +154,8 @@ class StatusPublisher:
     def part(self, part: ProductPart, symbol: str = "") -> PartReporter:
         """Add a part, with the state `waiting` (starting). `symbol`: the market that it works for; empty: all."""
         reporter = PartReporter(part, symbol, self._every_s, self._on_change, self._now_ms)
-        self._parts[reporter.key] = reporter
+        with self._lock:
+            self._parts[reporter.key] = reporter
         self._on_change(reporter.key)
         return reporter
 
@@ -225,8 +227,9 @@ class StatusPublisher:
             is_last = self._is_closing  # read before the statuses: the last round publishes the last ones
             with self._lock:
                 changes, self._changes = self._changes, set()
+                parts = sorted(self._parts.items())
             async with asyncio.timeout(_SEND_S):
-                for key, reporter in sorted(self._parts.items()):
+                for key, reporter in parts:
                     status = reporter.status()
                     if key in changes or now_s() >= due_s.get(key, 0.0):
                         await producer.send_and_wait(self._topic, encode(status), key=key.encode())

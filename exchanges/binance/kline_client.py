@@ -48,7 +48,8 @@ class KlineClient:
         *,
         real_seconds: Callable[[float], float] = lambda exchange_s: exchange_s,
         monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Send no request.
 
@@ -57,7 +58,8 @@ class KlineClient:
             settings: address, timeout and weight limit.
             real_seconds: converts seconds of exchange time, in which the exchange counts pauses and weight.
             monotonic: real seconds.
-            sleep: waits real seconds.
+            sleep: waits real seconds; may return early when `stopped` returns True.
+            stopped: whether the program ends: there is no further attempt and no further wait.
         """
         self.symbols = Symbols(())
         self._http = BlockingJsonClient(NAME, settings.base_url, http, on_headers=self._check_weight)
@@ -65,6 +67,7 @@ class KlineClient:
         self._real_seconds = real_seconds
         self._monotonic = monotonic
         self._sleep = sleep
+        self._stopped = stopped
         self._lock = threading.Lock()
         self._pause_reason: RetryableSourceError | None = None
         self._pause_end = 0.0
@@ -116,7 +119,7 @@ class KlineClient:
 
     def _backoff(self, error: Exception) -> bool | float:
         """True for a backoff, 0 where `_wait_for_pause` waits, False for no retry."""
-        if not isinstance(error, RetryableSourceError):
+        if not isinstance(error, RetryableSourceError) or self._stopped():
             return False
         if error.retry_after_s is None:
             return True
@@ -149,14 +152,14 @@ class KlineClient:
         """Wait until the pause is over: requests during it bring a ban.
 
         Raises:
-            RetryableSourceError: the pause takes too long.
+            RetryableSourceError: the pause takes too long, or the program ends.
         """
         while True:
             with self._lock:
                 reason, wait_s = self._pause_reason, self._pause_end - self._monotonic()
             if reason is None or wait_s <= 0:
                 return
-            if wait_s > _BUDGET_S:
+            if wait_s > _BUDGET_S or self._stopped():
                 raise RetryableSourceError(str(reason), reason.kind, reason.retry_after_s)
             self._sleep(wait_s)  # meanwhile another thread may prolong the pause
 

@@ -1,6 +1,5 @@
 """The published predictions and scores of one market. Pure."""
 
-from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -30,7 +29,7 @@ class PublishedRecords:
         self._pending: dict[str, Prediction] = {}
         self._predictions: dict[str, Prediction] = {}  # the newest ones, which can be scored again
         self._scores: dict[str, Score] = {}  # of each prediction the highest revision
-        self._losses: dict[str, deque[tuple[int, float]]] = {}
+        self._losses: dict[str, dict[int, float]] = {}
 
     @property
     def pending(self) -> tuple[Prediction, ...]:
@@ -84,8 +83,10 @@ class PublishedRecords:
         self._scores[known.prediction_id] = known
         self._pending.pop(known.prediction_id, None)
         # Longer than HAR_WATCH_H: hours that one of two models missed must not end their comparison.
-        losses = self._losses.setdefault(model_of(known.model_version), deque(maxlen=TAIL_HOURS))
-        losses.append((from_rfc3339(known.target_start), known.pinball_bps))
+        losses = self._losses.setdefault(model_of(known.model_version), {})
+        losses[from_rfc3339(known.target_start)] = known.pinball_bps  # a revision replaces the loss of its hour
+        if len(losses) > TAIL_HOURS:
+            del losses[min(losses)]
 
     def discard(self, prediction: Prediction) -> None:
         """Do not score a prediction any more."""
@@ -97,7 +98,7 @@ class PublishedRecords:
 
         The two models are compared by their pinball losses of common target hours.
         """
-        own, har = dict(self._losses.get(champion, ())), dict(self._losses.get("har", ()))
+        own, har = self._losses.get(champion, {}), self._losses.get("har", {})
         common = sorted(own.keys() & har.keys())
         if har_serves(np.array([own[t] for t in common]), np.array([har[t] for t in common])):
             return f"{StaleReason.CHAMPION_TRAILS_HAR} over {HAR_WATCH_H} h"

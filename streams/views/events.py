@@ -69,16 +69,17 @@ class Listener:
 
 
 class Hub:
-    """The listeners of this worker."""
+    """The listeners of this worker, at most `max_listeners`."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_listeners: int = MAX_LISTENERS) -> None:
+        self._max_listeners = max_listeners
         self._listeners: set[Listener] = set()
         self._closed = False
 
     @property
     def is_full(self) -> bool:
         """Whether the number of listeners is at its limit."""
-        return len(self._listeners) >= MAX_LISTENERS
+        return len(self._listeners) >= self._max_listeners
 
     @property
     def is_idle(self) -> bool:

@@ -32,6 +32,7 @@ from streams.views.follower import Follower
 from streams.views.openapi import MAX_RECORDS, Endpoint
 from streams.views.read_model import MAX_POINTS, HdfsView, ReadModel
 from streams.worker.supervise import forever
+from streams.worker.web_server import connection_limit
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,8 @@ class Views:
         self._pauses = pauses
         self._clock = clock
         self.read_model = ReadModel(settings.markets)
-        self.hub = Hub()
+        # The other half of the connections is for requests, such as those of probes.
+        self.hub = Hub(min(MAX_LISTENERS, connection_limit() // 2))
         self.hdfs = HdfsView()
         self._unix_ms = SystemClock().now_ms
         self.follower = Follower(
@@ -274,7 +276,7 @@ class Views:
         symbol = self._optional_market(request) or self.read_model.symbols[0]
         _whole_number(request, "snapshot", 1)
         if self.hub.is_full:
-            refused = _refusal("events", None, f"at most {MAX_LISTENERS} open streams of events; try again later", 503)
+            refused = _refusal("events", None, "fewer open streams of events; try again later", 503)
             refused.headers["Retry-After"] = _RETRY_AFTER
             return refused
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

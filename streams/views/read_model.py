@@ -212,14 +212,16 @@ class ReadModel:
         return changed
 
     def apply_status(self, status: PartStatus, arrived_ms: int) -> None:
-        """Store the newest report of a part's instance; forget the instances that reported longest ago."""
+        """Store the newest report of an instance; beyond a limit forget the oldest, except each part's newest."""
         topic = self.topics[TopicRole.PART_STATUS]
         topic.records += 1
         report = Report(status, max(min(arrived_ms, LATEST_MS), EARLIEST_MS))
-        self.reports.pop(report.key, None)  # in the order of arrival
         self.reports[report.key] = report
-        while len(self.reports) > _MAX_INSTANCES:
-            del self.reports[next(iter(self.reports))]
+        if len(self.reports) > _MAX_INSTANCES:  # partitions are read in no order of time
+            newest = {one.key[0]: one.key for one in sorted(self.reports.values(), key=lambda one: one.arrived_ms)}
+            others = [one for one in self.reports.values() if one.key not in newest.values()]
+            if others:
+                del self.reports[min(others, key=lambda one: one.arrived_ms).key]
 
     def _apply_tick(self, market: MarketView, tick: Tick, event_ms: int) -> bool:
         if all(state.status != SourceStatus.NOT_POLLED for state in tick.sources.values()) and (

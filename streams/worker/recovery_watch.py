@@ -1,4 +1,4 @@
-"""Watch over rebalances and table recoveries: a worker without progress in one of them ends.
+"""Detect stalled rebalances and table recoveries: a worker without progress in one of them ends.
 
 A broker that hangs leaves a request of the recovery without an answer. The worker would handle nothing, and liveness
 does not consider lag during a recovery. Ending loses nothing, and a supervisor restarts the worker.

@@ -13,7 +13,7 @@ import pytest
 
 from batch.jobs.backfill import summary
 from batch.klines.archive import archives, read_archive, read_archives
-from marketdata.errors import StorageError
+from marketdata.errors import ArgumentError, StorageError
 from marketdata.markets import Market
 from marketdata.times import MINUTE_MS, from_rfc3339
 from tests.support.paths import ROOT
@@ -100,7 +100,7 @@ def test_of_klines_that_differ_the_last_one_of_the_monthly_archive_is_kept(
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"BTCUSDT-1m-2024-08\.zip"):
+    with pytest.raises(ArgumentError, match=r"--archive: .*BTCUSDT-1m-2024-08\.zip"):
         archives(tmp_path, [BTC])
 
 

@@ -7,6 +7,7 @@ import sys
 import psutil
 
 from tests.support.paths import ROOT
+from tests.support.stack import eventually
 
 STARTS = """
 import subprocess, sys
@@ -28,8 +29,8 @@ def test_a_signal_while_the_jvm_starts_ends_it_too() -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == "started\n"
         me = psutil.Process(program.pid)
-        while len(family := me.children(recursive=True)) < 2:
-            pass
+        eventually(lambda: len(me.children(recursive=True)) >= 2, 60, "the JVM's launcher and its child")
+        family = me.children(recursive=True)
         program.send_signal(signal.SIGTERM)
         out, err = program.communicate(timeout=30)
     assert (program.returncode, out, err) == (0, "", "")

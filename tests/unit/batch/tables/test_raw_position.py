@@ -18,7 +18,7 @@ def test_nothing_is_lost_where_the_topic_has_the_wanted_offset(wanted: int) -> N
     [
         (4, {}, Lost("a", 0, 4, 5, 9), "wanted offset 4, available 5 to 9: 1 records were deleted"),
         (10, {}, Lost("a", 0, 10, 5, 9), "wanted offset 10, available 5 to 9: the topic was recreated"),
-        (7, {A0: 12}, Lost("a", 0, 12, 5, 9), "wanted offset 12, available 5 to 9: the topic was recreated"),
+        (7, {A0: 12}, Lost("a", 0, 7, 5, 9, 12), "wanted offset 12, available 5 to 9: the topic was recreated"),
     ],
 )
 def test_a_position_outside_its_topic_is_lost(

@@ -56,6 +56,14 @@ async def test_a_replay_waits_for_a_rate_limit_in_exchange_time(exchange: Exchan
     assert clock.sleeps == [0.5]
 
 
+async def test_a_program_that_ends_waits_for_no_pause(exchange: Exchange) -> None:
+    await exchange.fault("429", match="klines", count=9, retry_after_s=100)
+    stopped: list[float] = []
+    with pytest.raises(RetryableSourceError, match="429"):
+        await fetching(f"{exchange.address}/binance", sleep=stopped.append, stopped=lambda: bool(stopped))
+    assert len(stopped) == 1
+
+
 async def test_a_replay_waits_for_the_weight_limit_in_exchange_time(exchange: Exchange) -> None:
     clock = replay(exchange)
     first, second = await fetching(
