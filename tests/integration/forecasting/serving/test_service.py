@@ -74,7 +74,8 @@ def scores(settings: Settings) -> list[Score]:
 def statuses(settings: Settings, part: ProductPart) -> list[PartStatus]:
     topic = settings.topic(TopicRole.PART_STATUS).name
     found = asyncio.run(kafka.tail(settings.kafka, topic, PartStatus, 1_000, 10.0))
-    return [status for status in found if status.part == part]
+    # Instances may be on several partitions, which are read one after another.
+    return sorted((status for status in found if status.part == part), key=lambda status: status.reported_at)
 
 
 def history() -> tuple[pa.Table, pa.Table]:

@@ -333,7 +333,7 @@ async def test_each_dead_letter_is_republished_once(settings: Settings) -> None:
     assert [value for _key, value in (await on(settings, source))[1]][4:] == [b"{"]
     records = await everything(settings, TopicRole.TICKS)
     assert records[1].headers == ((HEADER, dead_letter_id(letters[0]).encode()),)
-    error = command(settings, "dead-letters", "--force", code=1).stderr
+    error = command(settings, "dead-letters", "--force", code=2).stderr
     assert error == "dead-letters: --force: 'list': expected the action republish with this option\n"
 
 
