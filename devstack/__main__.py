@@ -42,7 +42,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     logs = commands.add_parser("logs", help="print the last lines of the logs")
     logs.add_argument(
-        "part", nargs="?", choices=tuple(LOGS), metavar="PART", help=f"of this part only: {', '.join(LOGS)}"
+        "part",
+        nargs="?",
+        choices=[str(name) for name in LOGS],
+        metavar="PART",
+        help=f"of this part only: {', '.join(LOGS)}",
     )
     logs.add_argument(
         "--lines",

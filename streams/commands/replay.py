@@ -279,7 +279,7 @@ async def _range(
         froms[tp] = int(match.group(2)) if match.group(2) else starts[tp]
         tos[tp] = int(match.group(3)) if match.group(3) else ends[tp]
         if not starts[tp] <= froms[tp] < tos[tp] <= ends[tp]:
-            expected = f"a range within {starts[tp]}:{ends[tp]}, the offsets of partition {tp.partition}"
+            expected = f"a rising range within {starts[tp]}:{ends[tp]}, the offsets of partition {tp.partition}"
             raise ArgumentError("--offsets", text, expected)
     return froms, tos
 

@@ -153,7 +153,7 @@ def _not_decodable(dead_letter: DeadLetter) -> str | None:
     except ValueError:  # also a text that is not ASCII
         return "payload: expected base64"
     if not 0 < size < PAYLOAD_LIMIT:
-        return f"payload: {size} bytes: expected 1 to {PAYLOAD_LIMIT - 1}, because longer ones were truncated"
+        return f"payload: {size} bytes: expected 1 to {PAYLOAD_LIMIT - 1} (longer ones are truncated)"
     return None
 
 

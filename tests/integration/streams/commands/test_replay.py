@@ -164,7 +164,7 @@ async def test_a_range_is_copied_into_empty_topics_only(settings: Settings) -> N
         (("ticks", "a b"), "target: 'a b': expected a topic name", 2),
         (("ticks_clean", "ticks_clean"), "expected another topic than the source", 2),
         (("raw_data", "x"), "range: 'all': expected a range in which", 1),
-        (("ticks", "x", "--offsets", "0:1:2"), "--offsets: '0:1:2': expected a range within 0:0", 2),
+        (("ticks", "x", "--offsets", "0:1:2"), "--offsets: '0:1:2': expected a rising range within 0:0", 2),
     ],
 )
 async def test_an_invalid_replay_fails_with_one_line(
