@@ -24,6 +24,16 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
 )
 
 
+def check_key(key: bytes | None, symbol: str) -> None:
+    """Check that a record's key is its symbol, by which records are partitioned.
+
+    Raises:
+        DecodeError: with reason `key`.
+    """
+    if key != symbol.encode():
+        raise DecodeError(Reason.KEY, "key", key, f"the symbol {symbol!r} as UTF-8")
+
+
 @dataclass(frozen=True, slots=True)
 class Rule(ABC):
     """A record that violates the rule is refused with `reason`; `expected` completes "field: value: expected …"."""

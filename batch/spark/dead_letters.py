@@ -22,6 +22,7 @@ from marketdata.codec import decode, encode
 from marketdata.dead_letters import dead_letter_key, to_dead_letter
 from marketdata.errors import DecodeError
 from marketdata.records import Candle, DeadLetter, Tick
+from marketdata.rules import check_key
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import Reason
 
@@ -43,19 +44,20 @@ def refusal_of(kind: str, key: bytes | None, value: bytes | None, text: str, lat
         latest_ms: the latest event time accepted, ms.
     """
     expected = "a closed one-minute candle" if kind == CANDLE else "a clean tick"
-    record: Tick | Candle
     try:
         if kind == CANDLE:
-            candle_rules.check(record := decode(Candle, value), latest_ms)
+            candle = decode(Candle, value)
+            candle_rules.check(candle, latest_ms)
+            check_key(key, candle.symbol)
         else:
-            tick_rules.check(record := decode(Tick, value), latest_ms)
+            tick = decode(Tick, value)
+            tick_rules.check(tick, latest_ms)
+            check_key(key, tick.symbol)
     except DecodeError as error:
         return error
     except Exception as error:  # noqa: BLE001  logged with its traceback
         _log.exception("unexpected error while checking a record")
         return DecodeError(Reason.UNEXPECTED, "payload", value, f"{expected} ({error!r})")
-    if key != record.symbol.encode():
-        return DecodeError(Reason.KEY, "key", key, f"the symbol {record.symbol!r} as UTF-8")
     return DecodeError(Reason.VALUE, "payload", value, f"{expected}: {text}")
 
 

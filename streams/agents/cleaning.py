@@ -13,6 +13,7 @@ from marketdata.bounds import MAX_ITEMS
 from marketdata.codec import decode, encode
 from marketdata.errors import DecodeError
 from marketdata.records import Tick
+from marketdata.rules import check_key
 from marketdata.vocabulary import Reason, TickFlag
 from streams.agents.dead_letters import log_unexpected, refused
 from streams.agents.seen import REMEMBERED, Seen
@@ -106,8 +107,7 @@ def check(tick: Tick, key: bytes | None, latest_ms: int) -> int:
     Raises:
         DecodeError: the first broken rule, with its reason code.
     """
-    if key != tick.symbol.encode():
-        raise DecodeError(Reason.KEY, "key", key, f"the symbol {tick.symbol!r} as UTF-8")
+    check_key(key, tick.symbol)
     return tick_rules.check(tick, latest_ms)
 
 

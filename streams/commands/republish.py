@@ -23,6 +23,7 @@ from marketdata.codec import decode
 from marketdata.dead_letters import PAYLOAD_LIMIT, RepublishRecord
 from marketdata.errors import DecodeError
 from marketdata.records import Candle, DeadLetter, Tick
+from marketdata.rules import check_key
 from marketdata.topics import TopicRole
 from marketdata.vocabulary import Reason
 from streams.agents.cleaning import check
@@ -179,8 +180,7 @@ def _refused(original: _Original, role: TopicRole, latest_ms: int) -> DecodeErro
             if candle.interval != "1m":
                 raise DecodeError(Reason.VALUE, "interval", candle.interval, "1m")  # noqa: TRY301  handled like every other rule
             candle_rules.check(candle, latest_ms)
-            if original.key != candle.symbol.encode():
-                raise DecodeError(Reason.KEY, "key", original.key, f"the symbol {candle.symbol!r} as UTF-8")  # noqa: TRY301  as above
+            check_key(original.key, candle.symbol)
         else:
             check(decode(Tick, original.value), original.key, latest_ms)
     except DecodeError as error:
