@@ -33,7 +33,6 @@ from marketdata.times import HOUR_MS, floor_to, to_rfc3339
 
 _LISTED_FILES = 5
 _COMPARED = tuple(name for name in column_names(CANDLES) if name not in {"symbol", "open_time", "source"})
-
 _COMPARED_HOURS = ("open_price", "high_price", "low_price", "last_price", "avg_volume")  # of a row of any definition
 
 _log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from pathlib import Path
 from batch.hdfs.java_errors import hdfs_failures_as_storage_errors
 from batch.hdfs.store import open_store
 from batch.jobs.backfill import BackfillWriter, summary
-from batch.jobs.gaps import find_gaps
+from batch.jobs.gaps import Gaps, find_gaps
 from batch.jobs.stream import BatchReport, StreamEvents, run_stream
-from batch.jobs.verify import Verifier
+from batch.jobs.verify import Report, Verifier
 from batch.klines.archive import read_archives
 from batch.klines.download import download_klines
 from batch.klines.history import History
@@ -333,8 +333,7 @@ def run_verify(settings: Settings, *, as_json: bool) -> int:
     if not report.ok:
         # A running stream may have written between two reads; a real problem is found twice.
         report = Verifier(hdfs, settings).run()
-    for line in [json.dumps(report.as_json())] if as_json else report.lines():
-        write_line(sys.stdout, line)
+    _print(report, as_json=as_json)
     return 0 if report.ok else 1
 
 
@@ -343,6 +342,10 @@ def run_gaps(settings: Settings, *, as_json: bool) -> int:
     hdfs = WebHdfs(settings.hdfs)
     hdfs.wait()
     found = find_gaps(hdfs, settings)
-    for line in [json.dumps(found.as_json())] if as_json else found.lines():
-        write_line(sys.stdout, line)
+    _print(found, as_json=as_json)
     return 0
+
+
+def _print(report: Report | Gaps, *, as_json: bool) -> None:
+    for line in [json.dumps(report.as_json())] if as_json else report.lines():
+        write_line(sys.stdout, line)

@@ -30,7 +30,7 @@ from batch.tables.due_hours import DueHours, grace_ms
 from batch.tables.hour_writer import HourWriter
 from batch.tables.layout import minute_candles, raw_data
 from batch.tables.merge import merge_rows
-from batch.tables.raw_position import RawPosition, checkpoint_of
+from batch.tables.raw_position import Offsets, RawPosition, checkpoint_of, parse_offsets
 from clients.webhdfs import WebHdfs
 from config import Settings
 from marketdata.errors import BitcoinDataError, StorageError
@@ -359,13 +359,8 @@ def lag_of(sources: Sequence[Mapping[str, Any]]) -> int:
     return lag
 
 
-def _offsets(value: Any) -> dict[tuple[str, str], int]:
-    by_topic = json.loads(value) if isinstance(value, str) else value
-    return {
-        (topic, partition): int(offset)
-        for topic, partitions in (by_topic or {}).items()
-        for partition, offset in partitions.items()
-    }
+def _offsets(value: Any) -> Offsets:
+    return parse_offsets((json.loads(value) if isinstance(value, str) else value) or {})
 
 
 def _first_line(text: str) -> str:

@@ -1,7 +1,7 @@
 """Where `raw` continues: the offsets of its checkpoint, compared with those that the topics have.
 
 Retention may have deleted records that were not stored, and a recreated topic ends before the stored offset. Spark
-stops then, at every start. `raw` names what is missing in one line, and continues without it only when told to.
+stops then, at every start. `raw` names what is missing in one line, and continues without it only on request.
 
 The checkpoint's files are those of Spark's OffsetSeqLog, CommitLog and KafkaSourceInitialOffsetWriter.
 """
@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aiokafka.errors import KafkaError
 
@@ -99,11 +100,15 @@ def _newest(client: WebHdfs, folder: str) -> int | None:
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
+def parse_offsets(document: Mapping[str, Mapping[str, Any]]) -> Offsets:
+    """Return the offsets by topic and partition of Spark's `{"TOPIC": {"PARTITION": OFFSET}}`."""
+    return {(topic, int(number)): int(at) for topic, known in document.items() for number, at in known.items()}
+
+
 def _offsets(client: WebHdfs, path: str) -> Offsets:
     """Read the last line, `{"TOPIC": {"PARTITION": OFFSET}}`; the lines before are a version and Spark's metadata."""
     try:
-        document = json.loads(client.read(path).splitlines()[-1])
-        return {(topic, int(number)): int(at) for topic, known in document.items() for number, at in known.items()}
+        return parse_offsets(json.loads(client.read(path).splitlines()[-1]))
     except (ValueError, IndexError, AttributeError, TypeError) as error:
         raise StorageError(f"{path}: expected offsets written by Spark: {error!r}") from error
 

@@ -54,19 +54,23 @@ class ExchangeInfo:
 
     def pair(self, market: Market) -> Pair | None:
         """The pair of a market; None if it is not listed."""
-        assets = ("USD", market.usd_asset) if market.quote == "USD" else (market.quote,)
-        listed = [pair for asset in assets if (pair := self.pairs.get((market.base, asset))) is not None]
+        listed = [pair for asset in _quote_assets(market) if (pair := self.pairs.get((market.base, asset))) is not None]
         trading = [pair for pair in listed if pair.status == TRADING]
         return next(iter((*trading, *listed)), None)
 
     def matches(self, market: Market) -> str:
         """The end of an error message about a market that is not listed: a similar base, or another quote."""
-        assets = ("USD", market.usd_asset) if market.quote == "USD" else (market.quote,)
+        assets = _quote_assets(market)
         known = dict.fromkeys(base for base, quote in self.pairs if quote in assets)
         bases = difflib.get_close_matches(market.base, known, n=_MAX_MATCHES)
         others = [quote for quote in QUOTES if (market.base, quote) in self.pairs]
         found = [f"{base}-{market.quote}" for base in bases] + [f"{market.base}-{quote}" for quote in others]
         return f"; close matches: {', '.join(found[:_MAX_MATCHES])}" if found else ""
+
+
+def _quote_assets(market: Market) -> tuple[str, ...]:
+    """Return the exchange's assets for the quote of a market, in order of preference."""
+    return ("USD", market.usd_asset) if market.quote == "USD" else (market.quote,)
 
 
 class _Symbol(Struct):
