@@ -330,7 +330,7 @@ class ForecastingSettings(_Section):
     retrain_every_h: int = Field(144, ge=1, le=8_760)
     """Event hours between trainings; at most `max_model_age_h`, so that a champion is replaced in time."""
     max_model_age_h: int = Field(168, ge=1, le=8_760)
-    """Age in event hours beyond which a baseline serves in place of the champion."""
+    """Age in event hours above which a baseline serves in place of the champion."""
     poll_s: float = Field(5.0, ge=0.1, le=3_600)
     """Real seconds between checks for a closed hour."""
     report_dir: Path = Path("build/report")
